@@ -1,0 +1,185 @@
+// Package contract is the HTTP contract: the types that travel as JSON, and the OpenAPI document that describes them. It knows nothing of
+// the appliance; the edge, the conductor and the client package share it.
+package contract
+
+import "time"
+
+// IssueRequest asks for credentials for a phone: POST /v1/credentials, /v1/credentials/refresh and their dry runs.
+type IssueRequest struct {
+	DocumentType   string         `json:"document_type"`
+	Subject        string         `json:"subject"`           // subject number; replaced by a pseudonym at once, never stored
+	Claims         map[string]any `json:"claims"`            // by the policy's names
+	Formats        []string       `json:"formats,omitempty"` // mso_mdoc, dc+sd-jwt; none: all of the document type
+	Replace        bool           `json:"replace,omitempty"` // this phone takes the place of the one that has the card now
+	Proof          string         `json:"proof"`             // OpenID4VCI jwt proof
+	KeyAttestation string         `json:"key_attestation,omitempty"`
+	Evidence       []EvidenceItem `json:"evidence,omitempty"`
+}
+
+// EvidenceItem is one signed statement of an evidence authority.
+type EvidenceItem struct {
+	Kind  string `json:"kind"`
+	Token string `json:"token"`
+}
+
+// IssueAnswer is the whole answer, or there is none.
+type IssueAnswer struct {
+	Issuance    string       `json:"issuance"` // reservation id, for support and audit
+	Device      string       `json:"device"`   // id of the bound phone
+	Replaced    bool         `json:"replaced"` // another phone's card was revoked
+	Credentials []Credential `json:"credentials"`
+	Decision    Decision     `json:"decision"`
+}
+
+// Credential is one signed credential.
+type Credential struct {
+	Format        string    `json:"format"`
+	Credential    string    `json:"credential"`     // mso_mdoc: base64url of IssuerSigned; dc+sd-jwt: the compact form
+	KeyThumbprint string    `json:"key_thumbprint"` // RFC 7638, base64url
+	Status        StatusRef `json:"status"`
+	ValidUntil    time.Time `json:"valid_until"`
+}
+
+// StatusRef points into a status list.
+type StatusRef struct {
+	URI   string `json:"uri"`
+	Index uint64 `json:"idx"`
+}
+
+// Decision explains what policy decided.
+type Decision struct {
+	Result        string   `json:"result"` // allowed, denied, failed
+	Code          string   `json:"code,omitempty"`
+	Detail        string   `json:"detail,omitempty"`
+	Rules         []string `json:"rules"`
+	Missing       []string `json:"missing,omitempty"`
+	Policy        string   `json:"policy"` // SHA-256 of the bundle, hex
+	PolicyVersion uint64   `json:"policy_version"`
+	Identity      string   `json:"identity,omitempty"`
+}
+
+// ChangeRequest locks, unlocks or revokes: POST /v1/locks, /v1/unlocks, /v1/revocations.
+type ChangeRequest struct {
+	DocumentType string `json:"document_type"`
+	Subject      string `json:"subject"`
+	Reason       string `json:"reason"`
+	Device       string `json:"device,omitempty"` // act only if this phone still has the card
+}
+
+// ChangeAnswer is sent once the change is durable and its lists are on their way.
+type ChangeAnswer struct {
+	Changed  bool     `json:"changed"`
+	Sequence uint64   `json:"sequence"` // lists whose version covers it carry the change
+	Lists    []string `json:"lists"`    // URIs of the lists that change
+	Holder   Holder   `json:"holder"`
+	Decision Decision `json:"decision"`
+}
+
+// StateRequest asks for a holder's state: POST /v1/holders/state (in the body: a subject number never stands in a URL).
+type StateRequest struct {
+	DocumentType string `json:"document_type"`
+	Subject      string `json:"subject"`
+}
+
+// Holder is the state of one subject for one document type.
+type Holder struct {
+	DocumentType string             `json:"document_type"`
+	Bound        bool               `json:"bound"`
+	Device       string             `json:"device,omitempty"`
+	Epoch        uint64             `json:"epoch"`
+	Locks        []Lock             `json:"locks"`
+	Credentials  []CredentialStatus `json:"credentials"`
+}
+
+// Lock is one reason of a suspension.
+type Lock struct {
+	Reason string `json:"reason"`
+	Class  string `json:"class"`
+}
+
+// CredentialStatus of one unexpired credential.
+type CredentialStatus struct {
+	Format     string    `json:"format"`
+	Device     string    `json:"device"`
+	Status     string    `json:"status"` // reserved, valid, suspended, revoked
+	StatusRef  StatusRef `json:"status_ref"`
+	ValidUntil time.Time `json:"valid_until"`
+}
+
+// NonceRequest: POST /v1/nonces.
+type NonceRequest struct {
+	DocumentType string `json:"document_type"`
+}
+
+// NonceAnswer carries one nonce for one issue request.
+type NonceAnswer struct {
+	Nonce     string    `json:"c_nonce"`
+	ExpiresAt time.Time `json:"expires_at"`
+}
+
+// WhoAmI: GET /v1/whoami.
+type WhoAmI struct {
+	Client  string              `json:"client"`
+	Role    string              `json:"role"`
+	Class   string              `json:"class,omitempty"`
+	Issuer  string              `json:"issuer,omitempty"` // aud that proofs must have
+	May     map[string][]string `json:"may"`              // document type → operations
+	Expires time.Time           `json:"certificate_expires"`
+	Policy  string              `json:"policy"`
+}
+
+// Problem is an RFC 9457 problem with a stable code.
+type Problem struct {
+	Type     string    `json:"type"`
+	Title    string    `json:"title"`
+	Status   int       `json:"status"`
+	Code     string    `json:"code"`
+	Detail   string    `json:"detail,omitempty"`
+	Instance string    `json:"instance,omitempty"` // request id
+	Decision *Decision `json:"decision,omitempty"`
+}
+
+// Status is the operations listener's /status.
+type Status struct {
+	Version   string        `json:"version"`
+	Ready     bool          `json:"ready"`
+	Problems  []string      `json:"problems"` // what is wrong and what to do, one sentence each
+	Policy    string        `json:"policy"`
+	PolicyVer uint64        `json:"policy_version"`
+	Journal   uint64        `json:"journal_size"`
+	Root      string        `json:"journal_root"`
+	Tokens    []TokenStatus `json:"tokens"`
+	Keys      []KeyStatus   `json:"keys"`
+	Lists     []ListStatus  `json:"lists"`
+	Clock     string        `json:"clock"` // "trusted" or why not
+}
+
+// TokenStatus of one HSM token.
+type TokenStatus struct {
+	Token   string `json:"token"`
+	Ready   int    `json:"ready"`
+	Wanted  int    `json:"wanted"`
+	Problem string `json:"problem,omitempty"`
+}
+
+// KeyStatus of one registered key.
+type KeyStatus struct {
+	ID        string    `json:"id"`
+	Token     string    `json:"token"`
+	Purpose   string    `json:"purpose"`
+	Algorithm string    `json:"algorithm"`
+	State     string    `json:"state"`
+	NotAfter  time.Time `json:"not_after"`
+}
+
+// ListStatus of one published list.
+type ListStatus struct {
+	ID        string    `json:"id"`
+	URI       string    `json:"uri"`
+	MediaType string    `json:"media_type"`
+	Version   uint64    `json:"version"`
+	Issued    time.Time `json:"issued"`
+	Expires   time.Time `json:"expires"`
+	Bytes     int       `json:"bytes"`
+	Dirty     bool      `json:"dirty"` // has acknowledged changes that are not published yet
+}

@@ -1,0 +1,95 @@
+// Package metrics holds every metric of the appliance in one place, so that names, labels and their bounds can be read at a glance.
+//
+// No label has an unbounded set of values and none says anything of a person. Label values are closed sets of the code (result, purpose,
+// lane, format, route patterns), key registry ids, list ids and client ids of the policy bundle.
+package metrics
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// Metrics of one process. Make it with New; every field is ready to use.
+type Metrics struct {
+	Registry *prometheus.Registry
+
+	Decisions      *prometheus.CounterVec   // operation, result, code
+	Requests       *prometheus.CounterVec   // listener, route, status
+	RequestSeconds *prometheus.HistogramVec // route
+
+	Signatures     *prometheus.CounterVec   // key, purpose, result: ok, bad, error
+	Attempts       *prometheus.CounterVec   // key, purpose
+	HSMSeconds     *prometheus.HistogramVec // purpose
+	WorkerRestarts *prometheus.CounterVec   // token, reason: hung, died, quarantined, session
+	WorkersReady   *prometheus.GaugeVec     // token
+	QueueDepth     *prometheus.GaugeVec     // lane
+	QueueSeconds   *prometheus.HistogramVec // lane
+	Shed           *prometheus.CounterVec   // lane
+
+	CommitSeconds prometheus.Histogram
+	CommitBatch   prometheus.Histogram
+	JournalSize   prometheus.Gauge
+	Fenced        prometheus.Gauge
+	ClockTrusted  prometheus.Gauge
+
+	ListVersion     *prometheus.GaugeVec // list
+	ListBytes       *prometheus.GaugeVec // list
+	ListIssued      *prometheus.GaugeVec // list: iat, unix seconds
+	ListExpires     *prometheus.GaugeVec // list: exp, unix seconds
+	ListUsed        *prometheus.GaugeVec // list: indices leased
+	LockToPublished prometheus.Histogram // seconds from acknowledged change to fetchable list
+
+	CertExpires *prometheus.GaugeVec // key: notAfter of the leaf, unix seconds
+	CRLExpires  prometheus.Gauge     // nextUpdate, unix seconds
+}
+
+// New makes and registers all metrics.
+func New() *Metrics {
+	r := prometheus.NewRegistry()
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "sealkeeper", Name: name, Help: help}, labels)
+		r.MustRegister(c)
+		return c
+	}
+	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: name, Help: help}, labels)
+		r.MustRegister(g)
+		return g
+	}
+	histogram := func(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+		h := prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "sealkeeper", Name: name, Help: help, Buckets: buckets}, labels)
+		r.MustRegister(h)
+		return h
+	}
+	fast := prometheus.ExponentialBuckets(0.00005, 2, 16) // 50 µs … 1.6 s
+	slow := prometheus.ExponentialBuckets(0.005, 2, 14)   // 5 ms … 41 s
+	m := &Metrics{
+		Registry:       r,
+		Decisions:      counter("decisions_total", "Policy decisions by operation, result (allowed, denied, failed) and stable code.", "operation", "result", "code"),
+		Requests:       counter("http_requests_total", "Answered requests by listener, route pattern and HTTP status.", "listener", "route", "status"),
+		RequestSeconds: histogram("http_request_seconds", "Time from the request's first byte to the end of its answer.", slow, "route"),
+		Signatures:     counter("signatures_total", "Signatures that workers returned, by key, purpose and result of the verification before release.", "key", "purpose", "result"),
+		Attempts:       counter("signature_attempts_total", "Journalled attempts at a signature.", "key", "purpose"),
+		HSMSeconds:     histogram("hsm_batch_seconds", "Time a worker took for a batch.", fast, "purpose"),
+		WorkerRestarts: counter("worker_restarts_total", "HSM worker processes replaced, by reason.", "token", "reason"),
+		WorkersReady:   gauge("workers_ready", "HSM worker processes that take requests.", "token"),
+		QueueDepth:     gauge("queue_depth", "Signatures waiting, by lane.", "lane"),
+		QueueSeconds:   histogram("queue_seconds", "Time a signature waited for a worker, by lane.", fast, "lane"),
+		Shed:           counter("shed_total", "Requests refused because their lane was full.", "lane"),
+		ListVersion:    gauge("list_version", "Version of the newest signed status list.", "list"),
+		ListBytes:      gauge("list_bytes", "Size of the newest signed status list.", "list"),
+		ListIssued:     gauge("list_issued_timestamp_seconds", "iat of the newest signed status list.", "list"),
+		ListExpires:    gauge("list_expires_timestamp_seconds", "exp of the newest signed status list.", "list"),
+		ListUsed:       gauge("list_used_indices", "Indices leased out of a status list.", "list"),
+		CertExpires:    gauge("certificate_expires_timestamp_seconds", "notAfter of a key's certificate.", "key"),
+	}
+	one := func(c prometheus.Collector) { r.MustRegister(c) }
+	m.CommitSeconds = prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "sealkeeper", Name: "commit_seconds", Help: "Time of one durable ledger commit.", Buckets: fast})
+	m.CommitBatch = prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "sealkeeper", Name: "commit_batch", Help: "Operations per ledger commit.", Buckets: prometheus.ExponentialBuckets(1, 2, 10)})
+	m.LockToPublished = prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "sealkeeper", Name: "lock_to_published_seconds", Help: "Time from an acknowledged lock, unlock or revocation to a fetchable list that carries it.", Buckets: slow})
+	m.JournalSize = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "journal_size", Help: "Journal entries, equal to log leaves."})
+	m.Fenced = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "fenced", Help: "1: something outside is ahead of the ledger; nothing is signed."})
+	m.ClockTrusted = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "clock_trusted", Help: "0: wall and monotonic time disagree; issuing is stopped."})
+	m.CRLExpires = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "crl_expires_timestamp_seconds", Help: "nextUpdate of the IACA's CRL."})
+	for _, c := range []prometheus.Collector{m.CommitSeconds, m.CommitBatch, m.LockToPublished, m.JournalSize, m.Fenced, m.ClockTrusted, m.CRLExpires} {
+		one(c)
+	}
+	return m
+}
