@@ -90,3 +90,6 @@ func (b *Bundle) DecideChange(r ChangeRequest, s Slot, at time.Time) (*Approval,
 
 // DecideRead decides whether a client may read a holder's state (nothing is signed or changed, so there is no approval).
 func (b *Bundle) DecideRead(client, documentType string, at time.Time) Decision { return Decision{} }
+
+// DecideNonce decides whether a client may have a nonce: whoever may issue or refresh the type.
+func (b *Bundle) DecideNonce(client, documentType string) Decision { return Decision{} }
