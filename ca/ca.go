@@ -8,14 +8,20 @@ package ca
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"time"
 
+	"sealkeeper/ca/x509"
 	"sealkeeper/contract"
 	"sealkeeper/evidence"
 	"sealkeeper/internal/clock"
+	"sealkeeper/internal/crashpoint"
 	"sealkeeper/internal/metrics"
 	"sealkeeper/ledger"
 	"sealkeeper/policy"
@@ -33,23 +39,51 @@ type Options struct {
 	Guard     *clock.Guard
 	Clock     clock.Clock
 	Random    io.Reader
-	Pseudonym [32]byte // key of pseudonyms
-	BaseURL   string   // of the public listener
-	Directory string   // publish directory; lists, certificates and CRL are written there durably
+	Pseudonym [32]byte // key of pseudonyms, derived from the domain secret
+	X509      x509.Params
+	BaseURL   string // of the public listener
+	Directory string // publish directory: lists, certificates and CRL are written there durably; empty: none
 	ListTTL   time.Duration
 	ListLife  time.Duration
 	CRLLife   time.Duration
+	Version   string
 	Log       *slog.Logger
 	Metrics   *metrics.Metrics
 }
 
 // Authority conducts.
-type Authority struct{}
+type Authority struct {
+	o        Options
+	subjects subjects
+	public   shelf
+}
+
+// New makes the authority and puts what was published before on its shelf, so that readers are served before anything is signed.
+func New(ctx context.Context, o Options) (*Authority, error) {
+	a := &Authority{o: o}
+	a.public.init()
+	for _, id := range o.Ledger.Lists() {
+		s, err := o.Ledger.List(id)
+		if err != nil {
+			return nil, fmt.Errorf("reading list %s: %w", id, err)
+		}
+		if s.Token != nil {
+			if err := a.shelve(s.Facts, s.Facts.PrevVersion, s.Facts.PrevIssued, s.Until, s.Token, s.Through); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := a.shelveCertificates(ctx); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
 
 // Caller comes from the mTLS connection, never from a body.
 type Caller struct {
-	ID   string
-	Role string
+	ID      string
+	Role    string
+	Expires time.Time // of the client certificate
 }
 
 // Problem is a refusal or failure with a stable code. The edge maps codes to HTTP status in one table.
@@ -62,13 +96,21 @@ type Problem struct {
 }
 
 func (p *Problem) Error() string { return p.Code + ": " + p.Detail }
+
+// Unwrap gives the cause, which is for logs and never for clients.
 func (p *Problem) Unwrap() error { return p.cause }
 
-var errNotBuilt = errors.New("not built")
-
-// Nonce mints an appliance nonce.
-func (a *Authority) Nonce(ctx context.Context, c Caller, r contract.NonceRequest) (contract.NonceAnswer, error) {
-	return contract.NonceAnswer{}, errNotBuilt
+// Codes of the conductor itself, each explained for the reader of docs/errors.md.
+var Codes = map[string]string{
+	"clock.untrusted":   "The wall clock disagrees with elapsed time; issuing is stopped until an officer accepts the clock. Locks and lists go on.",
+	"hsm.down":          "No HSM worker can sign. Nothing was issued; retry with the same idempotency key.",
+	"ledger.stopped":    "The ledger stopped after a disk error. Nothing was issued; retry with the same idempotency key.",
+	"overloaded":        "The signing lane is full. Nothing was issued; retry with the same idempotency key after Retry-After.",
+	"request.cancelled": "The request ended before its answer was ready. Retry with the same idempotency key to get it.",
+	"subject.contended": "The holder's state kept changing while the request was decided. Retry with the same idempotency key.",
+	"subject.malformed": "The subject number is empty, too long or has characters that are not allowed.",
+	"key.missing":       "No active signing key serves this format. An operator has to look at the key registry.",
+	"internal":          "Something failed inside the appliance. Nothing was released; retry with the same idempotency key.",
 }
 
 // Call is what makes a request repeatable.
@@ -77,43 +119,134 @@ type Call struct {
 	Hash [32]byte // SHA-256 over route and canonical body
 }
 
-// Issue issues (op "issue") or refreshes (op "refresh"). The released bytes are the JSON of contract.IssueAnswer.
-func (a *Authority) Issue(ctx context.Context, c Caller, call Call, op policy.Operation, r contract.IssueRequest) (*release.Released, error) {
-	return nil, errNotBuilt
+// problem gives every error that leaves the conductor a stable code.
+func problem(err error, d *policy.Decision) error {
+	var p *Problem
+	if err == nil || errors.As(err, &p) {
+		return err
+	}
+	p = &Problem{Code: "internal", Detail: "the request could not be completed", cause: err}
+	var coded interface{ Code() string }
+	switch {
+	case errors.As(err, &coded):
+		p.Code = coded.Code()
+		p.Detail = strings.TrimPrefix(err.Error(), p.Code+": ")
+	case errors.Is(err, signer.ErrBusy):
+		p.Code, p.Detail, p.RetryIn = "overloaded", "the signing lane is full", time.Second
+	case errors.Is(err, signer.ErrDown):
+		p.Code, p.Detail, p.RetryIn = "hsm.down", "no HSM worker can sign now", 2*time.Second
+	case errors.Is(err, ledger.ErrStopped):
+		p.Code, p.Detail, p.RetryIn = "ledger.stopped", "the ledger is stopped", 5*time.Second
+	case errors.Is(err, ledger.ErrConflict):
+		p.Code, p.Detail, p.RetryIn = "subject.contended", "the holder's state kept changing", time.Second
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		p.Code, p.Detail, p.RetryIn = "request.cancelled", "the request ended before its answer was ready", time.Second
+	}
+	if d != nil {
+		w := decision(*d)
+		p.Decision = &w
+	}
+	return p
 }
 
-// DryRun gives the decision that Issue would make, without effect. A denial is an answer, not an error.
-func (a *Authority) DryRun(ctx context.Context, c Caller, op policy.Operation, r contract.IssueRequest) (contract.Decision, error) {
-	return contract.Decision{}, errNotBuilt
+func decision(d policy.Decision) contract.Decision {
+	rules := d.Rules
+	if rules == nil {
+		rules = []string{}
+	}
+	return contract.Decision{Result: d.Result.String(), Code: d.Code, Detail: d.Detail, Rules: rules, Missing: d.Missing,
+		Policy: d.Policy.String(), PolicyVersion: d.Version, Identity: d.Identity}
 }
 
-// Change locks, unlocks or revokes.
-func (a *Authority) Change(ctx context.Context, c Caller, op policy.Operation, r contract.ChangeRequest) (contract.ChangeAnswer, error) {
-	return contract.ChangeAnswer{}, errNotBuilt
+// denied turns a decision that is not Allowed into a problem, and counts it either way.
+func (a *Authority) decided(op policy.Operation, d policy.Decision) error {
+	a.o.Metrics.Decisions.WithLabelValues(string(op), d.Result.String(), d.Code).Inc()
+	if d.Result == policy.Allowed {
+		return nil
+	}
+	w := decision(d)
+	return &Problem{Code: d.Code, Detail: d.Detail, Decision: &w}
 }
 
-// Holder reads a holder's state.
-func (a *Authority) Holder(ctx context.Context, c Caller, r contract.StateRequest) (contract.Holder, error) {
-	return contract.Holder{}, errNotBuilt
+// pseudonym replaces a subject number, at once and for good.
+func (a *Authority) pseudonym(subject string) (policy.Pseudonym, error) {
+	if len(subject) == 0 || len(subject) > 64 {
+		return policy.Pseudonym{}, &Problem{Code: "subject.malformed", Detail: "a subject number has 1 to 64 characters"}
+	}
+	for _, c := range []byte(subject) {
+		if c <= ' ' || c > '~' {
+			return policy.Pseudonym{}, &Problem{Code: "subject.malformed", Detail: "a subject number is printable ASCII without spaces"}
+		}
+	}
+	m := hmac.New(sha256.New, a.o.Pseudonym[:])
+	m.Write([]byte("v1\x00" + subject))
+	return policy.Pseudonym(m.Sum(nil)), nil
+}
+
+// Nonce mints an appliance nonce. Having one permits nothing, so there is nothing to decide.
+func (a *Authority) Nonce(ctx context.Context, c Caller, r contract.NonceRequest) (contract.NonceAnswer, error) {
+	now, err := a.now()
+	if err != nil {
+		return contract.NonceAnswer{}, err
+	}
+	var random [16]byte
+	if _, err := io.ReadFull(a.o.Random, random[:]); err != nil {
+		return contract.NonceAnswer{}, problem(fmt.Errorf("reading randomness: %w", err), nil)
+	}
+	n, until := a.o.Evidence.Nonce(c.ID, r.DocumentType, now, random)
+	return contract.NonceAnswer{Nonce: n, ExpiresAt: until}, nil
+}
+
+// now is the time for issuing: it exists only while the clock is trusted.
+func (a *Authority) now() (time.Time, error) {
+	t, err := a.o.Guard.Trusted()
+	if err != nil {
+		a.o.Metrics.ClockTrusted.Set(0)
+		return t, &Problem{Code: "clock.untrusted", Detail: "the appliance does not trust its clock; issuing is stopped", cause: err}
+	}
+	a.o.Metrics.ClockTrusted.Set(1)
+	return t, nil
 }
 
 // WhoAmI says what a client may do. ok is false for a client that the policy does not know in this role.
-func (a *Authority) WhoAmI(c Caller) (contract.WhoAmI, bool) { return contract.WhoAmI{}, false }
-
-// Object is something public: a list, a certificate, the CRL, issuer metadata.
-type Object struct {
-	MediaType string
-	Bytes     []byte
-	Gzip      []byte // precompressed; nil where it gains nothing (CWT)
-	ETag      string // strong, quoted, of Bytes; the gzip encoding has its own (ETagGzip)
-	ETagGzip  string
-	Modified  time.Time
-	MaxAge    time.Duration
+func (a *Authority) WhoAmI(c Caller) (contract.WhoAmI, bool) {
+	i, ok := a.o.Bundle.Client(c.ID)
+	if !ok || i.Role != c.Role {
+		return contract.WhoAmI{}, false
+	}
+	w := contract.WhoAmI{Client: i.ID, Role: i.Role, Class: i.Class, Issuer: i.Issuer, May: map[string][]string{}, Expires: c.Expires, Policy: a.o.Bundle.Hash().String()}
+	for t, ops := range i.May {
+		for _, op := range ops {
+			w.May[t] = append(w.May[t], string(op))
+		}
+	}
+	return w, true
 }
 
-// Public returns the newest published object at a path without leading slash:
-// "status-lists/{id}", "certificates/{iaca|ds|sdjwt-issuer|status-signer}.{cer|pem}", "crl/iaca.crl", ".well-known/jwt-vc-issuer". Reads never reach the HSM.
-func (a *Authority) Public(path string) (Object, bool) { return Object{}, false }
+// activeKey picks the active key of a purpose that may be used now; the newest one if there are several.
+func (a *Authority) activeKey(p policy.Purpose, at time.Time) (ledger.Key, error) {
+	var best ledger.Key
+	for _, k := range a.o.Ledger.Keys() {
+		if k.Purpose == p && k.State == ledger.KeyActive && !at.Before(k.NotBefore) && at.Before(k.NotAfter) && (best.ID == "" || k.NotBefore.After(best.NotBefore)) {
+			best = k
+		}
+	}
+	if best.ID == "" {
+		return best, &Problem{Code: "key.missing", Detail: fmt.Sprintf("no active key for purpose %s at %s", p, at.Format(time.RFC3339))}
+	}
+	return best, nil
+}
 
-// Status for operators; "ready" only when cards can be issued.
-func (a *Authority) Status(ctx context.Context) contract.Status { return contract.Status{} }
+// sign takes a committed reservation through the HSM and the exit gate, up to the point where its answer can be joined.
+func (a *Authority) sign(ctx context.Context, r *ledger.Reservation, tbs [][]byte) (*release.Checked, error) {
+	s, err := a.o.Signer.Sign(ctx, r, tbs)
+	if err != nil {
+		return nil, fmt.Errorf("signing %s: %w", r.ID(), err)
+	}
+	crashpoint.Here("ca.signed")
+	c, err := a.o.Gate.Check(ctx, r, tbs, s)
+	if err != nil {
+		return nil, fmt.Errorf("checking %s: %w", r.ID(), err)
+	}
+	return c, nil
+}

@@ -1,0 +1,94 @@
+package ca
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"sealkeeper/contract"
+	"sealkeeper/internal/crashpoint"
+	"sealkeeper/ledger"
+	"sealkeeper/policy"
+)
+
+// Change locks, unlocks or revokes. The answer means: durable, and the signed list is on its way with priority.
+//
+// It does not ask whether the clock is trusted, and it is never shed: a lost phone is locked whatever else is wrong. A conflict is decided
+// again until the request's deadline, not only five times.
+func (a *Authority) Change(ctx context.Context, c Caller, op policy.Operation, r contract.ChangeRequest) (contract.ChangeAnswer, error) {
+	subject, err := a.pseudonym(r.Subject)
+	if err != nil {
+		return contract.ChangeAnswer{}, err
+	}
+	defer a.o.Ledger.Arrive()()
+	leave, err := a.subjects.enter(ctx, r.DocumentType, subject)
+	if err != nil {
+		return contract.ChangeAnswer{}, problem(err, nil)
+	}
+	defer leave()
+	q := policy.ChangeRequest{Client: c.ID, Operation: op, DocumentType: r.DocumentType, Subject: subject, Reason: r.Reason, Device: r.Device}
+	for {
+		snap, err := a.o.Ledger.Subject(ctx, r.DocumentType, subject)
+		if err != nil {
+			return contract.ChangeAnswer{}, problem(fmt.Errorf("reading the subject: %w", err), nil)
+		}
+		approval, d := a.o.Bundle.DecideChange(q, snap.Slot(), a.o.Guard.ForLists())
+		if err := a.decided(op, d); err != nil {
+			return contract.ChangeAnswer{}, err
+		}
+		crashpoint.Here("ca.change.decided")
+		done, err := a.o.Ledger.Change(ctx, approval)
+		if errors.Is(err, ledger.ErrConflict) && ctx.Err() == nil {
+			continue
+		}
+		if err != nil {
+			return contract.ChangeAnswer{}, problem(fmt.Errorf("committing the change: %w", err), nil)
+		}
+		crashpoint.Here("ca.change.committed")
+		h, err := a.holder(ctx, r.DocumentType, subject)
+		if err != nil { // the change is durable: say so rather than fail
+			h = contract.Holder{DocumentType: r.DocumentType, Bound: done.Slot.Bound, Device: done.Slot.Device, Epoch: done.Slot.Epoch,
+				Locks: locks(done.Slot.Locks), Credentials: []contract.CredentialStatus{}}
+		}
+		uris := make([]string, len(done.Lists))
+		for i, id := range done.Lists {
+			uris[i] = a.o.BaseURL + "/status-lists/" + id
+		}
+		return contract.ChangeAnswer{Changed: done.Changed, Sequence: done.Seq, Lists: uris, Holder: h, Decision: decision(d)}, nil
+	}
+}
+
+// Holder reads a holder's state.
+func (a *Authority) Holder(ctx context.Context, c Caller, r contract.StateRequest) (contract.Holder, error) {
+	subject, err := a.pseudonym(r.Subject)
+	if err != nil {
+		return contract.Holder{}, err
+	}
+	if err := a.decided(policy.OpState, a.o.Bundle.DecideRead(c.ID, r.DocumentType, a.o.Guard.ForLists())); err != nil {
+		return contract.Holder{}, err
+	}
+	h, err := a.holder(ctx, r.DocumentType, subject)
+	return h, problem(err, nil)
+}
+
+func (a *Authority) holder(ctx context.Context, documentType string, subject policy.Pseudonym) (contract.Holder, error) {
+	snap, err := a.o.Ledger.Subject(ctx, documentType, subject)
+	if err != nil {
+		return contract.Holder{}, fmt.Errorf("reading the subject: %w", err)
+	}
+	s := snap.Slot()
+	h := contract.Holder{DocumentType: documentType, Bound: s.Bound, Device: s.Device, Epoch: s.Epoch, Locks: locks(s.Locks), Credentials: []contract.CredentialStatus{}}
+	for _, c := range snap.Credentials() {
+		h.Credentials = append(h.Credentials, contract.CredentialStatus{Format: string(c.Format), Device: c.Device, Status: c.Status,
+			StatusRef: contract.StatusRef{URI: c.URI, Index: c.Index}, ValidUntil: c.NotAfter})
+	}
+	return h, nil
+}
+
+func locks(in []policy.Lock) []contract.Lock {
+	out := make([]contract.Lock, len(in))
+	for i, l := range in {
+		out[i] = contract.Lock{Reason: l.Reason, Class: l.Class}
+	}
+	return out
+}

@@ -1,0 +1,309 @@
+package ca
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+
+	profile "sealkeeper/ca/x509"
+	"sealkeeper/ledger"
+	"sealkeeper/policy"
+)
+
+// KeySpec is one key that Found makes.
+type KeySpec struct {
+	ID        string
+	Token     string
+	Purpose   policy.Purpose
+	Algorithm string
+	Profile   string
+	Name      string // common name
+	Issuer    string // registry id of the key that certifies it; itself for a root
+	Life      time.Duration
+	Use       time.Duration // private-key use ends this long after the start, before the certificate does
+	URIs      []string
+	Copies    bool
+}
+
+const day = 24 * time.Hour
+
+// Founding lists the keys of a new installation, roots first. Private-key use of the credential signers ends 100 days before their
+// certificates, so that a credential of 90 days never outlives its signer's certificate.
+func Founding(name, algorithm, issuerURL string, copies bool) []KeySpec {
+	var uris []string
+	if issuerURL != "" {
+		uris = []string{issuerURL}
+	}
+	return []KeySpec{
+		{ID: "iaca-1", Token: "iaca", Purpose: policy.PurposeIACA, Algorithm: algorithm, Profile: "iaca", Name: name + " IACA 1", Issuer: "iaca-1", Life: 9 * 365 * day, Use: 7 * 365 * day},
+		{ID: "client-ca-1", Token: "online", Purpose: policy.PurposeClientCA, Algorithm: algorithm, Profile: "client-ca", Name: name + " client CA 1", Issuer: "client-ca-1", Life: 5 * 365 * day, Use: 4 * 365 * day, Copies: copies},
+		{ID: "ds-1", Token: "online", Purpose: policy.PurposeMDoc, Algorithm: algorithm, Profile: "document-signer", Name: name + " document signer 1", Issuer: "iaca-1", Life: 450 * day, Use: 350 * day, Copies: copies},
+		{ID: "sdjwt-issuer-1", Token: "online", Purpose: policy.PurposeSDJWT, Algorithm: algorithm, Profile: "sdjwt-issuer", Name: name + " SD-JWT issuer 1", Issuer: "iaca-1", Life: 450 * day, Use: 350 * day, URIs: uris, Copies: copies},
+		{ID: "status-1", Token: "online", Purpose: policy.PurposeList, Algorithm: algorithm, Profile: "status-signer", Name: name + " status list signer 1", Issuer: "iaca-1", Life: 1180 * day, Use: 1170 * day, Copies: copies},
+	}
+}
+
+// Found makes, registers, certifies and activates keys that are not there yet; a founding that was interrupted goes on where it stopped.
+// report is called after each step.
+func (a *Authority) Found(ctx context.Context, specs []KeySpec, report func(step string)) error {
+	for _, s := range specs {
+		k, ok := a.key(s.ID)
+		if ok && k.State != ledger.KeyGenerated {
+			continue
+		}
+		if !ok {
+			made, err := a.o.Signer.Generate(ctx, s.Token, s.ID, s.Algorithm, s.Copies)
+			if err != nil {
+				return fmt.Errorf("generating key %s: %w", s.ID, err)
+			}
+			k = ledger.Key{ID: s.ID, Token: s.Token, Purpose: s.Purpose, Algorithm: s.Algorithm, CKAID: made.CKAID, SPKI: made.SPKI, State: ledger.KeyGenerated, Copies: s.Copies}
+			if err := a.o.Ledger.PutKey(ctx, k); err != nil {
+				return fmt.Errorf("registering key %s: %w", s.ID, err)
+			}
+			if err := a.o.Signer.Reload(ctx, s.Token); err != nil {
+				return fmt.Errorf("loading key %s: %w", s.ID, err)
+			}
+			report(fmt.Sprintf("key %-15s %s on token %s", s.ID, s.Algorithm, s.Token))
+		}
+		now := a.o.Clock.Now().Truncate(time.Second)
+		der, err := a.certify(ctx, policy.Cert{Profile: s.Profile, Name: s.Name, SPKI: k.SPKI, NotBefore: now, NotAfter: now.Add(s.Life), URIs: s.URIs, IssuerKey: s.Issuer})
+		if err != nil {
+			return fmt.Errorf("certifying key %s: %w", s.ID, err)
+		}
+		k.Chain, k.State, k.NotBefore, k.NotAfter = [][]byte{der}, ledger.KeyActive, now, now.Add(s.Use)
+		if err := a.o.Ledger.PutKey(ctx, k); err != nil {
+			return fmt.Errorf("activating key %s: %w", s.ID, err)
+		}
+		report(fmt.Sprintf("certificate %-15s %s until %s", s.ID, s.Profile, now.Add(s.Life).Format(time.DateOnly)))
+	}
+	if err := a.shelveCertificates(ctx); err != nil {
+		return err
+	}
+	_, err := a.renewCRL(ctx, a.o.Clock.Now())
+	return err
+}
+
+// Certify issues an mTLS certificate (profiles "server" and "client") under the client CA.
+func (a *Authority) Certify(ctx context.Context, kind, name string, spki []byte, hosts, uris []string, life time.Duration) ([]byte, error) {
+	ca, err := a.activeKey(policy.PurposeClientCA, a.o.Clock.Now())
+	if err != nil {
+		return nil, err
+	}
+	now := a.o.Clock.Now().Truncate(time.Second)
+	return a.certify(ctx, policy.Cert{Profile: kind, Name: name, SPKI: spki, NotBefore: now, NotAfter: now.Add(life), Hosts: hosts, URIs: uris, IssuerKey: ca.ID})
+}
+
+// certify takes one certificate through decision, draft, lint, reservation, signature and settlement.
+func (a *Authority) certify(ctx context.Context, c policy.Cert) ([]byte, error) {
+	issuer, ok := a.key(c.IssuerKey)
+	if !ok {
+		return nil, fmt.Errorf("issuer key %s is not registered", c.IssuerKey)
+	}
+	if _, err := io.ReadFull(a.o.Random, c.Serial[:]); err != nil {
+		return nil, fmt.Errorf("reading randomness: %w", err)
+	}
+	c.Serial[0] &= 0x7f // positive, 159 random bits (formats.md 3.3: at least 63, should 71)
+	c.Serial[0] |= 0x40
+	f := policy.CertFacts{Cert: c, IssuerPurpose: issuer.Purpose}
+	var issuerCert []byte
+	if len(issuer.Chain) > 0 {
+		issuerCert = issuer.Chain[0]
+		parsed, err := x509.ParseCertificate(issuerCert)
+		if err != nil {
+			return nil, fmt.Errorf("certificate of %s: %w", issuer.ID, err)
+		}
+		f.IssuerNotBefore, f.IssuerNotAfter = parsed.NotBefore, parsed.NotAfter
+		if c.NotAfter.After(parsed.NotAfter) {
+			c.NotAfter = parsed.NotAfter
+			f.Cert = c
+		}
+	}
+	approval, d := policy.DecideCert(a.o.Bundle, f, c.NotBefore)
+	if err := a.decided("cert", d); err != nil {
+		return nil, err
+	}
+	tbs, err := profile.Draft(approval, issuer, issuerCert, a.o.X509)
+	if err != nil {
+		return nil, err
+	}
+	return a.signDER(ctx, approval, tbs, issuer.ID, issuer.Purpose)
+}
+
+func (a *Authority) signDER(ctx context.Context, approval *policy.Approval, tbs *profile.TBS, key string, p policy.Purpose) ([]byte, error) {
+	r, err := a.o.Ledger.Reserve(ctx, approval, []ledger.Draft{{KeyID: key, Purpose: p, TBSHash: sha256.Sum256(tbs.Bytes())}}, nil)
+	if err != nil {
+		return nil, fmt.Errorf("reserving: %w", err)
+	}
+	checked, err := a.sign(ctx, r, [][]byte{tbs.Bytes()})
+	if err != nil {
+		return nil, err
+	}
+	der, err := profile.Join(tbs, checked, 0)
+	if err != nil {
+		return nil, fmt.Errorf("joining: %w", err)
+	}
+	out, err := a.o.Gate.Pass(ctx, checked, der)
+	if err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
+}
+
+// renewCRL signs a new CRL when there is none or two thirds of the newest one's life are over. It returns how long until then.
+func (a *Authority) renewCRL(ctx context.Context, now time.Time) (time.Duration, error) {
+	iaca, err := a.activeKey(policy.PurposeIACA, now)
+	if err != nil { // nothing was founded yet: nothing to revoke
+		return time.Hour, nil
+	}
+	number, der, this, next, err := a.o.Ledger.CRLState(ctx)
+	if err != nil {
+		return time.Hour, fmt.Errorf("reading the CRL: %w", err)
+	}
+	due := next.Add(-a.o.CRLLife / 3)
+	if number == 0 || !now.Before(due) {
+		now = now.Truncate(time.Second)
+		f := policy.CRLFacts{LastNumber: number, LastUpdate: this,
+			CRL: policy.CRL{Number: number + 1, ThisUpdate: now, NextUpdate: now.Add(a.o.CRLLife), IssuerKey: iaca.ID}}
+		if f.CRL.Revoked, err = a.revoked(ctx); err != nil {
+			return time.Hour, err
+		}
+		approval, d := policy.DecideCRL(a.o.Bundle, f, now)
+		if err := a.decided("crl", d); err != nil {
+			return time.Hour, err
+		}
+		tbs, err := profile.DraftCRL(approval, iaca, iaca.Chain[0], a.o.X509)
+		if err != nil {
+			return time.Hour, fmt.Errorf("drafting the CRL: %w", err)
+		}
+		if der, err = a.signDER(ctx, approval, tbs, iaca.ID, policy.PurposeIACA); err != nil {
+			return time.Hour, fmt.Errorf("signing the CRL: %w", err)
+		}
+		this, next = now, f.CRL.NextUpdate
+		due = next.Add(-a.o.CRLLife / 3)
+	}
+	a.o.Metrics.CRLExpires.Set(float64(next.Unix()))
+	if o, ok := a.Public("crl/iaca.crl"); !ok || string(o.Bytes) != string(der) {
+		a.public.put("crl/iaca.crl", Object{MediaType: "application/pkix-crl", Bytes: der, Modified: this, MaxAge: time.Hour, Expires: next})
+		if err := a.file("crl/iaca.crl", der); err != nil {
+			return time.Hour, err
+		}
+	}
+	return max(due.Sub(now), time.Second), nil
+}
+
+// revoked lists the IACA's certificates that were revoked.
+func (a *Authority) revoked(ctx context.Context) ([]policy.Revoked, error) {
+	all, err := a.o.Ledger.Certificates(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading certificates: %w", err)
+	}
+	var out []policy.Revoked
+	for _, c := range all {
+		switch c.Profile {
+		case "document-signer", "sdjwt-issuer", "status-signer":
+			if !c.Revoked.IsZero() {
+				out = append(out, policy.Revoked{Serial: c.Serial, At: c.Revoked})
+			}
+		}
+	}
+	return out, nil
+}
+
+func (a *Authority) key(id string) (ledger.Key, bool) {
+	for _, k := range a.o.Ledger.Keys() {
+		if k.ID == id {
+			return k, true
+		}
+	}
+	return ledger.Key{}, false
+}
+
+// names of the public certificates by purpose.
+var names = map[policy.Purpose]string{policy.PurposeIACA: "iaca", policy.PurposeMDoc: "ds", policy.PurposeSDJWT: "sdjwt-issuer", policy.PurposeList: "status-signer", policy.PurposeClientCA: "client-ca"}
+
+// shelveCertificates publishes the certificates of active keys and the SD-JWT VC issuer metadata.
+func (a *Authority) shelveCertificates(ctx context.Context) error {
+	now := a.o.Clock.Now()
+	keys := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{}}
+	for _, k := range a.o.Ledger.Keys() {
+		if k.State != ledger.KeyActive || len(k.Chain) == 0 {
+			continue
+		}
+		cert, err := x509.ParseCertificate(k.Chain[0])
+		if err != nil {
+			return fmt.Errorf("certificate of %s: %w", k.ID, err)
+		}
+		a.o.Metrics.CertExpires.WithLabelValues(k.ID).Set(float64(cert.NotAfter.Unix()))
+		if k.Purpose == policy.PurposeSDJWT {
+			keys.Keys = append(keys.Keys, jose.JSONWebKey{Key: cert.PublicKey, KeyID: k.ID, Algorithm: k.Algorithm, Use: "sig"})
+		}
+		newest, err := a.activeKey(k.Purpose, now)
+		if err != nil || newest.ID != k.ID {
+			continue
+		}
+		name := "certificates/" + names[k.Purpose]
+		text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: k.Chain[0]})
+		for ext, o := range map[string]Object{
+			".cer": {MediaType: "application/pkix-cert", Bytes: k.Chain[0]},
+			".pem": {MediaType: "application/x-pem-file", Bytes: text},
+		} {
+			o.Modified, o.MaxAge = k.NotBefore, time.Hour
+			a.public.put(name+ext, o)
+			if err := a.file(name+ext, o.Bytes); err != nil {
+				return err
+			}
+		}
+	}
+	if len(keys.Keys) == 0 {
+		return nil
+	}
+	meta, err := json.Marshal(struct {
+		Issuer string              `json:"issuer"`
+		Keys   jose.JSONWebKeySet `json:"jwks"`
+	}{a.o.BaseURL, keys})
+	if err != nil {
+		return err
+	}
+	a.public.put(".well-known/jwt-vc-issuer", Object{MediaType: "application/json", Bytes: meta, Modified: now, MaxAge: time.Hour})
+	return a.file(".well-known/jwt-vc-issuer", meta)
+}
+
+// SelfTest has every active online key that has a self test sign fixed bytes and checks the signatures. It is decided, reserved and
+// journalled like any other signature; a key that was tested less than policy.SelftestEvery ago is skipped.
+func (a *Authority) SelfTest(ctx context.Context, last map[string]time.Time) error {
+	now := a.o.Guard.ForLists()
+	var errs []error
+	for _, k := range a.o.Ledger.Keys() {
+		bytes := policy.SelftestBytes(k.Purpose, k.Algorithm)
+		if k.State != ledger.KeyActive || bytes == nil || now.Sub(last[k.ID]) < policy.SelftestEvery {
+			continue
+		}
+		last[k.ID] = now
+		approval, d := policy.DecideSelftest(a.o.Bundle, k.ID, k.Purpose, true, time.Time{}, now)
+		if err := a.decided("selftest", d); err != nil {
+			errs = append(errs, fmt.Errorf("key %s: %w", k.ID, err))
+			continue
+		}
+		r, err := a.o.Ledger.Reserve(ctx, approval, []ledger.Draft{{KeyID: k.ID, Purpose: k.Purpose, TBSHash: sha256.Sum256(bytes)}}, nil)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("key %s: reserving: %w", k.ID, err))
+			continue
+		}
+		checked, err := a.sign(ctx, r, [][]byte{bytes})
+		if err == nil {
+			_, err = a.o.Gate.Pass(ctx, checked, nil)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("key %s: %w", k.ID, err))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,397 @@
+package ca
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"sealkeeper/ca/mdoc"
+	"sealkeeper/ca/sdjwt"
+	"sealkeeper/contract"
+	"sealkeeper/evidence"
+	"sealkeeper/internal/crashpoint"
+	"sealkeeper/ledger"
+	"sealkeeper/policy"
+	"sealkeeper/release"
+)
+
+// maxDecisions is how often a request is decided again because its subject changed between decision and commit.
+const maxDecisions = 5
+
+// Issue issues or refreshes. The released bytes are the JSON of contract.IssueAnswer. Each step takes what the step before made:
+//
+//	Recall   is this a retry? Before its evidence is looked at: a retry must not meet its own burnt nonce
+//	Verify   is the evidence true?
+//	Decide   is it allowed? With conditions
+//	Lease    status indices
+//	Draft    the exact bytes
+//	Reserve  conditions compared, bytes' hashes durable: from here on a retry resumes instead of starting again
+//	Sign     in the HSM
+//	Check    verified with the pinned keys
+//	Join     whole credentials
+//	Pass     settled: first one wins; now bytes may leave
+func (a *Authority) Issue(ctx context.Context, c Caller, call Call, op policy.Operation, r contract.IssueRequest) (*release.Released, error) {
+	now, err := a.now()
+	if err != nil {
+		return nil, err
+	}
+	subject, err := a.pseudonym(r.Subject)
+	if err != nil {
+		return nil, err
+	}
+	q := request{caller: c, op: op, body: r, subject: subject, key: ledger.IdempotencyKey(call.Key), hash: call.Hash}
+	j, err := a.reserve(ctx, q, now)
+	if err != nil {
+		return nil, err
+	}
+	if j.answer != nil {
+		return j.answer, nil
+	}
+	crashpoint.Here("ca.issue.reserved")
+
+	checked, err := a.sign(ctx, j.reservation, j.bytes())
+	if err != nil {
+		return nil, problem(err, nil)
+	}
+	answer, err := j.join(checked)
+	if err != nil {
+		return nil, problem(err, nil)
+	}
+	crashpoint.Here("ca.issue.joined")
+	out, err := a.o.Gate.Pass(ctx, checked, answer)
+	if err != nil {
+		return nil, problem(err, nil)
+	}
+	crashpoint.Here("ca.issue.settled")
+
+	// The replaced phone's card is revoked in the ledger since Reserve. The new one leaves only after a list that says so is signed.
+	if issue, _ := j.approval.Issue(); issue.WaitRevoked {
+		if err := a.awaitPublished(ctx, j.reservation.Superseded(), j.reservation.Seq()); err != nil {
+			return nil, problem(fmt.Errorf("waiting for the revocation's list: %w", err), nil)
+		}
+	}
+	return out, nil
+}
+
+// request is an issue request after the edge; it never leaves memory.
+type request struct {
+	caller  Caller
+	op      policy.Operation
+	body    contract.IssueRequest
+	subject policy.Pseudonym
+	key     ledger.IdempotencyKey
+	hash    [32]byte
+}
+
+// job is a request on its way from its reservation to its answer.
+type job struct {
+	answer      *release.Released // a stored answer: nothing else is to be done
+	approval    *policy.Approval
+	reservation *ledger.Reservation
+	drafts      []draft
+}
+
+// draft is one credential to be signed.
+type draft struct {
+	format policy.Format
+	key    evidence.Key
+	ticket contract.StatusRef
+	ledger ledger.Draft
+	tbs    interface {
+		Bytes() []byte
+		NotAfter() time.Time
+	}
+	join func(c *release.Checked, i int) ([]byte, error)
+}
+
+func (j *job) bytes() [][]byte {
+	out := make([][]byte, len(j.drafts))
+	for i, d := range j.drafts {
+		out[i] = d.tbs.Bytes()
+	}
+	return out
+}
+
+// reserve leads a request up to its reservation. Deciding again after a conflict starts at Recall, because what came in between may have
+// been this very request on another connection.
+func (a *Authority) reserve(ctx context.Context, q request, now time.Time) (*job, error) {
+	defer a.o.Ledger.Arrive()()
+	leave, err := a.subjects.enter(ctx, q.body.DocumentType, q.subject)
+	if err != nil {
+		return nil, problem(err, nil)
+	}
+	defer leave()
+	for try := 0; ; try++ {
+		j, err := a.tryReserve(ctx, q, now)
+		if errors.Is(err, ledger.ErrConflict) && try < maxDecisions-1 {
+			continue
+		}
+		return j, problem(err, nil)
+	}
+}
+
+func (a *Authority) tryReserve(ctx context.Context, q request, now time.Time) (*job, error) {
+	known, err := a.o.Ledger.Recall(ctx, q.caller.ID, q.key, q.hash)
+	if err != nil {
+		return nil, fmt.Errorf("recalling the request: %w", err)
+	}
+	if known.Done {
+		// The daemon may have died between settling and publishing: the answer still leaves after the lists.
+		if err := a.awaitClean(ctx); err != nil {
+			return nil, err
+		}
+		return &job{answer: release.Recalled(known)}, nil
+	}
+
+	at := now
+	if known.Pending != nil {
+		at = known.Pending.At() // judged as of the reservation, so that the same bytes come out
+	}
+	verified, err := a.verify(q, at)
+	if err != nil {
+		return nil, err
+	}
+	slot, err := a.slot(ctx, q, known.Pending)
+	if err != nil {
+		return nil, err
+	}
+	approval, d := a.o.Bundle.DecideIssue(verified, q.policy(known.Pending != nil), slot, at)
+	if err := a.decided(q.op, d); err != nil {
+		return nil, err
+	}
+	if known.Pending != nil {
+		return a.resume(ctx, q, known.Pending, approval)
+	}
+	return a.fresh(ctx, q, approval)
+}
+
+func (a *Authority) verify(q request, at time.Time) (*evidence.Verified, error) {
+	info, _ := a.o.Bundle.Client(q.caller.ID) // an unknown client has no audience, and is refused by policy or by its proof's aud
+	items := make([]evidence.Item, len(q.body.Evidence))
+	for i, e := range q.body.Evidence {
+		items[i] = evidence.Item{Kind: e.Kind, Token: e.Token}
+	}
+	about := evidence.About{Client: q.caller.ID, DocumentType: q.body.DocumentType, Audience: info.Issuer, At: at}
+	v, err := a.o.Evidence.Verify(about, evidence.Bundle{Proof: q.body.Proof, KeyAttestation: q.body.KeyAttestation, Items: items})
+	if err != nil {
+		code := "internal"
+		var coded interface{ Code() string }
+		if errors.As(err, &coded) {
+			code = coded.Code()
+		}
+		a.o.Metrics.Decisions.WithLabelValues(string(q.op), policy.Denied.String(), code).Inc()
+		return nil, err
+	}
+	return v, nil
+}
+
+func (a *Authority) slot(ctx context.Context, q request, p *ledger.Pending) (policy.Slot, error) {
+	if p != nil {
+		return p.Before(), nil
+	}
+	s, err := a.o.Ledger.Subject(ctx, q.body.DocumentType, q.subject)
+	if err != nil {
+		return policy.Slot{}, fmt.Errorf("reading the subject: %w", err)
+	}
+	return s.Slot(), nil
+}
+
+func (q request) policy(resuming bool) policy.IssueRequest {
+	formats := make([]policy.Format, len(q.body.Formats))
+	for i, f := range q.body.Formats {
+		formats[i] = policy.Format(f)
+	}
+	claims, err := json.Marshal(q.body.Claims)
+	if err != nil {
+		claims = nil // policy refuses missing claims
+	}
+	return policy.IssueRequest{Client: q.caller.ID, Operation: q.op, DocumentType: q.body.DocumentType, Subject: q.subject, Claims: claims,
+		Formats: formats, Replace: q.body.Replace, Resuming: resuming}
+}
+
+// fresh drafts and reserves a new request.
+func (a *Authority) fresh(ctx context.Context, q request, approval *policy.Approval) (*job, error) {
+	var salt [32]byte
+	if _, err := io.ReadFull(a.o.Random, salt[:]); err != nil {
+		return nil, fmt.Errorf("reading randomness: %w", err)
+	}
+	drafts, err := a.draftNew(ctx, q, approval, salt)
+	if err != nil {
+		return nil, err
+	}
+	crashpoint.Here("ca.issue.drafted")
+	r, err := a.o.Ledger.Reserve(ctx, approval, ledgerDrafts(drafts), &ledger.Call{Key: q.key, Request: q.hash, RowSalt: salt})
+	if err != nil {
+		return nil, fmt.Errorf("reserving: %w", err)
+	}
+	return &job{approval: approval, reservation: r, drafts: drafts}, nil
+}
+
+// resume rebuilds the reserved bytes. If they can't be rebuilt (a key was stopped, a certificate renewed), the reservation is replaced for
+// the same subject and device.
+func (a *Authority) resume(ctx context.Context, q request, p *ledger.Pending, approval *policy.Approval) (*job, error) {
+	call := &ledger.Call{Key: q.key, Request: q.hash, RowSalt: p.RowSalt()}
+	drafts, err := a.draftAgain(approval, p, a.o.Ledger.Seed(q.key, p.RowSalt()))
+	if err == nil {
+		var r *ledger.Reservation
+		if r, err = a.o.Ledger.Resume(ctx, p, approval, ledgerDrafts(drafts), call); err == nil {
+			return &job{approval: approval, reservation: r, drafts: drafts}, nil
+		}
+	}
+	if !errors.Is(err, ledger.ErrRebuild) {
+		return nil, fmt.Errorf("resuming: %w", err)
+	}
+	if drafts, err = a.draftNew(ctx, q, approval, p.RowSalt()); err != nil {
+		return nil, err
+	}
+	r, err := a.o.Ledger.ReserveAgain(ctx, p, approval, ledgerDrafts(drafts), call)
+	if err != nil {
+		return nil, fmt.Errorf("reserving again: %w", err)
+	}
+	return &job{approval: approval, reservation: r, drafts: drafts}, nil
+}
+
+// draftNew drafts every copy in every format with leased indices and the keys that are active now.
+func (a *Authority) draftNew(ctx context.Context, q request, approval *policy.Approval, salt [32]byte) ([]draft, error) {
+	issue, _ := approval.Issue()
+	seed := a.o.Ledger.Seed(q.key, salt)
+	var drafts []draft
+	for _, f := range issue.Formats {
+		key, err := a.activeKey(purposes[f], approval.At())
+		if err != nil {
+			return nil, err
+		}
+		tickets, err := a.o.Ledger.Lease(ctx, issue.DocumentType, f, len(issue.Keys))
+		if err != nil {
+			return nil, fmt.Errorf("leasing status indices: %w", err)
+		}
+		for i := range issue.Keys {
+			d, err := drafted(approval, f, tickets[i], key, i, seed)
+			if err != nil {
+				return nil, err
+			}
+			drafts = append(drafts, d)
+		}
+	}
+	return drafts, nil
+}
+
+// draftAgain drafts with the reserved indices and keys, in the reserved order.
+func (a *Authority) draftAgain(approval *policy.Approval, p *ledger.Pending, seed [32]byte) ([]draft, error) {
+	issue, _ := approval.Issue()
+	tickets, ids := p.Tickets(), p.Keys()
+	if len(tickets) != len(issue.Formats)*len(issue.Keys) || len(ids) != len(tickets) {
+		return nil, ledger.ErrRebuild
+	}
+	keys := map[string]ledger.Key{}
+	for _, k := range a.o.Ledger.Keys() {
+		if k.State == ledger.KeyActive {
+			keys[k.ID] = k
+		}
+	}
+	var drafts []draft
+	for _, f := range issue.Formats {
+		for i := range issue.Keys {
+			n := len(drafts)
+			key, ok := keys[ids[n]]
+			if !ok {
+				return nil, ledger.ErrRebuild
+			}
+			d, err := drafted(approval, f, tickets[n], key, i, seed)
+			if err != nil {
+				return nil, err
+			}
+			drafts = append(drafts, d)
+		}
+	}
+	return drafts, nil
+}
+
+// purposes says which key signs which format.
+var purposes = map[policy.Format]policy.Purpose{policy.MDoc: policy.PurposeMDoc, policy.SDJWT: policy.PurposeSDJWT}
+
+func drafted(approval *policy.Approval, f policy.Format, t *ledger.Ticket, key ledger.Key, i int, seed [32]byte) (draft, error) {
+	issue, _ := approval.Issue()
+	d := draft{format: f, key: issue.Keys[i], ticket: contract.StatusRef{URI: t.URI(), Index: t.Index()}}
+	switch f {
+	case policy.MDoc:
+		tbs, err := mdoc.Draft(approval, t, mdoc.Params{Key: i, Seed: seed, Signer: key, SignedAt: approval.At()})
+		if err != nil {
+			return d, fmt.Errorf("drafting mdoc %d: %w", i, err)
+		}
+		d.tbs = tbs
+		d.join = func(c *release.Checked, n int) ([]byte, error) { return mdoc.Join(tbs, c, n) }
+	case policy.SDJWT:
+		tbs, err := sdjwt.Draft(approval, t, sdjwt.Params{Key: i, Seed: seed, Signer: key, SignedAt: approval.At()})
+		if err != nil {
+			return d, fmt.Errorf("drafting SD-JWT VC %d: %w", i, err)
+		}
+		d.tbs = tbs
+		d.join = func(c *release.Checked, n int) ([]byte, error) { return sdjwt.Join(tbs, c, n) }
+	default:
+		return d, fmt.Errorf("format %s can't be drafted", f)
+	}
+	d.ledger = ledger.Draft{Ticket: t, KeyID: key.ID, Purpose: purposes[f], TBSHash: sha256.Sum256(d.tbs.Bytes()), NotAfter: d.tbs.NotAfter(), KeyIndex: i}
+	return d, nil
+}
+
+func ledgerDrafts(drafts []draft) []ledger.Draft {
+	out := make([]ledger.Draft, len(drafts))
+	for i, d := range drafts {
+		out[i] = d.ledger
+	}
+	return out
+}
+
+// join makes the whole answer, or none.
+func (j *job) join(c *release.Checked) ([]byte, error) {
+	issue, _ := j.approval.Issue()
+	out := contract.IssueAnswer{Issuance: j.reservation.ID(), Device: j.reservation.Device(), Replaced: len(j.reservation.Superseded()) > 0,
+		Decision: decision(j.approval.Decision()), Credentials: make([]contract.Credential, 0, len(j.drafts))}
+	for i, d := range j.drafts {
+		b, err := d.join(c, i)
+		if err != nil {
+			return nil, fmt.Errorf("joining %s of %s: %w", d.format, issue.DocumentType, err)
+		}
+		text := string(b)
+		if d.format == policy.MDoc {
+			text = base64.RawURLEncoding.EncodeToString(b)
+		}
+		out.Credentials = append(out.Credentials, contract.Credential{Format: string(d.format), Credential: text,
+			KeyThumbprint: base64.RawURLEncoding.EncodeToString(d.key.Thumbprint[:]), Status: d.ticket, ValidUntil: d.tbs.NotAfter()})
+	}
+	return json.Marshal(out)
+}
+
+// DryRun gives the decision that Issue would make, without effect. A denial is an answer, not an error.
+func (a *Authority) DryRun(ctx context.Context, c Caller, op policy.Operation, r contract.IssueRequest) (contract.Decision, error) {
+	now, err := a.now()
+	if err != nil {
+		return contract.Decision{}, err
+	}
+	subject, err := a.pseudonym(r.Subject)
+	if err != nil {
+		return contract.Decision{}, err
+	}
+	q := request{caller: c, op: op, body: r, subject: subject}
+	verified, err := a.verify(q, now)
+	if err != nil {
+		var coded *evidence.Refusal
+		if !errors.As(err, &coded) {
+			return contract.Decision{}, problem(err, nil)
+		}
+		p := problem(err, nil).(*Problem)
+		return decision(policy.Decision{Result: policy.Denied, Code: p.Code, Detail: p.Detail, Policy: a.o.Bundle.Hash(), Version: a.o.Bundle.Version()}), nil
+	}
+	slot, err := a.slot(ctx, q, nil)
+	if err != nil {
+		return contract.Decision{}, problem(err, nil)
+	}
+	_, d := a.o.Bundle.DecideIssue(verified, q.policy(false), slot, now)
+	return decision(d), nil
+}
