@@ -68,7 +68,11 @@ func New(ctx context.Context, o Options) (*Authority, error) {
 			return nil, fmt.Errorf("reading list %s: %w", id, err)
 		}
 		if s.Token != nil {
-			if err := a.shelve(s.Facts, s.Facts.PrevVersion, s.Facts.PrevIssued, s.Until, s.Token, s.Through); err != nil {
+			through := s.Facts.Through
+			if !s.Dirty.IsZero() { // the token lacks changes; how many does not matter, the next version carries them all
+				through = 0
+			}
+			if err := a.shelve(s.Facts, s.Facts.PrevVersion, s.Facts.PrevIssued, s.Until, s.Token, through); err != nil {
 				return nil, err
 			}
 		}
@@ -183,10 +187,13 @@ func (a *Authority) pseudonym(subject string) (policy.Pseudonym, error) {
 	return policy.Pseudonym(m.Sum(nil)), nil
 }
 
-// Nonce mints an appliance nonce. Having one permits nothing, so there is nothing to decide.
+// Nonce mints an appliance nonce.
 func (a *Authority) Nonce(ctx context.Context, c Caller, r contract.NonceRequest) (contract.NonceAnswer, error) {
 	now, err := a.now()
 	if err != nil {
+		return contract.NonceAnswer{}, err
+	}
+	if err := a.decided("nonce", a.o.Bundle.DecideNonce(c.ID, r.DocumentType)); err != nil {
 		return contract.NonceAnswer{}, err
 	}
 	var random [16]byte

@@ -266,7 +266,7 @@ func (a *Authority) shelveCertificates(ctx context.Context) error {
 		return nil
 	}
 	meta, err := json.Marshal(struct {
-		Issuer string              `json:"issuer"`
+		Issuer string             `json:"issuer"`
 		Keys   jose.JSONWebKeySet `json:"jwks"`
 	}{a.o.BaseURL, keys})
 	if err != nil {
