@@ -10,7 +10,10 @@
 package state
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"sealkeeper/policy"
@@ -61,7 +64,7 @@ type Credential struct {
 	Phase       Phase         `json:"phase"`
 }
 
-// Event changes a state. At is the time of the change; expired credentials are dropped by every Apply.
+// Event changes a state. At is the time of the change; every change drops the credentials that are expired by then.
 type Event struct {
 	At time.Time
 	// exactly one of these
@@ -75,29 +78,35 @@ type Event struct {
 
 // Issue reserves credentials: for a new device (Refresh false) or for the bound one. Replace must be true if another device is bound.
 type Issue struct {
-	Device      string // id for a new device; for a refresh the bound device's
-	Keys        [][32]byte
+	Device      string     // id for a new device; for a refresh the bound device's
+	Keys        [][32]byte // thumbprints; those of a refresh are added to the device's
 	Refresh     bool
 	Replace     bool
 	Credentials []Credential // phase Reserved
 }
 
-// Settle marks a reservation's credentials as signed (those not revoked meanwhile).
+// Settle marks a reservation's credentials as signed (those not revoked meanwhile). It changes phases alone, which neither policy nor a
+// status can see, so it does not raise the epoch: an approval that is on its way to the ledger stays good. An unknown reservation
+// (expired and dropped) changes nothing.
 type Settle struct{ Reservation string }
 
-// Again replaces a reservation that could not be rebuilt: its credentials are abandoned, the new ones take their place, nothing else changes.
+// Again replaces a reservation that could not be rebuilt: its credentials are abandoned, the new ones take their place, nothing else
+// changes. It is for the bound device alone and, as any issuing, not while a lock stands; a reservation of which nothing is waiting for a
+// signature any more (settled, revoked, expired) is refused with ErrSuperseded.
 type Again struct {
 	Old         string
 	Credentials []Credential
 }
 
-// Lock adds a reason. Device limits it to that device: if another one is bound nothing happens.
+// Lock adds a reason. Device limits it to that device: if it is not bound (any more) nothing happens. A subject lock may be added to an
+// unbound slot, where it blocks issuing; a device lock without a device to stop is refused with ErrUnbound.
 type Lock struct {
 	Lock   policy.Lock
 	Device string
 }
 
-// Unlock removes a reason; the class must be the one that added it.
+// Unlock removes a reason; the class must be the one that added it. A reason that is not there, or a Device that is not bound any more
+// (a late `found`), changes nothing.
 type Unlock struct {
 	Lock   policy.Lock
 	Device string
@@ -117,23 +126,313 @@ type Change struct {
 }
 
 var (
-	ErrOccupied = errors.New("another device is bound")           // Issue without Replace
-	ErrUnbound  = errors.New("no device is bound")                // Refresh, Lock, Revoke without a device
-	ErrOther    = errors.New("another device is bound by now")    // Refresh for a device that was replaced
-	ErrLocked   = errors.New("the card is locked")                // Refresh while locked; Issue while a subject lock stands
-	ErrClass    = errors.New("another authority added this lock") // Unlock by another class
-	ErrEvent    = errors.New("the event is malformed")
+	ErrOccupied   = errors.New("another device is bound")           // Issue without Replace
+	ErrUnbound    = errors.New("no device is bound")                // Refresh, Again, Revoke or a device lock without a device
+	ErrOther      = errors.New("another device is bound by now")    // Refresh or Again for a device that was replaced
+	ErrLocked     = errors.New("the card is locked")                // Refresh or Again while locked; Issue while a subject lock stands
+	ErrClass      = errors.New("another authority added this lock") // Unlock by another class
+	ErrSuperseded = errors.New("nothing of the reservation waits for a signature")
+	ErrEvent      = errors.New("the event is malformed")
 )
 
-// SubjectLock reports whether a lock reason stays with the subject when the phone is replaced, and blocks issuing.
-func SubjectLock(reason string) bool { return false }
+// SubjectLock reports whether a lock reason stays with the subject when the phone is replaced, and blocks issuing. Only the two losses
+// of a phone end with the phone: a reason that is not known here blocks, since that is the safer mistake.
+func SubjectLock(reason string) bool { return reason != "telecom_lost" && reason != "self_lost" }
 
 // Apply returns the next state, without touching s, and the status changes. A lock or unlock that changes nothing returns s unchanged
-// (same epoch) and no error. Every real change raises the epoch by one.
-func (s State) Apply(e Event) (State, []Change, error) { return s, nil, ErrEvent }
+// (same epoch) and no error. Every real change but Settle raises the epoch by one.
+//
+// The changes are the difference of every unexpired credential's Status before and after, so no branch below can forget one, and From is
+// what the list shows now (an index that no credential had is 0 there).
+func (s State) Apply(e Event) (State, []Change, error) {
+	if e.At.IsZero() {
+		return s, nil, fmt.Errorf("%w: no time", ErrEvent)
+	}
+	next, parts := s.clone(), 0
+	var changed bool
+	var err error
+	if e.Issue != nil {
+		parts++
+		changed, err = next.issue(*e.Issue, e.At)
+	}
+	if e.Settle != nil {
+		parts++
+		changed = next.settle(*e.Settle)
+	}
+	if e.Again != nil {
+		parts++
+		changed, err = next.again(*e.Again, e.At)
+	}
+	if e.Lock != nil {
+		parts++
+		changed, err = next.lock(*e.Lock)
+	}
+	if e.Unlock != nil {
+		parts++
+		changed, err = next.unlock(*e.Unlock)
+	}
+	if e.Revoke != nil {
+		parts++
+		changed, err = next.revoke(*e.Revoke)
+	}
+	switch {
+	case parts != 1:
+		return s, nil, fmt.Errorf("%w: %d kinds of change in one", ErrEvent, parts)
+	case err != nil:
+		return s, nil, err
+	case !changed:
+		return s, nil, nil
+	}
+	if e.Settle == nil {
+		next.Epoch++
+	}
+	next.Credentials = slices.DeleteFunc(next.Credentials, func(c Credential) bool { return c.expired(e.At) })
+	if len(next.Credentials) == 0 {
+		next.Credentials = nil
+	}
+	before := make(map[place]byte, len(s.Credentials))
+	for _, c := range s.Credentials {
+		before[c.place()] = s.Status(c)
+	}
+	var changes []Change
+	for _, c := range next.Credentials {
+		if from, to := before[c.place()], next.Status(c); from != to {
+			changes = append(changes, Change{c.List, c.Index, from, to})
+		}
+	}
+	return next, changes, nil
+}
 
-// Status of a credential under this state, as its list must show it.
-func (s State) Status(c Credential) byte { return 0 }
+// Status of a credential under this state, as its list must show it. A reserved credential counts like a signed one: the signature may
+// exist outside even if nobody here ever saw it.
+func (s State) Status(c Credential) byte {
+	switch {
+	case !c.live():
+		return Invalid
+	case c.Format != policy.MDoc && len(s.Locks) > 0: // an mdoc knows no suspension: its lock is in its phase
+		return Suspended
+	}
+	return Valid
+}
 
 // Slot is what policy may see at an instant: credentials expired by then don't count; a device whose credentials all expired is still bound.
-func (s State) Slot(at time.Time) policy.Slot { return policy.Slot{} }
+// Live and Newest count unrevoked credentials, suspended and reserved ones included.
+func (s State) Slot(at time.Time) policy.Slot {
+	p := policy.Slot{Epoch: s.Epoch, Locks: slices.Clone(s.Locks)}
+	if s.Device != nil {
+		p.Bound, p.Device, p.Keys, p.Since = true, s.Device.ID, slices.Clone(s.Device.Keys), s.Device.Since
+	}
+	for _, c := range s.Credentials {
+		if !c.live() || c.expired(at) {
+			continue
+		}
+		p.Live++
+		if c.Made.After(p.Newest) {
+			p.Newest = c.Made
+		}
+	}
+	return p
+}
+
+// place of a credential in a status list: it belongs to at most one credential, for ever.
+type place struct {
+	list  string
+	index uint64
+}
+
+func (c Credential) place() place              { return place{c.List, c.Index} }
+func (c Credential) live() bool                { return c.Phase == Reserved || c.Phase == Signed }
+func (c Credential) expired(at time.Time) bool { return at.After(c.NotAfter) }
+func (s State) bound(device string) bool       { return s.Device != nil && s.Device.ID == device }
+func (s State) elsewhere(device string) bool   { return device != "" && !s.bound(device) }
+func instant(t time.Time) time.Time            { return t.UTC().Round(0) } // survives JSON unchanged
+func isDeviceLock(l policy.Lock) bool          { return !SubjectLock(l.Reason) }
+func isSubjectLock(l policy.Lock) bool         { return SubjectLock(l.Reason) }
+func compareLocks(a, b policy.Lock) int {
+	return cmp.Or(cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Class, b.Class))
+}
+
+func (s State) clone() State {
+	if s.Device != nil {
+		d := *s.Device
+		d.Keys = slices.Clone(d.Keys)
+		s.Device = &d
+	}
+	s.Locks, s.Credentials = slices.Clone(s.Locks), slices.Clone(s.Credentials)
+	return s
+}
+
+// issue binds and reserves. The order matters: everything of the old device is revoked and its locks are gone before the new
+// credentials are there, so nothing that ends the old one can touch the new ones.
+func (s *State) issue(i Issue, at time.Time) (bool, error) {
+	if i.Device == "" || len(i.Credentials) == 0 {
+		return false, fmt.Errorf("%w: issuing needs a device and credentials", ErrEvent)
+	}
+	if i.Refresh {
+		switch {
+		case s.Device == nil:
+			return false, ErrUnbound
+		case s.Device.ID != i.Device:
+			return false, ErrOther
+		case len(s.Locks) > 0:
+			return false, ErrLocked
+		}
+		for _, k := range i.Keys {
+			if !slices.Contains(s.Device.Keys, k) {
+				s.Device.Keys = append(s.Device.Keys, k)
+			}
+		}
+		return true, s.add(i.Credentials, at)
+	}
+	switch {
+	case len(i.Keys) == 0:
+		return false, fmt.Errorf("%w: a device has at least one key", ErrEvent)
+	case slices.ContainsFunc(s.Locks, isSubjectLock):
+		return false, ErrLocked
+	case s.bound(i.Device) && len(s.Locks) > 0: // a lost phone can't shed its lock by being issued to again
+		return false, ErrLocked
+	case s.Device != nil && !i.Replace:
+		return false, ErrOccupied
+	}
+	s.end()
+	s.Device = &Device{ID: i.Device, Keys: slices.Clone(i.Keys), Since: instant(at)}
+	return true, s.add(i.Credentials, at)
+}
+
+// add puts reserved credentials of the bound device into the slot.
+func (s *State) add(made []Credential, at time.Time) error {
+	taken := make(map[place]bool, len(s.Credentials)+len(made))
+	for _, c := range s.Credentials {
+		taken[c.place()] = true
+		if c.Reservation == made[0].Reservation {
+			return fmt.Errorf("%w: reservation %s is known already", ErrEvent, c.Reservation)
+		}
+	}
+	for _, c := range made {
+		switch {
+		case c.Reservation == "" || c.Reservation != made[0].Reservation:
+			return fmt.Errorf("%w: credentials of one event have one reservation", ErrEvent)
+		case c.Format != policy.MDoc && c.Format != policy.SDJWT:
+			return fmt.Errorf("%w: format %q has no status list", ErrEvent, c.Format)
+		case c.List == "" || taken[c.place()]:
+			return fmt.Errorf("%w: status index %s/%d is missing or taken", ErrEvent, c.List, c.Index)
+		case c.Phase != "" && c.Phase != Reserved:
+			return fmt.Errorf("%w: a new credential is reserved, not %s", ErrEvent, c.Phase)
+		case c.Device != "" && c.Device != s.Device.ID:
+			return fmt.Errorf("%w: credential of device %s for device %s", ErrEvent, c.Device, s.Device.ID)
+		case !slices.Contains(s.Device.Keys, c.Key):
+			return fmt.Errorf("%w: credential for a key that device %s does not have", ErrEvent, s.Device.ID)
+		case !at.Before(c.NotAfter):
+			return fmt.Errorf("%w: credential is expired at birth", ErrEvent)
+		}
+		taken[c.place()] = true
+		if c.Made.IsZero() {
+			c.Made = at
+		}
+		c.Device, c.Phase, c.Made, c.NotAfter = s.Device.ID, Reserved, instant(c.Made), instant(c.NotAfter)
+		s.Credentials = append(s.Credentials, c)
+	}
+	return nil
+}
+
+func (s *State) settle(e Settle) (changed bool) {
+	for i := range s.Credentials {
+		if c := &s.Credentials[i]; c.Reservation == e.Reservation && c.Phase == Reserved {
+			c.Phase, changed = Signed, true
+		}
+	}
+	return changed
+}
+
+func (s *State) again(e Again, at time.Time) (bool, error) {
+	if e.Old == "" || len(e.Credentials) == 0 {
+		return false, fmt.Errorf("%w: a reservation and credentials are needed", ErrEvent)
+	}
+	device, waiting := "", false
+	for i := range s.Credentials {
+		if c := &s.Credentials[i]; c.Reservation == e.Old {
+			device = c.Device
+			if c.Phase == Reserved {
+				c.Phase, waiting = Abandoned, true
+			}
+		}
+	}
+	switch {
+	case s.Device == nil:
+		return false, ErrUnbound
+	case device != "" && s.Device.ID != device:
+		return false, ErrOther
+	case !waiting:
+		return false, ErrSuperseded
+	case len(s.Locks) > 0:
+		return false, ErrLocked
+	}
+	return true, s.add(e.Credentials, at)
+}
+
+func (s *State) lock(e Lock) (bool, error) {
+	switch {
+	case e.Lock.Reason == "" || e.Lock.Class == "":
+		return false, fmt.Errorf("%w: a lock has a reason and a class", ErrEvent)
+	case s.elsewhere(e.Device):
+		return false, nil
+	case s.Device == nil && isDeviceLock(e.Lock):
+		return false, ErrUnbound
+	}
+	i, there := slices.BinarySearchFunc(s.Locks, e.Lock, compareLocks)
+	if there {
+		return false, nil
+	}
+	s.Locks = slices.Insert(s.Locks, i, e.Lock)
+	for i := range s.Credentials {
+		if c := &s.Credentials[i]; c.Format == policy.MDoc && c.live() {
+			c.Phase = Revoked
+		}
+	}
+	return true, nil
+}
+
+func (s *State) unlock(e Unlock) (bool, error) {
+	switch {
+	case e.Lock.Reason == "" || e.Lock.Class == "":
+		return false, fmt.Errorf("%w: a lock has a reason and a class", ErrEvent)
+	case s.elsewhere(e.Device):
+		return false, nil
+	}
+	if i, there := slices.BinarySearchFunc(s.Locks, e.Lock, compareLocks); there {
+		if s.Locks = slices.Delete(s.Locks, i, i+1); len(s.Locks) == 0 {
+			s.Locks = nil
+		}
+		return true, nil
+	}
+	if slices.ContainsFunc(s.Locks, func(l policy.Lock) bool { return l.Reason == e.Lock.Reason }) {
+		return false, ErrClass
+	}
+	return false, nil
+}
+
+func (s *State) revoke(e Revoke) (bool, error) {
+	switch {
+	case e.Reason == "":
+		return false, fmt.Errorf("%w: a revocation has a reason", ErrEvent)
+	case s.elsewhere(e.Device):
+		return false, nil
+	case s.Device == nil:
+		return false, ErrUnbound
+	}
+	s.end()
+	return true, nil
+}
+
+// end of the bound device: every credential of the slot is revoked for ever, and the locks that were about the phone go with it.
+func (s *State) end() {
+	for i := range s.Credentials {
+		if c := &s.Credentials[i]; c.live() {
+			c.Phase = Revoked
+		}
+	}
+	if s.Locks = slices.DeleteFunc(s.Locks, isDeviceLock); len(s.Locks) == 0 {
+		s.Locks = nil
+	}
+	s.Device = nil
+}
