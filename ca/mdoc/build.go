@@ -281,7 +281,7 @@ func validity(at time.Time, grain, lifetime time.Duration, leaf *x509.Certificat
 	if until.After(leaf.NotAfter) {
 		until = leaf.NotAfter.UTC().Truncate(time.Second)
 	}
-	if !until.After(signed) || at.After(leaf.NotAfter) || at.Before(leaf.NotBefore) {
+	if !until.After(signed) || at.After(leaf.NotAfter) {
 		return signed, until, fmt.Errorf("certificate %s is valid from %s until %s, not at %s", leaf.Subject,
 			leaf.NotBefore.Format(time.RFC3339), leaf.NotAfter.Format(time.RFC3339), at.Format(time.RFC3339))
 	}
@@ -485,4 +485,3 @@ func coseKey(key crypto.PublicKey) ([]byte, error) {
 	}
 	return encoding.Marshal(o)
 }
-

@@ -1,15 +1,17 @@
-// Package statuslist builds status list tokens (IETF Token Status List; ISO/IEC 18013-5 for the mdoc list).
+// Package statuslist builds status list tokens (IETF Token Status List, draft-ietf-oauth-status-list-20): a JWT for SD-JWT VCs, whose
+// specification wants a JWT, and a CWT for mdocs (ISO/IEC 18013-5 WD v4 12.3.6.3), whose status can only be revocation. They are decoded
+// by package verifier alone.
 package statuslist
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 
 	"sealkeeper/ledger"
 	"sealkeeper/policy"
 	"sealkeeper/release"
 )
-
-var errNotBuilt = errors.New("not built")
 
 // Media types of the two token forms.
 const (
@@ -18,35 +20,43 @@ const (
 )
 
 // TBS is one drafted list version. Only Draft makes one.
-type TBS struct{}
+type TBS struct {
+	bytes     []byte
+	media     string
+	protected []byte // CWT
+	payload   []byte // CWT
+	sigSize   int
+}
 
 // Bytes to be signed: JWS signing input (lists for SD-JWT VC) or COSE Sig_structure (lists for mdoc).
-func (t *TBS) Bytes() []byte { return nil }
+func (t *TBS) Bytes() []byte { return t.bytes }
 
 // MediaType of the token that Join makes.
-func (t *TBS) MediaType() string { return "" }
+func (t *TBS) MediaType() string { return t.media }
 
 // Draft builds the token's bytes out of an approved list. Claims: sub, iat, exp, ttl, status_list, and the version in a claim of its
 // own ("sealkeeper_version"; in the CWT the text key of that name). x5c in the JWT's protected header, x5chain in the CWT's protected header.
 // level is the zlib level: low when urgent, high when settled.
-func Draft(a *policy.Approval, signer ledger.Key, level int) (*TBS, error) { return nil, errNotBuilt }
-
-// Join makes the token. It refuses a signature over other bytes.
-func Join(t *TBS, c *release.Checked, i int) ([]byte, error) { return nil, errNotBuilt }
-
-// Token is a decoded list of either form, its signature not yet verified.
-type Token struct {
-	MediaType, Subject string
-	IssuedAt, Expires  int64
-	TTL, Version       int64
-	Bits               int
-	Image              []byte
-	Chain              [][]byte // DER, leaf first
+func Draft(a *policy.Approval, signer ledger.Key, level int) (*TBS, error) {
+	list, ok := a.List()
+	if !ok {
+		return nil, errors.New("a status list token needs an approved list")
+	}
+	if !a.Allows(policy.PurposeList) || signer.Purpose != policy.PurposeList {
+		return nil, fmt.Errorf("key %q is not one that this approval lets sign a status list", signer.ID)
+	}
+	return build(list, signer.Algorithm, signer.Chain, signer.SPKI, level)
 }
 
-// Get returns the status at an index; ok is false out of bounds.
-func (t *Token) Get(index uint64) (status byte, ok bool) { return 0, false }
-
-// Parse decodes a token from outside, bounded: at most maxEntries entries are inflated. Verify checks the signature with the chain's leaf
-// and the chain up to one of the roots at the given instant.
-func Parse(data []byte, maxEntries uint64) (*Token, error) { return nil, errNotBuilt }
+// Join makes the token. It refuses a signature over other bytes.
+func Join(t *TBS, c *release.Checked, i int) ([]byte, error) {
+	switch {
+	case t == nil || len(t.bytes) == 0:
+		return nil, errors.New("joining a status list token without a draft")
+	case c == nil || i < 0 || i >= c.Len():
+		return nil, errors.New("joining a status list token without a checked signature")
+	case !bytes.Equal(c.TBS(i), t.bytes):
+		return nil, errors.New("the checked signature is over other bytes than this status list's")
+	}
+	return t.join(c.Raw(i))
+}
