@@ -23,6 +23,7 @@ var (
 		}
 		return m
 	}()
+	coreDet cbor.EncMode = enc
 	// Both ends are this program, so anything that is not exactly what Write makes is a fault: nothing is skipped or guessed.
 	dec = func() cbor.DecMode {
 		m, err := cbor.DecOptions{
