@@ -1,0 +1,47 @@
+# sealkeeper: make demo, make test. Everything else is for those who work on it.
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
+LDFLAGS  = -X main.version=$(VERSION)
+export CGO_ENABLED = 1
+
+.PHONY: all build demo test unit interop check fuzz clean
+
+all: build
+
+build: ## the daemon and the operator's tool, in bin/
+	@mkdir -p bin
+	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/sealkeeperd ./cmd/sealctl
+
+demo: ## the story of one card, told by the real daemon over real mTLS
+	@sh scripts/require.sh demo
+	@$(MAKE) --no-print-directory build
+	@$(GO) build -trimpath -o bin/demo ./tests/demo
+	@bin/demo
+
+test: ## everything: static checks, unit and end-to-end tests with the race detector, foreign verifiers
+	@sh scripts/require.sh test
+	@$(MAKE) --no-print-directory check unit interop
+
+unit:
+	$(GO) test -race -timeout 10m ./...
+
+check:
+	@test -z "$$(gofmt -l . | tee /dev/stderr)" || (echo "run gofmt -w on these files" && exit 1)
+	$(GO) vet ./...
+
+interop: ## verifiers written by others agree with every step of the demo
+	@$(MAKE) --no-print-directory build
+	@$(GO) build -trimpath -o bin/demo ./tests/demo
+	@DEMO_WORK=.demo/interop-work DEMO_OUT=.demo/interop bin/demo >.demo-interop.log 2>&1 || (cat .demo-interop.log; exit 1)
+	@rm -f .demo-interop.log
+	cd tests/interop && npm ci --no-audit --no-fund --silent
+	node tests/interop/verify.mjs .demo/interop
+	sh tests/interop/openssl.sh .demo/interop
+
+FUZZTIME ?= 60s
+fuzz: ## every fuzz target for FUZZTIME
+	@for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep ^Fuzz); do \
+		echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
+
+clean:
+	rm -rf bin .demo .bench

@@ -1,0 +1,401 @@
+// Package config reads the one configuration file of the daemon. It is strict: an unknown or doubled key, a wrong type or a value out of
+// bounds is an error that names file and line, says which key it is, and what to do. After Load nobody checks again.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// file is the YAML as written. Every key is documented in docs/config.md.
+type file struct {
+	Installation struct {
+		Name         string `yaml:"name"`
+		Country      string `yaml:"country"`
+		State        string `yaml:"state"`
+		Organization string `yaml:"organization"`
+	} `yaml:"installation"`
+	Data            string   `yaml:"data"`
+	HighWater       string   `yaml:"high_water"`
+	Policy          string   `yaml:"policy"`
+	WalletProviders []string `yaml:"wallet_providers"`
+	PublicURL       string   `yaml:"public_url"`
+	Listen          struct {
+		Issuance   string `yaml:"issuance"`
+		Public     string `yaml:"public"`
+		Operations string `yaml:"operations"`
+	} `yaml:"listen"`
+	TLS struct {
+		Hosts []string `yaml:"hosts"`
+	} `yaml:"tls"`
+	HSM struct {
+		Module    string `yaml:"module"`
+		Embedded  *bool  `yaml:"embedded"`
+		Algorithm string `yaml:"algorithm"`
+		Workers   *int   `yaml:"workers"`
+		Sessions  *int   `yaml:"sessions"`
+		Copies    *bool  `yaml:"session_copies"`
+		Deadline  string `yaml:"deadline"`
+		Online    token  `yaml:"online"`
+		IACA      token  `yaml:"iaca"`
+	} `yaml:"hsm"`
+	Lists struct {
+		Entries *uint64 `yaml:"entries"`
+		TTL     string  `yaml:"ttl"`
+		Life    string  `yaml:"life"`
+		CRLLife string  `yaml:"crl_life"`
+	} `yaml:"lists"`
+	Evidence struct {
+		NonceLife      string `yaml:"nonce_life"`
+		AttestationAge string `yaml:"attestation_age"`
+		Skew           string `yaml:"skew"`
+		MaxKeys        *int   `yaml:"max_keys"`
+	} `yaml:"evidence"`
+	Limits struct {
+		Concurrent *int   `yaml:"concurrent_issues"`
+		Queue      *int   `yaml:"queue"`
+		Drain      string `yaml:"drain"`
+	} `yaml:"limits"`
+}
+
+type token struct {
+	Label   string `yaml:"label"`
+	Serial  string `yaml:"serial"`
+	PINFile string `yaml:"pin_file"`
+}
+
+// Config is what the rest of the program sees: absolute paths, parsed durations, checked bounds.
+type Config struct {
+	File            string
+	Name            string
+	Country         string
+	State           string
+	Organization    string
+	Data            string // directory of ledger, tokens, TLS keys and publish directory
+	HighWater       string
+	Policy          string
+	WalletProviders []string
+	PublicURL       string // without trailing slash
+	Issuance        string
+	Public          string
+	Operations      string
+	Hosts           []string
+	Module          string
+	Embedded        bool // SoftHSM token directories under Data
+	Algorithm       string
+	Workers         int
+	Sessions        int
+	Copies          bool
+	Deadline        time.Duration
+	Online, IACA    Token
+	ListEntries     uint64
+	ListTTL         time.Duration
+	ListLife        time.Duration
+	CRLLife         time.Duration
+	NonceLife       time.Duration
+	AttestationAge  time.Duration
+	Skew            time.Duration
+	MaxKeys         int
+	Concurrent      int
+	Queue           int
+	Drain           time.Duration
+}
+
+// Token of the HSM.
+type Token struct {
+	Name    string
+	Label   string
+	Serial  string
+	PINFile string // 0400; read at each worker start
+	Dir     string // embedded SoftHSM: its directory
+	Marker  string // left by a refused PIN
+}
+
+// Paths under Data.
+func (c *Config) Ledger() string       { return filepath.Join(c.Data, "ledger.db") }
+func (c *Config) PublishDir() string   { return filepath.Join(c.Data, "publish") }
+func (c *Config) TLSDir() string       { return filepath.Join(c.Data, "tls") }
+func (c *Config) ServerCert() string   { return filepath.Join(c.TLSDir(), "server.pem") }
+func (c *Config) ServerKey() string    { return filepath.Join(c.TLSDir(), "server.key") }
+func (c *Config) ClientCAFile() string { return filepath.Join(c.TLSDir(), "client-ca.pem") }
+
+// Error is one complaint about one line.
+type Error struct {
+	File string
+	Line int
+	Key  string
+	What string
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%s:%d: %s: %s", e.File, e.Line, e.Key, e.What) }
+
+const maxFile = 1 << 20
+
+// Load reads and checks a file. All complaints are joined, so that one run shows everything.
+func Load(path string) (*Config, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", path, err)
+	}
+	return Parse(path, data)
+}
+
+var yamlLine = regexp.MustCompile(`^(?:yaml: )?line (\d+): (.*)$`)
+
+// Parse checks the bytes of a configuration file; path is used for messages and as the base of relative paths.
+func Parse(path string, data []byte) (*Config, error) {
+	if len(data) > maxFile {
+		return nil, fmt.Errorf("%s: the file is larger than %d bytes", path, maxFile)
+	}
+	var raw file
+	d := yaml.NewDecoder(bytes.NewReader(data))
+	d.KnownFields(true)
+	if err := d.Decode(&raw); err != nil && !errors.Is(err, io.EOF) {
+		return nil, yamlError(path, err)
+	}
+	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s: the file has a second YAML document; remove it", path)
+	}
+	var root yaml.Node
+	if err := yaml.Unmarshal(data, &root); err != nil {
+		return nil, yamlError(path, err)
+	}
+	c := checker{file: path, root: &root, base: filepath.Dir(path)}
+	out := c.config(&raw)
+	if len(c.errs) > 0 {
+		return nil, errors.Join(c.errs...)
+	}
+	return out, nil
+}
+
+func yamlError(path string, err error) error {
+	var many *yaml.TypeError
+	lines := []string{err.Error()}
+	if errors.As(err, &many) {
+		lines = many.Errors
+	}
+	var out []error
+	for _, l := range lines {
+		if m := yamlLine.FindStringSubmatch(l); m != nil {
+			what := m[2]
+			if i := strings.Index(what, " in type "); i > 0 {
+				what = strings.Replace(what[:i], "field ", "unknown key ", 1)
+				what = strings.TrimSuffix(what, " not found") + "; remove it or see docs/config.md"
+			}
+			out = append(out, fmt.Errorf("%s:%s: %s", path, m[1], what))
+		} else {
+			out = append(out, fmt.Errorf("%s: %s", path, l))
+		}
+	}
+	return errors.Join(out...)
+}
+
+type checker struct {
+	file string
+	root *yaml.Node
+	base string
+	errs []error
+}
+
+// line finds where a key stands; a missing key is reported at its parent.
+func (c *checker) line(key string) int {
+	n := c.root
+	if n.Kind == yaml.DocumentNode && len(n.Content) > 0 {
+		n = n.Content[0]
+	}
+	line := max(n.Line, 1)
+	for _, part := range strings.Split(key, ".") {
+		found := false
+		for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
+			if n.Content[i].Value == part {
+				line, n, found = n.Content[i].Line, n.Content[i+1], true
+				break
+			}
+		}
+		if !found {
+			break
+		}
+	}
+	return line
+}
+
+func (c *checker) fail(key, format string, args ...any) {
+	c.errs = append(c.errs, &Error{File: c.file, Line: c.line(key), Key: key, What: fmt.Sprintf(format, args...)})
+}
+
+func (c *checker) required(key, v string) string {
+	if v == "" {
+		c.fail(key, "is missing; set it")
+	}
+	return v
+}
+
+func (c *checker) path(key, v, byDefault string) string {
+	if v == "" {
+		v = byDefault
+	}
+	if v == "" {
+		c.fail(key, "is missing; set it")
+		return ""
+	}
+	if !filepath.IsAbs(v) {
+		v = filepath.Join(c.base, v)
+	}
+	abs, err := filepath.Abs(v)
+	if err != nil {
+		c.fail(key, "%v", err)
+	}
+	return abs
+}
+
+func (c *checker) duration(key, v string, byDefault, low, high time.Duration) time.Duration {
+	if v == "" {
+		return byDefault
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil {
+		c.fail(key, "%q is no duration; write for example 90s, 15m or 24h", v)
+		return byDefault
+	}
+	if d < low || d > high {
+		c.fail(key, "%s is out of bounds; allowed is %s to %s", d, low, high)
+	}
+	return d
+}
+
+func (c *checker) number(key string, v *int, byDefault, low, high int) int {
+	if v == nil {
+		return byDefault
+	}
+	if *v < low || *v > high {
+		c.fail(key, "%d is out of bounds; allowed is %d to %d", *v, low, high)
+	}
+	return *v
+}
+
+func (c *checker) address(key, v, byDefault string) string {
+	if v == "" {
+		v = byDefault
+	}
+	if _, _, err := net.SplitHostPort(v); err != nil {
+		c.fail(key, "%q is no address; write host:port, for example %s", v, byDefault)
+	}
+	return v
+}
+
+func (c *checker) config(f *file) *Config {
+	o := &Config{File: c.file}
+	o.Name = c.required("installation.name", f.Installation.Name)
+	o.Country = c.required("installation.country", f.Installation.Country)
+	if o.Country != "" && !regexp.MustCompile(`^[A-Z]{2}$`).MatchString(o.Country) {
+		c.fail("installation.country", "%q is no ISO 3166-1 alpha-2 code; write two upper case letters, for example KR", o.Country)
+	}
+	for key, v := range map[string]string{"installation.name": o.Name, "installation.state": f.Installation.State, "installation.organization": f.Installation.Organization} {
+		if len(v) > 48 {
+			c.fail(key, "has %d bytes; at most 48 fit into a certificate's name", len(v))
+		}
+	}
+	o.State, o.Organization = f.Installation.State, f.Installation.Organization
+	o.Data = c.path("data", f.Data, "")
+	o.HighWater = c.path("high_water", f.HighWater, "")
+	if o.Data != "" && strings.HasPrefix(o.HighWater, o.Data+string(filepath.Separator)) {
+		c.fail("high_water", "lies inside data; put it elsewhere, better on another disk, or an old backup brings its old record along")
+	}
+	o.Policy = c.path("policy", f.Policy, "")
+	if len(f.WalletProviders) == 0 {
+		c.fail("wallet_providers", "is missing; name at least one PEM file with anchors of key attestations")
+	}
+	for _, w := range f.WalletProviders {
+		o.WalletProviders = append(o.WalletProviders, c.path("wallet_providers", w, ""))
+	}
+	o.PublicURL = strings.TrimSuffix(c.required("public_url", f.PublicURL), "/")
+	if u, err := url.Parse(o.PublicURL); o.PublicURL != "" && (err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Host == "" || u.RawQuery != "" || u.Fragment != "") {
+		c.fail("public_url", "%q is no base URL; write https://host[:port][/path]: it becomes part of every credential", f.PublicURL)
+	}
+	o.Issuance = c.address("listen.issuance", f.Listen.Issuance, "127.0.0.1:8443")
+	o.Public = c.address("listen.public", f.Listen.Public, "127.0.0.1:8080")
+	o.Operations = c.address("listen.operations", f.Listen.Operations, "127.0.0.1:9464")
+	if o.Hosts = f.TLS.Hosts; len(o.Hosts) == 0 {
+		o.Hosts = []string{"localhost", "127.0.0.1"}
+	}
+	o.Module = f.HSM.Module
+	o.Embedded = f.HSM.Embedded == nil || *f.HSM.Embedded
+	if !o.Embedded && o.Module == "" {
+		c.fail("hsm.module", "is missing; name the PKCS#11 library of your HSM, or set hsm.embedded: true")
+	}
+	switch o.Algorithm = f.HSM.Algorithm; o.Algorithm {
+	case "":
+		o.Algorithm = "ES256"
+	case "ES256", "ES384", "EdDSA":
+	default:
+		c.fail("hsm.algorithm", "%q is not supported; use ES256, ES384 or EdDSA", o.Algorithm)
+	}
+	o.Workers = c.number("hsm.workers", f.HSM.Workers, 2, 1, 64)
+	o.Sessions = c.number("hsm.sessions", f.HSM.Sessions, 1, 1, 64)
+	o.Copies = o.Embedded && (f.HSM.Copies == nil || *f.HSM.Copies)
+	if !o.Embedded && f.HSM.Copies != nil && *f.HSM.Copies {
+		c.fail("hsm.session_copies", "is for the embedded SoftHSM only; remove it")
+	}
+	o.Deadline = c.duration("hsm.deadline", f.HSM.Deadline, time.Second, 50*time.Millisecond, time.Minute)
+	o.Online = c.token("online", f.HSM.Online, o)
+	o.IACA = c.token("iaca", f.HSM.IACA, o)
+	if o.Online.PINFile == o.IACA.PINFile {
+		c.fail("hsm.iaca.pin_file", "is the file of the online token; the IACA has a token and a PIN of its own")
+	}
+	o.ListEntries = 1 << 20
+	if e := f.Lists.Entries; e != nil {
+		if o.ListEntries = *e; o.ListEntries < 1024 || o.ListEntries > 1<<24 || o.ListEntries&(o.ListEntries-1) != 0 {
+			c.fail("lists.entries", "%d is no power of two from 1024 to 16777216; use 1048576 to let holders hide in a crowd", o.ListEntries)
+		}
+	}
+	o.ListLife = c.duration("lists.life", f.Lists.Life, 12*time.Hour, 10*time.Second, 31*24*time.Hour)
+	o.ListTTL = c.duration("lists.ttl", f.Lists.TTL, time.Minute, time.Second, 24*time.Hour)
+	if o.ListTTL > o.ListLife/2 {
+		c.fail("lists.ttl", "%s is more than half of lists.life (%s); readers would keep expired lists", o.ListTTL, o.ListLife)
+	}
+	o.CRLLife = c.duration("lists.crl_life", f.Lists.CRLLife, 30*24*time.Hour, time.Hour, 90*24*time.Hour)
+	o.NonceLife = c.duration("evidence.nonce_life", f.Evidence.NonceLife, 5*time.Minute, time.Second, time.Hour)
+	o.AttestationAge = c.duration("evidence.attestation_age", f.Evidence.AttestationAge, 24*time.Hour, time.Second, 31*24*time.Hour)
+	o.Skew = c.duration("evidence.skew", f.Evidence.Skew, 30*time.Second, 0, 5*time.Minute)
+	o.MaxKeys = c.number("evidence.max_keys", f.Evidence.MaxKeys, 16, 1, 64)
+	o.Concurrent = c.number("limits.concurrent_issues", f.Limits.Concurrent, 256, 1, 1<<16)
+	o.Queue = c.number("limits.queue", f.Limits.Queue, 1024, 1, 1<<20)
+	o.Drain = c.duration("limits.drain", f.Limits.Drain, 10*time.Second, time.Second, 5*time.Minute)
+	return o
+}
+
+func (c *checker) token(name string, t token, o *Config) Token {
+	out := Token{Name: name, Label: t.Label, Serial: t.Serial}
+	if out.Label == "" {
+		out.Label = "sealkeeper-" + name
+	}
+	if len(out.Label) > 32 {
+		c.fail("hsm."+name+".label", "has %d bytes; a PKCS#11 label has at most 32", len(out.Label))
+	}
+	byDefault := ""
+	if o.Data != "" {
+		byDefault = filepath.Join(o.Data, "pins", name)
+	}
+	out.PINFile = c.path("hsm."+name+".pin_file", t.PINFile, byDefault)
+	if o.Embedded {
+		out.Dir = filepath.Join(o.Data, "tokens", name)
+	}
+	out.Marker = filepath.Join(o.Data, "pin-refused-"+name)
+	return out
+}
