@@ -8,6 +8,7 @@ package evidence
 import (
 	"crypto"
 	"crypto/x509"
+	"slices"
 	"time"
 )
 
@@ -96,20 +97,20 @@ func (v *Verified) Valid() bool { return v != nil && len(v.keys) > 0 }
 func (v *Verified) About() Bound { return v.about }
 
 // Keys are the attested keys; the first one made the proof of possession.
-func (v *Verified) Keys() []Key { return v.keys }
+func (v *Verified) Keys() []Key { return slices.Clone(v.keys) }
 
 // Facts are the checked facts.
 func (v *Verified) Facts() Facts { return v.facts }
 
 // Burns are what may be used once.
-func (v *Verified) Burns() []Burn { return v.burns }
+func (v *Verified) Burns() []Burn { return slices.Clone(v.burns) }
 
 // Refusal is evidence that was looked at and not believed.
 type Refusal struct {
 	code, detail string
 }
 
-// Code is stable: evidence.proof_malformed, evidence.nonce_expired, …; docs/errors.md explains each.
+// Code is stable: evidence.proof_malformed, evidence.nonce_expired, …; Codes explains each.
 func (r *Refusal) Code() string { return r.code }
 
 // Error says what was wrong, without repeating any of the evidence.
@@ -117,17 +118,95 @@ func (r *Refusal) Error() string { return r.code + ": " + r.detail }
 
 func refuse(code, detail string) error { return &Refusal{code: "evidence." + code, detail: detail} }
 
-// Verifier checks evidence against one Trust snapshot. It keeps a cache of verified attestation chains, keyed by their content.
-type Verifier struct{}
+// Verifier checks evidence against one Trust snapshot. It keeps a cache of verified attestation chains, keyed by their content; as the
+// anchors can't change under it, neither can the meaning of a cached entry.
+type Verifier struct {
+	trust  Trust
+	chains chains
+}
 
-// NewVerifier makes a verifier.
-func NewVerifier(t Trust) *Verifier { return nil }
+// NewVerifier makes a verifier. What the snapshot lacks is refused later: no anchor means no trusted attestation, no nonce key no evidence.
+func NewVerifier(t Trust) *Verifier {
+	t.WalletProviders = slices.Clone(t.WalletProviders)
+	return &Verifier{trust: t, chains: newChains(t.WalletProviders)}
+}
 
-// Verify checks everything of the bundle: formats.md 5.1 (OpenID4VCI F.4 and D.1). Errors are *Refusal.
-func (v *Verifier) Verify(about About, b Bundle) (*Verified, error) { return nil, nil }
+// Verify checks everything of the bundle: OpenID4VCI 1.0 F.4 and D.1, with HAIP's rule for x5c. Errors are *Refusal.
+//
+// The order is from cheap to dear: whatever can be refused by reading is refused before the first public key operation, and the nonce,
+// which an outsider can't forge, comes before anything that costs more than a hash.
+func (v *Verifier) Verify(about About, b Bundle) (*Verified, error) {
+	if about.Client == "" || about.DocumentType == "" || about.Audience == "" || v.trust.NonceKey == [32]byte{} {
+		return nil, refuse("unconfigured", "client, document type, audience and nonce key must all be known before evidence can be bound to them")
+	}
+	if len(b.Items) > 0 {
+		return nil, refuse("kind_unknown", "no evidence of kind "+printable(b.Items[0].Kind)+" is known to this version")
+	}
+	p, err := readProof(b.Proof)
+	if err != nil {
+		return nil, err
+	}
+	nonce, err := v.checkNonce(about, p.nonce)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.check(about, v.trust); err != nil {
+		return nil, err
+	}
+	text, err := theAttestation(p.attestation, b.KeyAttestation)
+	if err != nil {
+		return nil, err
+	}
+	a, err := readAttestation(text, v.trust.MaxKeys)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.check(about, v.trust, p.nonce); err != nil {
+		return nil, err
+	}
+	proving, err := p.keyAmong(a.keys)
+	if err != nil {
+		return nil, err
+	}
+	issuer, err := v.chains.verify(a.x5c, about.At)
+	if err != nil {
+		return nil, err
+	}
+	if !a.signedBy(issuer.key) {
+		return nil, refuse("attestation_signature", "the key attestation isn't signed by the leaf of its own x5c with its own alg")
+	}
+	if !p.signedBy(a.keys[proving].Public) {
+		return nil, refuse("proof_signature", "the proof isn't signed by the key that it names")
+	}
 
-// Nonce mints a nonce for a client and document type: it authenticates itself (MAC over client, document type and time), so nothing is
-// stored until it is used. random must be crypto/rand outside tests.
-func (v *Verifier) Nonce(client, documentType string, at time.Time, random [16]byte) (nonce string, expires time.Time) {
-	return "", time.Time{}
+	keys := make([]Key, 0, len(a.keys))
+	keys = append(keys, a.keys[proving])
+	keys = append(keys, a.keys[:proving]...)
+	keys = append(keys, a.keys[proving+1:]...)
+	return &Verified{
+		about: Bound{Client: about.Client, DocumentType: about.DocumentType, Audience: about.Audience, At: about.At},
+		keys:  keys,
+		facts: Facts{
+			Kinds:              []string{"key_attestation", "proof_of_possession"},
+			Identity:           "asserted-by-client",
+			KeyStorage:         a.keyStorage,
+			UserAuthentication: a.userAuthentication,
+			AttestationIssuer:  issuer.subject,
+			AttestationExpires: a.expires,
+		},
+		burns: []Burn{nonce, a.burn(issuer.spki, v.trust.Skew)},
+	}, nil
+}
+
+// printable is a kind in a form that may stand in an answer and a log: short, and of plain letters only.
+func printable(kind string) string {
+	if len(kind) == 0 || len(kind) > 40 {
+		return "(unprintable)"
+	}
+	for i := range len(kind) {
+		if c := kind[i]; c != '_' && (c < 'a' || c > 'z') && (c < '0' || c > '9') {
+			return "(unprintable)"
+		}
+	}
+	return kind
 }

@@ -1,0 +1,181 @@
+package evidence
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"slices"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"sealkeeper/internal/strict"
+)
+
+const maxAttestation = 128 << 10 // bytes of text: a chain of 64 KiB is encoded in base64 twice
+
+var (
+	attestationHeader  = strict.Limits{Bytes: maxAttestation, Depth: 4}
+	attestationPayload = strict.Limits{Bytes: 64 << 10, Depth: 6}
+)
+
+// attestation is an OpenID4VCI key attestation (D.1), decoded, its signature not yet verified.
+type attestation struct {
+	token
+	x5c                            jsontext.Value // array of texts, not looked into yet
+	keys                           []Key
+	nonce                          string
+	keyStorage, userAuthentication []string
+	issuedAt, expires              time.Time
+	notBefore                      time.Time // zero: not stated
+}
+
+// theAttestation takes the key attestation from the proof's header or from beside it. Two different ones would leave open which of
+// them was judged.
+func theAttestation(inProof, beside string) (string, error) {
+	switch {
+	case inProof == "" && beside == "":
+		return "", refuse("attestation_missing", "there is no key attestation, neither in the proof's header nor beside the proof")
+	case inProof != "" && beside != "" && inProof != beside:
+		return "", refuse("attestation_ambiguous", "the key attestation in the proof's header differs from the one beside the proof")
+	case inProof != "":
+		return inProof, nil
+	}
+	return beside, nil
+}
+
+func readAttestation(compact string, maxKeys int) (*attestation, error) {
+	if len(compact) > maxAttestation {
+		return nil, refuse("attestation_too_large", "the key attestation is larger than 128 KiB")
+	}
+	t, ok := split(compact)
+	if !ok {
+		return nil, refuse("attestation_malformed", "the key attestation is not three parts of canonical base64url")
+	}
+	var h struct {
+		Typ  string         `json:"typ"`
+		Alg  string         `json:"alg"`
+		X5C  jsontext.Value `json:"x5c"`
+		Crit jsontext.Value `json:"crit"`
+		B64  jsontext.Value `json:"b64"`
+	}
+	if strict.Loose(t.header, attestationHeader, &h) != nil {
+		return nil, refuse("attestation_malformed", "the key attestation's header is not one strict JSON object with members of the right types")
+	}
+	if h.Typ != "key-attestation+jwt" {
+		return nil, refuse("attestation_type", "the key attestation's typ is not key-attestation+jwt")
+	}
+	if h.Alg != "ES256" && h.Alg != "ES384" {
+		return nil, refuse("attestation_algorithm", "the key attestation's alg is neither ES256 nor ES384")
+	}
+	if len(h.Crit) > 0 || len(h.B64) > 0 {
+		return nil, refuse("attestation_critical", "the key attestation's header has crit or b64, no extension of JWS is known here")
+	}
+	if len(h.X5C) == 0 {
+		return nil, refuse("attestation_chain_missing", "the key attestation has no x5c; kid and trust_chain are not accepted")
+	}
+
+	var c struct {
+		Iat                *int64         `json:"iat"`
+		Exp                *int64         `json:"exp"`
+		Nbf                *int64         `json:"nbf"`
+		AttestedKeys       jsontext.Value `json:"attested_keys"`
+		KeyStorage         jsontext.Value `json:"key_storage"`
+		UserAuthentication jsontext.Value `json:"user_authentication"`
+		Nonce              string         `json:"nonce"`
+	}
+	if strict.Loose(t.payload, attestationPayload, &c) != nil {
+		return nil, refuse("attestation_malformed",
+			"the key attestation's payload is not one strict JSON object with members of the right types, 64 KiB at most")
+	}
+	a := &attestation{token: t, x5c: h.X5C, nonce: c.Nonce}
+	a.alg = h.Alg
+	var okIat, okExp bool
+	a.issuedAt, okIat = instant(c.Iat)
+	a.expires, okExp = instant(c.Exp)
+	if !okIat || !okExp { // exp MUST be there when the attestation comes with a jwt proof
+		return nil, refuse("attestation_time_missing", "the key attestation lacks iat or exp, or they aren't whole seconds before the year 10000")
+	}
+	if a.notBefore, ok = instant(c.Nbf); !ok && c.Nbf != nil {
+		return nil, refuse("attestation_malformed", "the key attestation's nbf is out of range")
+	}
+	var okStorage, okUser bool
+	a.keyStorage, okStorage = levels(c.KeyStorage)
+	a.userAuthentication, okUser = levels(c.UserAuthentication)
+	if !okStorage || !okUser {
+		return nil, refuse("attestation_levels",
+			"key_storage or user_authentication is not an array of 1 to 8 printable ASCII texts of at most 128 characters")
+	}
+	var err error
+	if a.keys, err = attestedKeys(c.AttestedKeys, maxKeys); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+func attestedKeys(array jsontext.Value, maxKeys int) (keys []Key, err error) {
+	n := 0
+	ok := each(array, maxKeys+1, func(v jsontext.Value) bool { // one more, to tell too many from not an array
+		if n++; n > maxKeys {
+			err = refuse("attestation_keys_too_many", "the key attestation has more attested_keys than this appliance accepts in one request")
+			return false
+		}
+		var k Key
+		if k, err = readJWK(v); err != nil {
+			return false
+		}
+		if slices.ContainsFunc(keys, func(o Key) bool { return o.Thumbprint == k.Thumbprint }) {
+			err = refuse("attestation_keys_repeated", "the key attestation names a key twice")
+			return false
+		}
+		keys = append(keys, k)
+		return true
+	})
+	if err != nil {
+		return nil, err
+	}
+	if !ok || len(keys) == 0 {
+		return nil, refuse("attestation_keys_missing", "the key attestation's attested_keys is not an array with at least one key")
+	}
+	return keys, nil
+}
+
+// levels reads key_storage or user_authentication. Values other than those of D.2 may occur, and only policy knows which are good
+// enough; but they go into decision records, so they must be short and plain.
+func levels(array jsontext.Value) (values []string, ok bool) {
+	if len(array) == 0 {
+		return nil, true // optional
+	}
+	ok = each(array, 8, func(v jsontext.Value) bool {
+		s, ok := text(v)
+		if !ok || s == "" || len(s) > 128 || slices.ContainsFunc([]byte(s), func(c byte) bool { return c <= ' ' || c > '~' }) {
+			return false
+		}
+		values = append(values, s)
+		return true
+	})
+	return values, ok && len(values) > 0
+}
+
+// check holds the attestation's claims against the instant and the proof.
+func (a *attestation) check(about About, t Trust, nonce string) error {
+	if a.issuedAt.After(about.At.Add(t.Skew)) || a.notBefore.After(about.At.Add(t.Skew)) {
+		return refuse("attestation_from_future", "the key attestation's iat or nbf is later than now; check the wallet provider's clock")
+	}
+	if !about.At.Before(a.expires.Add(t.Skew)) {
+		return refuse("attestation_expired", "the key attestation is past its exp; ask the wallet provider for a new one")
+	}
+	if about.At.Sub(a.issuedAt) > t.AttestationAge+t.Skew {
+		return refuse("attestation_too_old", "the key attestation was issued longer ago than "+t.AttestationAge.String()+"; ask for a new one")
+	}
+	// TS3 would be content with the proof's nonce. D.1 and F.1 want it here too: it is what ties an attestation to this one request.
+	if subtle.ConstantTimeCompare([]byte(a.nonce), []byte(nonce)) != 1 {
+		return refuse("attestation_nonce", "the key attestation doesn't hold the same nonce as the proof")
+	}
+	return nil
+}
+
+// burn makes the attestation work once only. It is known by what was said and by whom, never by the text: an ECDSA signature (r, s)
+// has a twin (r, −s) that verifies too.
+func (a *attestation) burn(spki []byte, skew time.Duration) Burn {
+	return Burn{Kind: BurnAttestation, ID: sha256.Sum256(slices.Concat(spki, a.payload)), Until: a.expires.Add(skew)}
+}

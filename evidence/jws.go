@@ -1,0 +1,130 @@
+package evidence
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/base64"
+	"math/big"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// token is a compact JWS (RFC 7515 7.1) taken apart and not yet believed.
+type token struct {
+	header, payload, signature []byte
+	input                      string // what is signed: the first two parts as they came
+	alg                        string
+}
+
+// split takes a compact JWS apart. Each part must be the one canonical unpadded base64url text of its bytes: otherwise the same
+// statement has many texts, and whoever remembers texts can be shown it twice.
+func split(text string) (t token, ok bool) {
+	head, rest, _ := strings.Cut(text, ".")
+	body, sig, _ := strings.Cut(rest, ".")
+	if head == "" || body == "" || sig == "" {
+		return token{}, false
+	}
+	var ok1, ok2, ok3 bool
+	t.header, ok1 = decode64(head)
+	t.payload, ok2 = decode64(body)
+	t.signature, ok3 = decode64(sig) // a fourth part would put a dot in here, which is not in the alphabet
+	t.input = text[:len(head)+1+len(body)]
+	return t, ok1 && ok2 && ok3
+}
+
+// decode64 decodes canonical unpadded base64url: encoding the result again gives the same text. Go's decoder skips line ends, and
+// without Strict ignores the spare bits of the last character.
+func decode64(s string) ([]byte, bool) {
+	if strings.ContainsAny(s, "\r\n") {
+		return nil, false
+	}
+	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	return b, err == nil
+}
+
+// signedBy verifies the signature with the one algorithm that belongs to the key's curve; alg must name that one. So there is no way
+// to "none", to a MAC under a public key, or to a hash of another length.
+//
+// The header was decoded strictly already and a second decoder would only be a second opinion on the same bytes (go-jose's costs more
+// than the signature: it parses x5c twice); the tests hold this function against go-jose.
+func (t *token) signedBy(key crypto.PublicKey) bool {
+	if algorithm(key) != t.alg {
+		return false
+	}
+	var digest []byte
+	switch t.alg {
+	case "ES256":
+		d := sha256.Sum256([]byte(t.input))
+		digest = d[:]
+	case "ES384":
+		d := sha512.Sum384([]byte(t.input))
+		digest = d[:]
+	}
+	switch key := key.(type) {
+	case *ecdsa.PublicKey: // r and s of full length each, RFC 7518 3.4
+		n := (key.Curve.Params().BitSize + 7) / 8
+		if len(t.signature) != 2*n {
+			return false
+		}
+		return ecdsa.Verify(key, digest, new(big.Int).SetBytes(t.signature[:n]), new(big.Int).SetBytes(t.signature[n:]))
+	case ed25519.PublicKey:
+		return ed25519.Verify(key, []byte(t.input), t.signature)
+	}
+	return false
+}
+
+// algorithm is the one JWS algorithm of a key, empty for keys that are not accepted.
+func algorithm(key crypto.PublicKey) string {
+	switch key := key.(type) {
+	case *ecdsa.PublicKey:
+		switch key.Curve {
+		case elliptic.P256():
+			return "ES256"
+		case elliptic.P384():
+			return "ES384"
+		}
+	case ed25519.PublicKey:
+		return "EdDSA"
+	}
+	return ""
+}
+
+// each walks the elements of an array whose syntax was checked before, and stops with false at anything but an array, at more than max
+// elements, or when f says so. It keeps a long array of nothings from becoming a large slice.
+func each(array jsontext.Value, max int, f func(jsontext.Value) bool) bool {
+	dec := jsontext.NewDecoder(bytes.NewBuffer(array))
+	if tok, err := dec.ReadToken(); err != nil || tok.Kind() != '[' {
+		return false
+	}
+	for n := 0; dec.PeekKind() != ']'; n++ {
+		v, err := dec.ReadValue()
+		if err != nil || n == max || !f(v) {
+			return false
+		}
+	}
+	return true
+}
+
+// text is a JSON string's value.
+func text(v jsontext.Value) (string, bool) {
+	if v.Kind() != '"' {
+		return "", false
+	}
+	b, err := jsontext.AppendUnquote(nil, v)
+	return string(b), err == nil
+}
+
+// instant turns a NumericDate into a time; whole seconds of the years 1970 to 9999 only, so that nothing overflows later.
+func instant(seconds *int64) (time.Time, bool) {
+	if seconds == nil || *seconds < 0 || *seconds > 253402300799 {
+		return time.Time{}, false
+	}
+	return time.Unix(*seconds, 0).UTC(), true
+}
