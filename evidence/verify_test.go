@@ -16,7 +16,6 @@ var now = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
 // world is one appliance, one wallet provider and one phone with two keys.
 type world struct {
-	*testing.T
 	provider *phone.Provider
 	trust    evidence.Trust
 	verifier *evidence.Verifier
@@ -25,7 +24,7 @@ type world struct {
 }
 
 func newWorld(t testing.TB) *world {
-	w := &world{provider: provider(t, phone.Bend{}), phone: phone.New(2)}
+	w := &world{provider: provider(t, phone.Bend{}), phone: newPhone(t, phone.New, 2)}
 	w.trust = evidence.Trust{
 		WalletProviders: []*x509.Certificate{w.provider.Anchor()}, NonceKey: [32]byte{1, 2, 3}, NonceLife: 5 * time.Minute,
 		AttestationAge: 24 * time.Hour, Skew: time.Minute, MaxKeys: 4,
@@ -37,6 +36,15 @@ func newWorld(t testing.TB) *world {
 func provider(t testing.TB, b phone.Bend) *phone.Provider {
 	t.Helper()
 	p, err := phone.NewBentProvider(now, rand.Reader, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func newPhone(t testing.TB, kind func(int) (*phone.Phone, error), keys int) *phone.Phone {
+	t.Helper()
+	p, err := kind(keys)
 	if err != nil {
 		t.Fatal(err)
 	}

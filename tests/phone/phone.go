@@ -27,35 +27,37 @@ type Phone struct {
 }
 
 // New makes a phone with n keys on P-256.
-func New(n int) *Phone {
+func New(n int) (*Phone, error) {
 	return newPhone(n, func() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) })
 }
 
 // NewP384 makes a phone with n keys on P-384.
-func NewP384(n int) *Phone {
+func NewP384(n int) (*Phone, error) {
 	return newPhone(n, func() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P384(), rand.Reader) })
 }
 
 // NewEd25519 makes a phone with n Ed25519 keys.
-func NewEd25519(n int) *Phone {
+func NewEd25519(n int) (*Phone, error) {
 	return newPhone(n, func() (crypto.Signer, error) {
 		_, key, err := ed25519.GenerateKey(rand.Reader)
 		return key, err
 	})
 }
 
-func newPhone(n int, generate func() (crypto.Signer, error)) *Phone {
+func newPhone(n int, generate func() (crypto.Signer, error)) (*Phone, error) {
 	p := &Phone{}
 	for range n {
 		key, err := generate()
-		must(err)
+		if err != nil {
+			return nil, fmt.Errorf("make a phone's key: %w", err)
+		}
 		p.keys = append(p.keys, key)
 	}
-	return p
+	return p, nil
 }
 
-// Attest asks the wallet provider for a key attestation (typ key-attestation+jwt) over all keys of the phone, valid for a day from at,
-// with the highest levels.
+// Attest asks the wallet provider for a key attestation (typ key-attestation+jwt) over all keys of the phone, valid for an hour from
+// at, with the highest levels.
 func (p *Phone) Attest(provider *Provider, nonce string, at time.Time, options ...Option) string {
 	keys := make([]json.RawMessage, len(p.keys))
 	for i := range keys {
@@ -64,7 +66,7 @@ func (p *Phone) Attest(provider *Provider, nonce string, at time.Time, options .
 	return compact(provider.leafKey,
 		map[string]any{"typ": "key-attestation+jwt", "alg": algorithm(provider.leafKey.Public()), "x5c": provider.X5C()},
 		map[string]any{
-			"iat": at.Unix(), "exp": at.Add(24 * time.Hour).Unix(), "nonce": nonce, "attested_keys": keys,
+			"iat": at.Unix(), "exp": at.Add(time.Hour).Unix(), "nonce": nonce, "attested_keys": keys,
 			"key_storage": []string{"iso_18045_high"}, "user_authentication": []string{"iso_18045_high"},
 		}, options)
 }
