@@ -1,0 +1,64 @@
+package evidence
+
+// Code is a stable refusal code with what it means to the integrator who meets it.
+type Code struct {
+	Code        string
+	Explanation string // one sentence
+}
+
+// Codes are all refusals of this package, in the order of the checks. The documentation of errors is made from them.
+var Codes = []Code{
+	{"evidence.unconfigured", "The appliance lacks the client, document type, audience or nonce key that evidence must be bound to: an operator has to complete the configuration."},
+	{"evidence.kind_unknown", "The request carries an evidence item of a kind that this version doesn't know; nothing is ignored, so it is refused."},
+
+	{"evidence.proof_missing", "The request has no proof of possession."},
+	{"evidence.proof_too_large", "The proof is larger than 16 KiB: send a large key attestation beside the proof instead of in its header."},
+	{"evidence.proof_malformed", "The proof is not a compact JWS of canonical base64url whose header and payload are strict JSON objects (no duplicate members, UTF-8, whole seconds)."},
+	{"evidence.proof_type", "The proof's typ must be openid4vci-proof+jwt."},
+	{"evidence.proof_algorithm", "The proof's alg must be ES256, ES384 or EdDSA, and the one that belongs to the curve of its key."},
+	{"evidence.proof_critical", "The proof's header has crit or b64, and no extension of JWS is supported."},
+	{"evidence.proof_key_form", "The proof names its key by x5c, x5u, jku, trust_chain or a kid that is no thumbprint: use jwk, or kid with the RFC 7638 SHA-256 thumbprint of an attested key."},
+	{"evidence.proof_key_ambiguous", "The proof's header must have exactly one of jwk and kid."},
+	{"evidence.proof_time_missing", "The proof needs an iat in whole seconds."},
+	{"evidence.jwk_malformed", "A JWK, of the proof or of attested_keys, has missing members, members of the wrong type, or coordinates that aren't unpadded base64url of full length."},
+	{"evidence.jwk_private", "A JWK holds private or symmetric members; that key has left its phone and must not be used any more."},
+	{"evidence.jwk_unsupported", "A JWK must be EC P-256, EC P-384 or OKP Ed25519, for signatures, and with no alg but its own."},
+	{"evidence.jwk_off_curve", "A JWK's coordinates are not a point of its curve, or one of small order."},
+
+	{"evidence.nonce_missing", "The proof has no nonce: fetch one first."},
+	{"evidence.nonce_malformed", "The nonce is not one of this appliance's format."},
+	{"evidence.nonce_foreign", "The nonce was minted by another appliance, or for another client or document type."},
+	{"evidence.nonce_from_future", "The nonce was minted later than now: the appliance's clock was set back."},
+	{"evidence.nonce_expired", "The nonce has outlived its life: fetch a new one and prove again."},
+	{"evidence.proof_audience", "The proof's aud must be the issuer identifier configured for this client, alone."},
+	{"evidence.proof_from_future", "The proof's iat or nbf is later than now by more than the tolerated skew: the phone's clock is wrong."},
+	{"evidence.proof_expired", "The proof is older than a nonce lives, or past its own exp."},
+
+	{"evidence.attestation_missing", "There is no key attestation, neither in the proof's header nor beside the proof."},
+	{"evidence.attestation_ambiguous", "The key attestation in the proof's header and the one beside the proof differ."},
+	{"evidence.attestation_too_large", "The key attestation is larger than 128 KiB."},
+	{"evidence.attestation_malformed", "The key attestation is not a compact JWS of canonical base64url whose header and payload are strict JSON objects."},
+	{"evidence.attestation_type", "The key attestation's typ must be key-attestation+jwt."},
+	{"evidence.attestation_algorithm", "The key attestation's alg must be ES256 or ES384."},
+	{"evidence.attestation_critical", "The key attestation's header has crit or b64, and no extension of JWS is supported."},
+	{"evidence.attestation_chain_missing", "The key attestation's header needs x5c; kid and trust_chain are not accepted in its place."},
+	{"evidence.attestation_time_missing", "The key attestation needs iat and exp in whole seconds."},
+	{"evidence.attestation_levels", "key_storage and user_authentication, where present, must be arrays of 1 to 8 short printable texts."},
+	{"evidence.attestation_keys_missing", "The key attestation must attest at least one key."},
+	{"evidence.attestation_keys_too_many", "The key attestation attests more keys than one request may carry here."},
+	{"evidence.attestation_keys_repeated", "The key attestation names the same key twice."},
+	{"evidence.attestation_from_future", "The key attestation's iat or nbf is later than now by more than the tolerated skew: the wallet provider's clock is wrong."},
+	{"evidence.attestation_expired", "The key attestation is past its exp: fetch a new one from the wallet provider."},
+	{"evidence.attestation_too_old", "The key attestation was issued longer ago than this appliance accepts, whatever its exp says."},
+	{"evidence.attestation_nonce", "The key attestation must hold the same nonce as the proof."},
+	{"evidence.proof_key_unattested", "The proof's key is not among the attested keys."},
+	{"evidence.attestation_chain_malformed", "x5c must be 1 to 6 certificates in padded base64, 64 KiB together."},
+	{"evidence.attestation_chain_key", "Every certificate of x5c must have an EC key on P-256 or P-384."},
+	{"evidence.attestation_chain_anchor", "x5c must not contain the trust anchor or any self-signed certificate (HAIP 1.0)."},
+	{"evidence.attestation_chain_order", "x5c must be a chain in order: leaf first, each certificate issued by the next, nothing beside it."},
+	{"evidence.attestation_leaf", "The leaf of x5c must be an end entity with keyUsage digitalSignature and a short printable subject."},
+	{"evidence.attestation_chain_expired", "A certificate of the key attestation's chain is expired or not yet valid."},
+	{"evidence.attestation_untrusted", "x5c doesn't lead to a wallet provider that this appliance was told to trust."},
+	{"evidence.attestation_signature", "The key attestation's signature doesn't verify with the leaf of its x5c."},
+	{"evidence.proof_signature", "The proof's signature doesn't verify with the key that it names."},
+}
