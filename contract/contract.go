@@ -183,3 +183,9 @@ type ListStatus struct {
 	Bytes     int       `json:"bytes"`
 	Dirty     bool      `json:"dirty"` // has acknowledged changes that are not published yet
 }
+
+// Readiness is the operations listener's /livez and /readyz.
+type Readiness struct {
+	Ready    bool     `json:"ready"`
+	Problems []string `json:"problems"` // what is wrong and what to do, one sentence each
+}

@@ -1,0 +1,56 @@
+package api
+
+import (
+	"crypto/tls"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"sealkeeper/ca"
+)
+
+// Roles of clients, as they stand in certificates and in the policy bundle.
+const (
+	RoleIssuance = "issuance" // issuance services: ward office, portal, wallet back ends
+	RoleCarrier  = "carrier"  // telecommunications carriers
+	RoleDesk     = "desk"     // loss-report desks and authorities
+	RoleOperator = "operator" // operators of the appliance
+	RoleAuditor  = "auditor"  // read only
+)
+
+// Roles lists all of them.
+func Roles() []string {
+	return []string{RoleIssuance, RoleCarrier, RoleDesk, RoleOperator, RoleAuditor}
+}
+
+var clientID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+// identify reads the caller from the connection. The handshake checked the chain, but a connection lives on: so validity is judged again
+// for every request, for each certificate of the chain (T1, F22). The name is the leaf's single URI subject alternative name,
+// urn:sealkeeper:client:<role>:<id>; two names would let a certificate speak for two clients.
+func identify(cs *tls.ConnectionState, now time.Time) (ca.Caller, error) {
+	if cs == nil || len(cs.VerifiedChains) == 0 || len(cs.VerifiedChains[0]) == 0 {
+		return ca.Caller{}, &ca.Problem{Code: "client.unidentified", Detail: "no verified client certificate"}
+	}
+	chain := cs.VerifiedChains[0]
+	expires := chain[0].NotAfter
+	for _, c := range chain {
+		if now.Before(c.NotBefore) || now.After(c.NotAfter) {
+			return ca.Caller{}, &ca.Problem{Code: "client.certificate_expired", Detail: "the client certificate, or one above it, is not valid now"}
+		}
+		if c.NotAfter.Before(expires) {
+			expires = c.NotAfter
+		}
+	}
+	bad := &ca.Problem{Code: "client.unidentified", Detail: "the client certificate does not have exactly one name urn:sealkeeper:client:<role>:<id>"}
+	if len(chain[0].URIs) != 1 {
+		return ca.Caller{}, bad
+	}
+	rest, ok := strings.CutPrefix(chain[0].URIs[0].String(), "urn:sealkeeper:client:")
+	role, id, ok2 := strings.Cut(rest, ":")
+	if !ok || !ok2 || !slices.Contains(Roles(), role) || !clientID.MatchString(id) {
+		return ca.Caller{}, bad
+	}
+	return ca.Caller{ID: id, Role: role, Expires: expires}, nil
+}

@@ -1,0 +1,193 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"sealkeeper/ca"
+	"sealkeeper/contract"
+)
+
+// ErrorDoc is one row of docs/errors.md.
+type ErrorDoc struct {
+	Code        string
+	Status      int
+	Title       string
+	Explanation string
+}
+
+const internal = "internal"
+
+// Own codes of the edge.
+var edgeCodes = map[string]string{
+	"accept.none":                "The object exists, but in no representation that the Accept or Accept-Encoding header allows.",
+	"client.busy":                "This client has too many issue requests in flight. Nothing was issued; retry with the same idempotency key after Retry-After.",
+	"client.certificate_expired": "The client certificate, or one above it, is not valid at the time of this request. Connect with a renewed one.",
+	"client.unidentified":        "The client certificate does not name its client with exactly one URI urn:sealkeeper:client:<role>:<id>.",
+	"client.unknown":             "The policy does not know this client in this role.",
+	"draining":                   "The appliance is shutting down and takes no new issue requests. Nothing was issued; retry elsewhere or after Retry-After with the same idempotency key.",
+	"idempotency.key_malformed":  "The header Idempotency-Key is missing, stands there twice, or is not 22 to 128 characters of A-Z a-z 0-9 _ - (128 random bits or more).",
+	"object.unknown":             "Nothing is published at this path.",
+	"request.duplicate_member":   "A JSON object names a member twice.",
+	"request.invalid":            "A member of the request has a value outside its bounds; the detail names it.",
+	"request.malformed":          "The body is not one JSON document of the route's schema in valid UTF-8, or is nested too deeply.",
+	"request.media_type":         "Content-Type must be application/json, without parameters and without a Content-Encoding.",
+	"request.method":             "The path exists, but not with this method; see the Allow header.",
+	"request.query":              "This path takes no query parameters. An ignored one would mislead its sender, and let caches be filled with copies.",
+	"request.too_large":          "The body is larger than the route allows (256 KiB for issue, refresh and their dry runs, else 16 KiB).",
+	"request.too_slow":           "The body did not arrive in time.",
+	"request.unknown_member":     "The request has a member that the schema does not name; names are case-sensitive.",
+	"route.forbidden":            "This role may not use this route.",
+	"route.unknown":              "There is no such route.",
+	"time.unsupported":           "Historical status lists (?time=) are not supported.",
+}
+
+type outcome struct {
+	status int
+	title  string
+}
+
+// What each code means in HTTP, exactly.
+var exact = map[string]outcome{
+	"accept.none":               {http.StatusNotAcceptable, "Not acceptable"},
+	"card.locked":               {http.StatusConflict, "The card is locked"},
+	"claims.malformed":          {http.StatusUnprocessableEntity, "Claims refused"},
+	"client.busy":               {http.StatusTooManyRequests, "Too many requests of this client"},
+	"clock.untrusted":           {http.StatusServiceUnavailable, "The clock is not trusted"},
+	"draining":                  {http.StatusServiceUnavailable, "Shutting down"},
+	"hsm.down":                  {http.StatusServiceUnavailable, "The HSM can't sign"},
+	"idempotency.key_malformed": {http.StatusBadRequest, "Idempotency key malformed"},
+	internal:                    {http.StatusInternalServerError, "Internal failure"},
+	"key.missing":               {http.StatusServiceUnavailable, "No signing key"},
+	"ledger.stopped":            {http.StatusServiceUnavailable, "The ledger is stopped"},
+	"nonce.replayed":            {http.StatusConflict, "Nonce used before"},
+	"object.unknown":            {http.StatusNotFound, "Not found"},
+	"overloaded":                {http.StatusServiceUnavailable, "Overloaded"},
+	"request.cancelled":         {http.StatusServiceUnavailable, "Not finished in time"},
+	"request.media_type":        {http.StatusUnsupportedMediaType, "Unsupported media type"},
+	"request.method":            {http.StatusMethodNotAllowed, "Method not allowed"},
+	"request.too_large":         {http.StatusRequestEntityTooLarge, "Body too large"},
+	"request.too_slow":          {http.StatusRequestTimeout, "Body too slow"},
+	"route.forbidden":           {http.StatusForbidden, "Role may not use this route"},
+	"route.unknown":             {http.StatusNotFound, "No such route"},
+	"subject.contended":         {http.StatusServiceUnavailable, "The holder's state kept changing"},
+	"subject.malformed":         {http.StatusBadRequest, "Subject number malformed"},
+	"subject.not_found":         {http.StatusNotFound, "Holder not found"},
+	"time.unsupported":          {http.StatusNotImplemented, "Historical lists are not supported"},
+}
+
+// And by room, for those that are not named above. 400: the message is wrong; 403: this client may not; 409: the state does not allow it
+// (now); 422: the message is right, but what it says is not believed or not allowed in a card. 401 never: without a certificate there is
+// no connection.
+var rooms = map[string]outcome{
+	"card":        {http.StatusConflict, "The card's state does not allow it"},
+	"claims":      {http.StatusUnprocessableEntity, "Claims refused"},
+	"client":      {http.StatusForbidden, "Client refused"},
+	"device":      {http.StatusConflict, "The device's state does not allow it"},
+	"evidence":    {http.StatusUnprocessableEntity, "Evidence refused"},
+	"idempotency": {http.StatusConflict, "Idempotency key used for another request"},
+	"lock":        {http.StatusConflict, "The lock's state does not allow it"},
+	"nonce":       {http.StatusConflict, "Nonce refused"},
+	"policy":      {http.StatusForbidden, "Denied by policy"},
+	"request":     {http.StatusBadRequest, "Request refused"},
+	"reservation": {http.StatusConflict, "Superseded"},
+	"slot":        {http.StatusConflict, "The device slot does not allow it"},
+}
+
+func lookup(code string) (outcome, bool) {
+	if o, ok := exact[code]; ok {
+		return o, true
+	}
+	room, reason, ok := strings.Cut(code, ".")
+	if !ok || reason == "" {
+		return outcome{}, false
+	}
+	o, ok := rooms[room]
+	return o, ok
+}
+
+// problem gives any error its place in the table. known is false for what no room should have said: it is a 500, and the log's matter.
+func problem(err error) (p contract.Problem, retry time.Duration, known bool) {
+	var refused *ca.Problem
+	var coded interface{ Code() string }
+	switch {
+	case errors.As(err, &refused):
+		p.Code, p.Detail, p.Decision, retry = refused.Code, refused.Detail, refused.Decision, refused.RetryIn
+	case errors.As(err, &coded):
+		p.Code, p.Detail = coded.Code(), strings.TrimPrefix(err.Error(), coded.Code()+": ")
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		p.Code, p.Detail = "request.cancelled", "the request ended before its answer was ready"
+	default:
+		p.Code = internal
+	}
+	o, ok := lookup(p.Code)
+	if !ok {
+		p.Code, o = internal, exact[internal]
+	}
+	known = p.Code != internal
+	if !known { // what went wrong inside is the log's matter, not the client's
+		p.Detail, p.Decision = "the request could not be completed; the operator finds it in the log by its instance", nil
+	}
+	p.Type, p.Title, p.Status = "urn:sealkeeper:problem:"+p.Code, o.title, o.status
+	return p, retry, known
+}
+
+// fail answers with a problem, once.
+func (x *exchange) fail(err error) {
+	p, retry, known := problem(err)
+	p.Instance = "urn:sealkeeper:request:" + x.id
+	x.code = p.Code
+	if !known {
+		x.edge.o.Log.Error("request failed", "request", x.id, "route", x.route, "client", x.caller.ID, "error", err.Error())
+	}
+	h := x.Header()
+	h.Set("Content-Type", "application/problem+json")
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	for _, name := range []string{"ETag", "Last-Modified", "Content-Encoding", "Content-Length"} {
+		h.Del(name)
+	}
+	switch p.Status {
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		seconds := int64((max(retry, time.Second) + time.Second - 1) / time.Second)
+		h.Set("Retry-After", strconv.FormatInt(seconds, 10))
+	}
+	if p.Code == "draining" || p.Status == http.StatusRequestTimeout || p.Status == http.StatusRequestEntityTooLarge {
+		h.Set("Connection", "close")
+	}
+	body, err := json.Marshal(p)
+	if err != nil { // a contract.Problem always marshals, unless a room put invalid UTF-8 into a detail
+		p.Detail, p.Decision = "", nil
+		body, _ = json.Marshal(p)
+	}
+	x.WriteHeader(p.Status)
+	_, _ = x.Write(body) // a client that is gone needs no answer
+}
+
+// Errors joins the tables of the rooms (code → explanation; those that the edge may not import are handed in) with the edge's own, with
+// the HTTP status of each, sorted by code.
+func Errors(tables ...map[string]string) []ErrorDoc {
+	all := maps.Clone(edgeCodes)
+	for _, t := range append(tables, ca.Codes) {
+		maps.Copy(all, t)
+	}
+	docs := make([]ErrorDoc, 0, len(all))
+	for code, text := range all {
+		o, ok := lookup(code)
+		if !ok {
+			o = exact[internal]
+		}
+		docs = append(docs, ErrorDoc{Code: code, Status: o.status, Title: o.title, Explanation: text})
+	}
+	slices.SortFunc(docs, func(a, b ErrorDoc) int { return cmp.Compare(a.Code, b.Code) })
+	return docs
+}

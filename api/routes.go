@@ -1,0 +1,152 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"sort"
+	"strings"
+
+	"sealkeeper/ca"
+	"sealkeeper/contract"
+)
+
+// Route is one row of the role × route table.
+type Route struct {
+	Method string
+	Path   string
+	Roles  []string // that may use it; nobody else
+}
+
+// Routes is the whole table of the issuance listener, deny by default: a path, method or role that does not stand here is refused, and a
+// handler without a row can't be reached. It is the coarse grid of the connection; what a client may do with which document type and
+// which reason is policy's. A carrier can lock and lift its own lock, and neither issue nor revoke nor look at a holder.
+func Routes() []Route {
+	var (
+		issuing = []string{RoleIssuance}
+		locking = []string{RoleIssuance, RoleCarrier, RoleDesk, RoleOperator}
+		ending  = []string{RoleIssuance, RoleDesk, RoleOperator}
+		looking = []string{RoleIssuance, RoleDesk, RoleOperator, RoleAuditor}
+	)
+	return []Route{
+		{"POST", "/v1/nonces", issuing},
+		{"POST", "/v1/credentials", issuing},
+		{"POST", "/v1/credentials/dry-run", issuing},
+		{"POST", "/v1/credentials/refresh", issuing},
+		{"POST", "/v1/credentials/refresh/dry-run", issuing},
+		{"POST", "/v1/locks", locking},
+		{"POST", "/v1/unlocks", locking},
+		{"POST", "/v1/revocations", ending},
+		{"POST", "/v1/holders/state", looking},
+		{"GET", "/v1/whoami", Roles()},
+		{"GET", "/openapi.yaml", Roles()},
+	}
+}
+
+func none[T any](*T) string { return "" }
+
+func (e *Edge) handlers() map[string]handler {
+	a := e.o.Authority
+	issue := how{limit: maxIssueBody, keyed: true, admit: true}
+	dry := how{limit: maxIssueBody, admit: true}
+	plain := how{limit: maxBody}
+	return map[string]handler{
+		"POST /v1/nonces": serve(e, plain, validNonce, func(ctx context.Context, c call, r contract.NonceRequest) (contract.NonceAnswer, error) {
+			return a.Nonce(ctx, c.Caller, r)
+		}),
+		"POST /v1/credentials": serve(e, issue, validIssue, func(ctx context.Context, c call, r contract.IssueRequest) (raw, error) {
+			return a.Issue(ctx, c.Caller, c.Call, r)
+		}),
+		"POST /v1/credentials/refresh": serve(e, issue, validIssue, func(ctx context.Context, c call, r contract.IssueRequest) (raw, error) {
+			return a.Refresh(ctx, c.Caller, c.Call, r)
+		}),
+		"POST /v1/credentials/dry-run": serve(e, dry, validIssue, func(ctx context.Context, c call, r contract.IssueRequest) (contract.Decision, error) {
+			return a.DryRunIssue(ctx, c.Caller, r)
+		}),
+		"POST /v1/credentials/refresh/dry-run": serve(e, dry, validIssue, func(ctx context.Context, c call, r contract.IssueRequest) (contract.Decision, error) {
+			return a.DryRunRefresh(ctx, c.Caller, r)
+		}),
+		"POST /v1/locks": serve(e, plain, validChange, func(ctx context.Context, c call, r contract.ChangeRequest) (contract.ChangeAnswer, error) {
+			return a.Lock(ctx, c.Caller, r)
+		}),
+		"POST /v1/unlocks": serve(e, plain, validChange, func(ctx context.Context, c call, r contract.ChangeRequest) (contract.ChangeAnswer, error) {
+			return a.Unlock(ctx, c.Caller, r)
+		}),
+		"POST /v1/revocations": serve(e, plain, validChange, func(ctx context.Context, c call, r contract.ChangeRequest) (contract.ChangeAnswer, error) {
+			return a.Revoke(ctx, c.Caller, r)
+		}),
+		"POST /v1/holders/state": serve(e, plain, validState, func(ctx context.Context, c call, r contract.StateRequest) (contract.Holder, error) {
+			return a.Holder(ctx, c.Caller, r)
+		}),
+		"GET /v1/whoami": serve(e, how{}, none, func(_ context.Context, c call, _ struct{}) (contract.WhoAmI, error) {
+			w, ok := a.WhoAmI(c.Caller)
+			if !ok {
+				return w, errUnknownClient
+			}
+			return w, nil
+		}),
+		"GET /openapi.yaml": func(x *exchange, _ *http.Request) { x.openAPI() },
+	}
+}
+
+var errUnknownClient = &ca.Problem{Code: "client.unknown", Detail: "the policy does not know this client in this role"}
+
+// IssuanceHandler serves the issuance listener. It expects to stand behind mTLS and refuses every request that does not.
+func (e *Edge) IssuanceHandler() http.Handler {
+	table := map[string]map[string]Route{}
+	for _, r := range Routes() {
+		if table[r.Path] == nil {
+			table[r.Path] = map[string]Route{}
+		}
+		table[r.Path][r.Method] = r
+	}
+	handlers := e.handlers()
+	return e.exchanges("issuance", func(x *exchange, r *http.Request) {
+		x.Header().Set("Cache-Control", "no-store")
+		x.Header().Set("X-Content-Type-Options", "nosniff")
+		who, err := identify(r.TLS, e.o.Clock.Now())
+		if err != nil {
+			x.fail(err)
+			return
+		}
+		// The policy is asked on every request, so a client that it no longer knows is out at once, open connections included (F23).
+		if _, ok := e.o.Authority.WhoAmI(who); !ok {
+			x.fail(errUnknownClient)
+			return
+		}
+		x.caller = who // only now: the log and the metrics name clients of the policy alone
+		methods, ok := table[r.URL.Path]
+		if !ok {
+			x.fail(&ca.Problem{Code: "route.unknown", Detail: "there is no such route"})
+			return
+		}
+		x.route = r.URL.Path
+		route, ok := methods[r.Method]
+		if !ok {
+			x.Header().Set("Allow", allowed(methods))
+			x.fail(&ca.Problem{Code: "request.method", Detail: "this path exists, but not with this method"})
+			return
+		}
+		h, ok := handlers[route.Method+" "+route.Path]
+		if !ok || !slices.Contains(route.Roles, who.Role) {
+			x.fail(&ca.Problem{Code: "route.forbidden", Detail: "role " + who.Role + " may not use this route"})
+			return
+		}
+		h(x, r)
+	})
+}
+
+func allowed(methods map[string]Route) string {
+	var out []string
+	for m := range methods {
+		out = append(out, m)
+	}
+	sort.Strings(out)
+	return strings.Join(out, ", ")
+}
+
+func (x *exchange) openAPI() {
+	x.Header().Set("Content-Type", "application/yaml")
+	x.WriteHeader(http.StatusOK)
+	_, _ = x.Write(contract.OpenAPI)
+}

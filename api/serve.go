@@ -1,0 +1,252 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"regexp"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"sealkeeper/ca"
+	"sealkeeper/contract"
+	"sealkeeper/internal/strict"
+)
+
+// exchange is one request and its answer on any listener: what the access log and the metrics say of it, and nothing that a body held.
+type exchange struct {
+	http.ResponseWriter
+	edge   *Edge
+	id     string
+	caller ca.Caller
+	route  string // pattern, never the path
+	code   string
+	status int // 0: nothing was written yet
+}
+
+func (x *exchange) WriteHeader(status int) {
+	if x.status == 0 {
+		x.status = status
+		x.ResponseWriter.WriteHeader(status)
+	}
+}
+
+func (x *exchange) Write(b []byte) (int, error) {
+	if x.status == 0 {
+		x.WriteHeader(http.StatusOK)
+	}
+	return x.ResponseWriter.Write(b)
+}
+
+func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
+
+// exchanges is the outermost layer of each listener: request id, deadline, panics, metrics, access log.
+func (e *Edge) exchanges(listener string, next func(x *exchange, r *http.Request)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := e.o.Clock.Elapsed()
+		x := &exchange{ResponseWriter: w, edge: e, route: "none"}
+		var id [16]byte
+		if _, err := io.ReadFull(e.o.Random, id[:]); err != nil {
+			e.o.Log.Error("no randomness for a request id", "error", err.Error())
+		}
+		x.id = base64.RawURLEncoding.EncodeToString(id[:])
+		w.Header().Set("X-Request-Id", x.id)
+		ctx, cancel := context.WithTimeout(r.Context(), deadline)
+		defer cancel()
+		defer func() {
+			if p := recover(); p != nil {
+				// The value may quote what was being worked on, so only its type is logged; the stack says where.
+				e.o.Log.Error("ALARM: a request panicked", "request", x.id, "route", x.route, "panic", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+				if x.status == 0 {
+					x.fail(&ca.Problem{Code: internal})
+				}
+			}
+			took := e.o.Clock.Elapsed() - start
+			e.o.Metrics.Requests.WithLabelValues(listener, x.route, strconv.Itoa(x.status)).Inc()
+			e.o.Metrics.RequestSeconds.WithLabelValues(x.route).Observe(took.Seconds())
+			e.o.Log.Info("request", "listener", listener, "request", x.id, "client", x.caller.ID, "role", x.caller.Role, "route", x.route,
+				"status", x.status, "code", x.code, "ms", took.Milliseconds())
+		}()
+		next(x, r.WithContext(ctx))
+	})
+}
+
+// handler answers one route of the issuance listener, after identity and role.
+type handler func(x *exchange, r *http.Request)
+
+// raw is an answer that is bytes already.
+type raw []byte
+
+// call is what a route's function gets beside the decoded body.
+type call struct {
+	ca.Caller
+	Call ca.Call // routes with an idempotency key
+}
+
+// how a route is served.
+type how struct {
+	limit int  // of the body; 0: none is read
+	keyed bool // Idempotency-Key required
+	admit bool // counts against the places for issuing
+}
+
+// serve is the edge, written once: everything between the role check and the authority.
+func serve[Req, Resp any](e *Edge, h how, valid func(*Req) string, do func(context.Context, call, Req) (Resp, error)) handler {
+	return func(x *exchange, r *http.Request) {
+		if r.URL.RawQuery != "" || r.URL.ForceQuery {
+			x.fail(&ca.Problem{Code: "request.query", Detail: "this path takes no query parameters"})
+			return
+		}
+		if h.admit {
+			leave, err := e.issues.enter(x.caller.ID)
+			if err != nil {
+				x.fail(err)
+				return
+			}
+			defer leave()
+		}
+		c := call{Caller: x.caller}
+		if h.keyed {
+			key, err := idempotencyKey(r.Header)
+			if err != nil {
+				x.fail(err)
+				return
+			}
+			c.Call.Key = key
+		}
+		var req Req
+		if h.limit > 0 {
+			body, err := read(x, r, h.limit)
+			if err != nil {
+				x.fail(err)
+				return
+			}
+			if req, err = decode[Req](body, h.limit); err != nil {
+				x.fail(err)
+				return
+			}
+			if why := valid(&req); why != "" {
+				x.fail(&ca.Problem{Code: "request.invalid", Detail: why})
+				return
+			}
+			if h.keyed {
+				if c.Call.Hash, err = fingerprint(x.route, x.caller.ID, req); err != nil {
+					x.fail(err)
+					return
+				}
+			}
+		}
+		resp, err := do(r.Context(), c, req)
+		if err != nil {
+			x.fail(err)
+			return
+		}
+		out, isRaw := any(resp).(raw)
+		if !isRaw {
+			if out, err = json.Marshal(resp, json.Deterministic(true)); err != nil {
+				x.fail(fmt.Errorf("encoding the answer: %w", err))
+				return
+			}
+		}
+		x.Header().Set("Content-Type", "application/json")
+		x.Header().Set("Content-Length", strconv.Itoa(len(out)))
+		x.WriteHeader(http.StatusOK)
+		_, _ = x.Write(out) // a client that is gone asks again with the same key
+	}
+}
+
+var keyForm = regexp.MustCompile(contract.IdempotencyKeyPattern)
+
+func idempotencyKey(h http.Header) (string, error) {
+	keys := h.Values("Idempotency-Key")
+	if len(keys) != 1 || !keyForm.MatchString(keys[0]) {
+		return "", &ca.Problem{Code: "idempotency.key_malformed", Detail: "send one Idempotency-Key of 22 to 128 characters A-Z a-z 0-9 _ -, made of at least 128 random bits"}
+	}
+	return keys[0], nil
+}
+
+// read takes the body off the wire, never more than limit bytes of it.
+func read(x *exchange, r *http.Request, limit int) ([]byte, error) {
+	if types := r.Header.Values("Content-Type"); len(types) != 1 || !strings.EqualFold(types[0], "application/json") || len(r.Header.Values("Content-Encoding")) != 0 {
+		return nil, &ca.Problem{Code: "request.media_type", Detail: "send Content-Type: application/json, without parameters and without a Content-Encoding"}
+	}
+	large := &ca.Problem{Code: "request.too_large", Detail: fmt.Sprintf("the body has more than %d bytes", limit)}
+	if r.ContentLength > int64(limit) {
+		return nil, large
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(x.ResponseWriter, r.Body, int64(limit)))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, large
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, &ca.Problem{Code: "request.too_slow", Detail: "the body did not arrive in time"}
+	case err != nil:
+		return nil, &ca.Problem{Code: "request.malformed", Detail: "the body ended early"}
+	}
+	return body, nil
+}
+
+// decode reads one JSON document strictly. The detail of its refusals names the place, never the value.
+func decode[Req any](body []byte, limit int) (Req, error) {
+	var req Req
+	// null would leave the zero value: only an object is a request.
+	if t := bytes.TrimLeft(body, " \t\r\n"); len(t) == 0 || t[0] != '{' {
+		return req, &ca.Problem{Code: "request.malformed", Detail: "the body is not a JSON object"}
+	}
+	err := strict.JSON(body, strict.Limits{Bytes: limit, Depth: maxDepth}, &req)
+	if err == nil {
+		return req, nil
+	}
+	var zero Req
+	var syntactic *jsontext.SyntacticError
+	var semantic *json.SemanticError
+	p := &ca.Problem{Code: "request.malformed", Detail: "the body is not a JSON document of at most 16 levels that this route takes"}
+	switch {
+	case errors.Is(err, jsontext.ErrDuplicateName) && errors.As(err, &syntactic):
+		p.Code, p.Detail = "request.duplicate_member", "a member stands there twice: "+where(syntactic.JSONPointer)
+	case errors.Is(err, json.ErrUnknownName) && errors.As(err, &semantic):
+		p.Code, p.Detail = "request.unknown_member", "not a member of this request: "+where(semantic.JSONPointer)
+	case errors.As(err, &semantic):
+		p.Detail = "a member has a value of the wrong type: " + where(semantic.JSONPointer)
+	case errors.As(err, &syntactic):
+		p.Detail = fmt.Sprintf("not JSON at byte %d", syntactic.ByteOffset)
+	}
+	return zero, p
+}
+
+// where bounds a pointer into a foreign document for a person's eyes.
+func where(p jsontext.Pointer) string {
+	s := strconv.QuoteToASCII(string(p))
+	if len(s) > 100 {
+		s = s[:100] + "…"
+	}
+	return s
+}
+
+// fingerprint tells whether a retry repeats the same request: SHA-256 over the route, the client and the canonical body, which is the
+// decoded body encoded again, so that white space and the order of members do not matter.
+func fingerprint(route, client string, req any) ([32]byte, error) {
+	body, err := json.Marshal(req, json.Deterministic(true))
+	if err != nil {
+		return [32]byte{}, fmt.Errorf("encoding the canonical body: %w", err)
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "sealkeeper request v1\x00%s\x00%s\x00", route, client)
+	h.Write(body)
+	return [32]byte(h.Sum(nil)), nil
+}
+
+// secondsOf is a whole, non-negative number of seconds for a header.
+func secondsOf(d time.Duration) string { return strconv.FormatInt(max(0, int64(d/time.Second)), 10) }

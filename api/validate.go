@@ -1,0 +1,69 @@
+package api
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+
+	"sealkeeper/contract"
+)
+
+var (
+	nameForm   = regexp.MustCompile(contract.DocumentTypePattern)
+	reasonForm = regexp.MustCompile(contract.ReasonPattern)
+	deviceForm = regexp.MustCompile(contract.DevicePattern)
+	kindForm   = regexp.MustCompile(contract.KindPattern)
+)
+
+// The functions below return what is wrong, or nothing. They check form and bounds alone, as the OpenAPI document states them; subject
+// numbers are checked where they are replaced by pseudonyms (subject.malformed), claims by the policy's schema.
+
+func validType(t string) string {
+	if !nameForm.MatchString(t) {
+		return "document_type must match " + contract.DocumentTypePattern
+	}
+	return ""
+}
+
+func validNonce(r *contract.NonceRequest) string { return validType(r.DocumentType) }
+func validState(r *contract.StateRequest) string { return validType(r.DocumentType) }
+
+func validChange(r *contract.ChangeRequest) string {
+	switch {
+	case validType(r.DocumentType) != "":
+		return validType(r.DocumentType)
+	case !reasonForm.MatchString(r.Reason):
+		return "reason must match " + contract.ReasonPattern
+	case r.Device != "" && !deviceForm.MatchString(r.Device):
+		return "device must match " + contract.DevicePattern
+	}
+	return ""
+}
+
+func validIssue(r *contract.IssueRequest) string {
+	switch {
+	case validType(r.DocumentType) != "":
+		return validType(r.DocumentType)
+	case r.Claims == nil:
+		return "claims are missing"
+	case len(r.Claims) > contract.MaxClaims:
+		return fmt.Sprintf("claims has more than %d members", contract.MaxClaims)
+	case r.Proof == "" || len(r.Proof) > contract.MaxToken:
+		return fmt.Sprintf("proof must have 1 to %d characters", contract.MaxToken)
+	case len(r.KeyAttestation) > contract.MaxToken:
+		return fmt.Sprintf("key_attestation must have at most %d characters", contract.MaxToken)
+	case len(r.Evidence) > contract.MaxEvidence:
+		return fmt.Sprintf("evidence has more than %d items", contract.MaxEvidence)
+	}
+	for i, f := range r.Formats {
+		if !slices.Contains(contract.Formats(), f) || slices.Contains(r.Formats[:i], f) {
+			return "formats must be different ones of mso_mdoc and dc+sd-jwt"
+		}
+	}
+	for _, item := range r.Evidence {
+		if !kindForm.MatchString(item.Kind) || item.Token == "" || len(item.Token) > contract.MaxToken {
+			return fmt.Sprintf("evidence needs a kind that matches %s and a token of 1 to %d characters", contract.KindPattern, contract.MaxToken)
+		}
+	}
+	return ""
+}

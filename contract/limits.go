@@ -1,0 +1,23 @@
+package contract
+
+import _ "embed"
+
+// OpenAPI is the OpenAPI 3.1 document of all three listeners, as it is served.
+//
+//go:embed openapi.yaml
+var OpenAPI []byte
+
+// Bounds of what travels. The OpenAPI document states the same ones, and a test compares them.
+const (
+	IdempotencyKeyPattern = `^[A-Za-z0-9_-]{22,128}$` // at least 128 random bits
+	DocumentTypePattern   = `^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`
+	ReasonPattern         = `^[a-z][a-z0-9_]{0,63}$`
+	DevicePattern         = `^[A-Za-z0-9_-]{1,128}$`
+	KindPattern           = `^[a-z][a-z0-9_.-]{0,63}$`
+	MaxClaims             = 64
+	MaxToken              = 96 << 10 // a key attestation with a chain of six certificates
+	MaxEvidence           = 8
+)
+
+// Formats of credentials.
+func Formats() []string { return []string{"mso_mdoc", "dc+sd-jwt"} }
