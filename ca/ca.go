@@ -56,6 +56,7 @@ type Authority struct {
 	o        Options
 	subjects subjects
 	public   shelf
+	selftest selftests
 }
 
 // New makes the authority and puts what was published before on its shelf, so that readers are served before anything is signed.

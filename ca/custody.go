@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -276,34 +277,57 @@ func (a *Authority) shelveCertificates(ctx context.Context) error {
 	return a.file(".well-known/jwt-vc-issuer", meta)
 }
 
-// SelfTest has every active online key that has a self test sign fixed bytes and checks the signatures. It is decided, reserved and
-// journalled like any other signature; a key that was tested less than policy.SelftestEvery ago is skipped.
-func (a *Authority) SelfTest(ctx context.Context, last map[string]time.Time) error {
+// selftests remembers when each key was tested and how it went; probes read the cached result.
+type selftests struct {
+	at  map[string]time.Time // Run's goroutine alone
+	mu  sync.Mutex
+	err error
+}
+
+// selftestEvery is how often the running appliance tests its keys by itself.
+const selftestEvery = 5 * time.Minute
+
+func (s *selftests) last() error { s.mu.Lock(); defer s.mu.Unlock(); return s.err }
+
+// once tests every active online key that has a self test. It is decided, reserved and journalled like any other signature.
+func (s *selftests) once(ctx context.Context, a *Authority) {
 	now := a.o.Guard.ForLists()
+	if s.at == nil {
+		s.at = map[string]time.Time{}
+	}
 	var errs []error
 	for _, k := range a.o.Ledger.Keys() {
-		bytes := policy.SelftestBytes(k.Purpose, k.Algorithm)
-		if k.State != ledger.KeyActive || bytes == nil || now.Sub(last[k.ID]) < policy.SelftestEvery {
+		if k.State != ledger.KeyActive || policy.SelftestBytes(k.Purpose, k.Algorithm) == nil {
 			continue
 		}
-		last[k.ID] = now
-		approval, d := policy.DecideSelftest(a.o.Bundle, k.ID, k.Purpose, true, time.Time{}, now)
-		if err := a.decided("selftest", d); err != nil {
-			errs = append(errs, fmt.Errorf("key %s: %w", k.ID, err))
-			continue
-		}
-		r, err := a.o.Ledger.Reserve(ctx, approval, []ledger.Draft{{KeyID: k.ID, Purpose: k.Purpose, TBSHash: sha256.Sum256(bytes)}}, nil)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("key %s: reserving: %w", k.ID, err))
-			continue
-		}
-		checked, err := a.sign(ctx, r, [][]byte{bytes})
-		if err == nil {
-			_, err = a.o.Gate.Pass(ctx, checked, nil)
-		}
-		if err != nil {
+		if err := a.selftestKey(ctx, k, s.at[k.ID], now); err != nil {
 			errs = append(errs, fmt.Errorf("key %s: %w", k.ID, err))
 		}
+		s.at[k.ID] = now
 	}
-	return errors.Join(errs...)
+	err := errors.Join(errs...)
+	if err != nil {
+		a.o.Log.Error("self test", "error", err)
+	}
+	s.mu.Lock()
+	s.err = err
+	s.mu.Unlock()
+}
+
+func (a *Authority) selftestKey(ctx context.Context, k ledger.Key, last, now time.Time) error {
+	approval, d := policy.DecideSelftest(a.o.Bundle, k.ID, k.Purpose, true, last, now)
+	if err := a.decided("selftest", d); err != nil {
+		return err
+	}
+	tbs := policy.SelftestBytes(k.Purpose, k.Algorithm)
+	r, err := a.o.Ledger.Reserve(ctx, approval, []ledger.Draft{{KeyID: k.ID, Purpose: k.Purpose, TBSHash: sha256.Sum256(tbs)}}, nil)
+	if err != nil {
+		return fmt.Errorf("reserving: %w", err)
+	}
+	checked, err := a.sign(ctx, r, [][]byte{tbs})
+	if err != nil {
+		return err
+	}
+	_, err = a.o.Gate.Pass(ctx, checked, nil)
+	return err
 }

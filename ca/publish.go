@@ -152,6 +152,19 @@ const publishers = 2
 // Run keeps lists and CRL published until ctx ends. Changes coalesce: what comes in while a version is being signed is carried by the next
 // one. A failure is tried again, soon and for ever, because nothing else may stop a lock from being seen.
 func (a *Authority) Run(ctx context.Context) error {
+	tests := make(chan struct{})
+	go func() { // beside the publisher: a self test in a full lane must not keep a lock from being seen
+		defer close(tests)
+		for a.selftest.once(ctx, a); ctx.Err() == nil; a.selftest.once(ctx, a) {
+			t := time.NewTimer(selftestEvery)
+			select {
+			case <-ctx.Done():
+			case <-t.C:
+			}
+			t.Stop()
+		}
+	}()
+	defer func() { <-tests }()
 	retry := time.Duration(0)
 	for {
 		wait, err := a.publishDue(ctx)
@@ -306,6 +319,13 @@ func (a *Authority) awaitClean(ctx context.Context) error {
 	return nil
 }
 
+// Drain waits until everything acknowledged is published, at most for d.
+func (a *Authority) Drain(ctx context.Context, d time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return a.awaitClean(ctx)
+}
+
 // Status for operators; ready only when cards can be issued.
 func (a *Authority) Status(ctx context.Context) contract.Status {
 	now := a.o.Guard.ForLists()
@@ -331,6 +351,9 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 	}
 	for _, k := range a.o.Ledger.Keys() {
 		s.Keys = append(s.Keys, contract.KeyStatus{ID: k.ID, Token: k.Token, Purpose: string(k.Purpose), Algorithm: k.Algorithm, State: string(k.State), NotAfter: k.NotAfter})
+	}
+	if err := a.selftest.last(); err != nil {
+		wrong("the self test failed: %v", err)
 	}
 	for _, p := range []policy.Purpose{policy.PurposeMDoc, policy.PurposeSDJWT, policy.PurposeList} {
 		if _, err := a.activeKey(p, now); err != nil {
