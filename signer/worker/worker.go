@@ -1,0 +1,219 @@
+// Package worker uses a PKCS#11 module, in a process of its own: a module that hangs or crashes takes nothing with it but this process,
+// which the daemon kills and replaces.
+//
+// The order of a start is fixed, because each step protects the next: no core dumps and no ptrace before a PIN is in memory; one C_Login per
+// process, and the PIN wiped right after, so that no error path can try a PIN again and lock the token; every key looked up by CKA_ID,
+// and its attributes and public key compared with the registry, before the first request is read. Handles are never trusted over a
+// reconnect: SoftHSM numbers objects anew after C_Initialize, so that an old handle may be another key.
+//
+// What the worker does not do: it signs no challenge of its own at the start, because every signature belongs to a journalled attempt
+// (I6). That private and public object belong together is shown by the daemon's self test and by release, which verifies each signature.
+package worker
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"sealkeeper/signer/wire"
+)
+
+// Options of Run.
+type Options struct {
+	// Guard runs start, which is everything from C_Initialize to C_Login, while no other process does the same with this token. SoftHSM
+	// truncates token.object during C_Login: softhsm.Guard. nil: start is just run.
+	Guard func(start func() error) error
+}
+
+// MaxSessions bounds wire.Hello.Sessions. More sessions than cores add only latency.
+const MaxSessions = 64
+
+// Run is the child process: it reads wire.Hello from conn, answers wire.Ready, then serves requests until conn ends (nil) or the module is
+// of no use any more (an error; everything that a session took is answered first). The caller should exit the process soon after: the module
+// stays loaded, since unloading one crashes on some systems.
+func Run(conn io.ReadWriteCloser, o Options) error {
+	defer conn.Close()
+	if err := harden(); err != nil {
+		return err
+	}
+	in := bufio.NewReaderSize(conn, 64<<10)
+	var hello wire.Hello
+	if err := wire.Read(in, &hello); err != nil {
+		return fmt.Errorf("reading hello: %w", err)
+	}
+	t, err := open(&hello, o.Guard)
+	if err != nil {
+		c := class(err)
+		if c != wire.Worker {
+			c = wire.Stop // the same keys, the same registry: another process would find the same
+		}
+		return errors.Join(err, wire.Write(conn, wire.Ready{Class: c, Error: err.Error()}))
+	}
+	if err := wire.Write(conn, wire.Ready{Serial: t.serial}); err != nil {
+		return err
+	}
+	return serve(conn, in, t, max(1, hello.Sessions))
+}
+
+// batch is a request on its way through the sessions: each takes the next item until none is left; who finishes the last one answers.
+type batch struct {
+	wire.Request
+	next, left atomic.Int64
+	answer     wire.Response
+}
+
+func serve(conn io.ReadWriter, in *bufio.Reader, t *token, sessions int) error {
+	s := &server{out: conn, token: t, failed: make(chan struct{})}
+	batches := make(chan *batch) // unbuffered: what is not being worked on waits in the socket, where the daemon can see it
+	var busy sync.WaitGroup
+	for range sessions {
+		busy.Go(func() { s.session(batches) })
+	}
+	go s.read(in, batches, sessions)
+	<-s.failed
+
+	// A session may be inside a module that never returns; everyone else gets the time to answer.
+	done := make(chan struct{})
+	go func() { busy.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(2 * time.Second):
+	}
+	return s.cause // written before failed was closed
+}
+
+type server struct {
+	token  *token
+	write  sync.Mutex
+	out    io.Writer
+	once   sync.Once
+	cause  error         // why failed was closed; nil when the daemon hung up
+	failed chan struct{} // closed when the process has to end
+}
+
+// fail ends the process once everything that was read is answered. The first cause stays.
+func (s *server) fail(cause error) {
+	s.once.Do(func() {
+		s.cause = cause
+		close(s.failed)
+	})
+}
+
+// ended returns the failure that ends the process, or nil.
+func (s *server) ended() error {
+	select {
+	case <-s.failed:
+	default:
+		return nil
+	}
+	if s.cause == nil {
+		return refuse(wire.Worker, "this worker is ending")
+	}
+	return s.cause
+}
+
+// read hands every request to as many sessions as it has items.
+func (s *server) read(in *bufio.Reader, batches chan<- *batch, sessions int) {
+	for {
+		b := new(batch)
+		if err := wire.Read(in, &b.Request); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = nil // the daemon hung up: the end
+			}
+			s.fail(err)
+			return
+		}
+		n := len(b.Sign)
+		b.answer.ID = b.ID
+		b.answer.Results = make([]wire.Result, n)
+		if b.Op != wire.OpSign || n == 0 {
+			b.answer.Results, n = nil, 1
+		}
+		b.left.Store(int64(n))
+		for range min(n, sessions) {
+			select {
+			case batches <- b:
+			case <-s.failed: // if no session has it, the daemon gives it to another worker
+				return
+			}
+		}
+	}
+}
+
+func (s *server) session(batches <-chan *batch) {
+	own := &session{token: s.token}
+	for {
+		select {
+		case b := <-batches:
+			s.work(b, own)
+		case <-s.failed:
+			return
+		}
+	}
+}
+
+// work does items of b until none is left.
+func (s *server) work(b *batch, own *session) {
+	for {
+		i := int(b.next.Add(1)) - 1
+		if i >= max(1, len(b.answer.Results)) {
+			return
+		}
+		err := s.ended()
+		if err == nil {
+			err = s.item(b, i, own)
+		}
+		if b.answer.Results == nil {
+			b.answer.Class, b.answer.Error = class(err), text(err)
+		} else {
+			b.answer.Results[i].Class, b.answer.Results[i].Error = class(err), text(err)
+		}
+		if b.left.Add(-1) == 0 {
+			s.write.Lock()
+			if err := wire.Write(s.out, &b.answer); err != nil {
+				s.fail(err)
+			}
+			s.write.Unlock()
+			wire.Wipe(b.answer.Secret)
+		}
+		if c := class(err); c == wire.Worker || c == wire.Stop {
+			s.fail(err)
+		}
+	}
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// item does one item of b and leaves its result in b.answer.
+func (s *server) item(b *batch, i int, own *session) (err error) {
+	a := &b.answer
+	switch b.Op {
+	case wire.OpSign:
+		if len(b.Sign) == 0 {
+			return refuse(wire.Faulty, "a signing request without items")
+		}
+		a.Results[i].Signature, err = own.sign(b.Sign[i])
+	case wire.OpDerive:
+		a.Secret, err = own.derive(b.Label)
+	case wire.OpGenerate:
+		if b.Generate == nil {
+			return refuse(wire.Faulty, "a request to generate without a template")
+		}
+		a.CKAID, a.SPKI, err = s.token.generate(*b.Generate)
+	case wire.OpSecret:
+		a.CKAID, a.Blob, err = s.token.newSecret()
+	case wire.OpPing: // answered by a session that is free, so a module in which all hang is seen
+	default:
+		return refuse(wire.Faulty, "unknown operation %d", b.Op)
+	}
+	return err
+}
