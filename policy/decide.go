@@ -1,17 +1,42 @@
 package policy
 
 import (
-	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"sealkeeper/evidence"
 )
 
-// Bundle is a parsed, validated, immutable policy bundle.
-type Bundle struct {
-	hash    Hash
-	version uint64
-}
+// Ids of what determines a decision. I: invariants in Go, which no bundle can switch off; D: typed data of the bundle. Cedar rules go by
+// their ids in the bundle.
+const (
+	ruleFactsBound   = "I:facts"
+	ruleOneDevice    = "I:one-device"
+	ruleLocks        = "I:locks"
+	ruleRefresh      = "I:refresh"
+	ruleAuthority    = "I:lock-authority"
+	ruleListForm     = "I:list-form"
+	ruleListTime     = "I:list-time"
+	ruleListChange   = "I:list-changes"
+	ruleListRevoked  = "I:revoked-is-final"
+	ruleCertProfile  = "I:cert-profile"
+	ruleCertValidity = "I:cert-validity"
+	ruleCRLTime      = "I:crl-time"
+	ruleCRLEntries   = "I:crl-entries"
+	ruleSelftest     = "I:selftest"
+
+	ruleClient    = "D:client"
+	ruleType      = "D:type"
+	ruleEvidence  = "D:evidence"
+	ruleCopies    = "D:copies"
+	ruleClaims    = "D:claims"
+	ruleRefreshAt = "D:refresh-from"
+	ruleReasons   = "D:reasons"
+)
+
+// issueRules are what every allowed issue has passed, before the permits that allowed it.
+var issueRules = []string{ruleFactsBound, ruleOneDevice, ruleLocks, ruleClient, ruleType, ruleEvidence, ruleCopies, ruleClaims}
 
 // decision names the bundle it was made with; b may be nil for the appliance's own decisions.
 func (b *Bundle) decision(r Result, rules ...string) Decision {
@@ -28,68 +53,300 @@ func (b *Bundle) denied(rule, code, detail string) Decision {
 	return d
 }
 
-// Ids of invariants, as decisions name them. No bundle can switch one off.
-const (
-	ruleListForm     = "I:list-form"
-	ruleListTime     = "I:list-time"
-	ruleListChange   = "I:list-changes"
-	ruleListRevoked  = "I:revoked-is-final"
-	ruleCertProfile  = "I:cert-profile"
-	ruleCertValidity = "I:cert-validity"
-	ruleCRLTime      = "I:crl-time"
-	ruleCRLEntries   = "I:crl-entries"
-	ruleSelftest     = "I:selftest"
-)
-
-var errNotBuilt = errors.New("not built")
-
-// Parse reads a bundle file. Errors name the file and line.
-func Parse(file string, data []byte) (*Bundle, error) { return nil, errNotBuilt }
-
-// Hash of the bundle's bytes.
-func (b *Bundle) Hash() Hash { return b.hash }
-
-// Version of the bundle; grows strictly.
-func (b *Bundle) Version() uint64 { return b.version }
-
-// ClientInfo is what the bundle says of a client.
-type ClientInfo struct {
-	ID     string
-	Role   string // "issuance", "carrier", "desk", "operator", "auditor"; must equal the role in the client's certificate
-	Class  string // class of authority for locks
-	Issuer string // credential issuer identifier: the aud that proofs must have
-	May    map[string][]Operation
+// failed: the facts can't be what a conductor without a fault would bring. That is never the client's doing, and never allowed.
+func (b *Bundle) failed(detail string) Decision {
+	d := b.decision(Failed, ruleFactsBound)
+	d.Code, d.Detail = "policy.facts", detail
+	return d
 }
 
-// Client looks a client up; ok is false for unknown ones.
-func (b *Bundle) Client(id string) (ClientInfo, bool) { return ClientInfo{}, false }
-
-// Clients lists all, sorted by id.
-func (b *Bundle) Clients() []ClientInfo { return nil }
-
-// TypeInfo is what the edges need to know of a credential type.
-type TypeInfo struct {
-	Name    string
-	Formats []Format
-	DocType string
-	VCT     string
+func (b *Bundle) refused(r *refusal) Decision {
+	d := b.denied(r.rule, r.code, r.detail)
+	d.Missing = r.missing
+	return d
 }
 
-// Types lists the credential types, sorted by name.
-func (b *Bundle) Types() []TypeInfo { return nil }
+// facts are evidence.Verified laid open, which is all that a decision needs of it.
+type facts struct {
+	valid bool
+	about evidence.Bound
+	keys  []evidence.Key
+	evidence.Facts
+	burns []evidence.Burn
+}
 
 // DecideIssue decides an issue or refresh. The approval is nil unless the decision's result is Allowed.
+//
+// The instant must be the one that the evidence was verified at: facts that were true at another instant are no facts.
 func (b *Bundle) DecideIssue(v *evidence.Verified, r IssueRequest, s Slot, at time.Time) (*Approval, Decision) {
-	return nil, Decision{}
+	var f facts
+	if v.Valid() {
+		f = facts{valid: true, about: v.About(), keys: v.Keys(), Facts: v.Facts(), burns: v.Burns()}
+	}
+	return b.decideIssue(f, r, s, at)
 }
 
-// DecideChange decides a lock, unlock or revocation.
+func (b *Bundle) decideIssue(f facts, r IssueRequest, s Slot, at time.Time) (*Approval, Decision) {
+	if b == nil {
+		return nil, b.failed("there is no policy bundle")
+	}
+	a, d := b.judgeIssue(f, r, s, at)
+	if f.valid {
+		d.Identity = f.Identity
+	}
+	if d.Result != Allowed {
+		return nil, d
+	}
+	a.decision = d
+	return a, d
+}
+
+// judgeIssue: invariants, then data, then rules. The order is part of what is promised: a bundle is asked only about requests that no
+// invariant refuses, and rules only about requests that are complete.
+func (b *Bundle) judgeIssue(f facts, r IssueRequest, s Slot, at time.Time) (*Approval, Decision) {
+	c, known := b.clients[r.Client]
+	switch {
+	case !f.valid || len(f.keys) == 0:
+		return nil, b.failed("there is no verified evidence")
+	case f.about.Client != r.Client || f.about.DocumentType != r.DocumentType || at.IsZero() || !f.about.At.Equal(at):
+		return nil, b.failed("the evidence was verified for another client, document type or instant")
+	case known && f.about.Audience != c.Issuer:
+		return nil, b.failed("the evidence was verified for another issuer than the client's")
+	case r.Subject == Pseudonym{}:
+		return nil, b.failed("there is no subject")
+	case r.Operation != OpIssue && r.Operation != OpRefresh:
+		return nil, b.failed("the operation is neither issue nor refresh")
+	}
+
+	t := b.types[r.DocumentType] // nil: unknown, refused once the invariants hold
+	if r := oneDevice(f, r, s, t); r != nil {
+		return nil, b.refused(r)
+	}
+
+	switch {
+	case !known:
+		return nil, b.denied(ruleClient, "client.forbidden", "the policy does not know this client")
+	case t == nil:
+		return nil, b.denied(ruleType, "type.unknown", "the policy has no such document type")
+	case c.Role != "issuance" || !slices.Contains(c.May[r.DocumentType], r.Operation):
+		return nil, b.denied(ruleClient, "client.forbidden", fmt.Sprintf("client %s may not %s %s", c.ID, r.Operation, t.name))
+	}
+	formats, refusal := t.choose(r.Formats)
+	if refusal == nil {
+		refusal = t.judgeEvidence(f)
+	}
+	if refusal == nil && r.Operation == OpRefresh {
+		refusal = t.judgeRefresh(s, at)
+	}
+	var values []Value
+	if refusal == nil {
+		values, refusal = decodeClaims(t.claims, r.Claims)
+	}
+	var p person
+	if refusal == nil {
+		p, refusal = judgeDates(t, values, at)
+	}
+	if refusal != nil {
+		return nil, b.refused(refusal)
+	}
+
+	result, code, detail, ids := b.rules.judge(ruleFacts{client: c.ID, operation: r.Operation, typ: t.name, at: at, replace: r.Replace,
+		bound: s.Bound, copies: len(f.keys), formats: formats, evidence: f.Kinds, storage: f.KeyStorage, user: f.UserAuthentication,
+		issuer: f.AttestationIssuer, identity: f.Identity, locks: s.Locks, age: p.age})
+	d := b.decision(result, ids...)
+	if d.Code, d.Detail = code, detail; result != Allowed {
+		return nil, d
+	}
+	d.Rules = append(slices.Clone(issueRules), ids...)
+
+	lifetime := t.lifetime
+	if !p.expiry.IsZero() {
+		lifetime = min(lifetime, p.expiry.Sub(at).Truncate(time.Second))
+	}
+	if lifetime < time.Second {
+		return nil, b.denied(ruleClaims, "claims.value", "claim "+t.expiry+" is past: the document has expired")
+	}
+	a := &Approval{kind: KindIssue, decision: d, client: c.ID, at: at, lane: LaneIssue,
+		conditions: Conditions{Epoch: s.Epoch, Burns: slices.Clone(f.burns)},
+		issue: Issue{Operation: r.Operation, DocumentType: t.name, Subject: r.Subject, Replace: r.Replace, Formats: formats,
+			Keys: slices.Clone(f.keys), Values: values, DocType: t.docType, VCT: t.vct, Issuer: t.issuer, Lifetime: lifetime,
+			TimeGrain: t.grain, Decoys: t.decoys, WaitRevoked: t.waitRevoked}}
+	if len(formats)*len(f.keys) > 4 { // a batch must not hold up the person at the counter
+		a.lane = LaneBatch
+	}
+	for _, format := range formats {
+		a.purposes = append(a.purposes, map[Format]Purpose{MDoc: PurposeMDoc, SDJWT: PurposeSDJWT}[format])
+	}
+	return a, d
+}
+
+// oneDevice holds the invariants of the slot: at most one phone has the card, a refresh stays with it, and a locked card brings nothing new
+// to the phone it is locked on. t may be nil.
+func oneDevice(f facts, r IssueRequest, s Slot, t *docType) *refusal {
+	bound := func(k evidence.Key) bool { return slices.Contains(s.Keys, k.Thumbprint) }
+	if r.Operation == OpRefresh {
+		foreign := func(k evidence.Key) bool { return !bound(k) }
+		switch {
+		case r.Replace:
+			return refuse(ruleRefresh, "refresh.replace", "a refresh never replaces a phone: issue with replace instead")
+		case !s.Bound:
+			return refuse(ruleOneDevice, "slot.empty", "no phone has this card: issue it first")
+		case len(s.Locks) > 0:
+			return refuse(ruleLocks, "card.locked", "the card is locked (%d reasons): it can be refreshed once every lock is removed", len(s.Locks))
+		case t != nil && t.refresh == nil:
+			return refuse(ruleRefresh, "refresh.forbidden", "credentials of this type are not refreshed: issue them anew")
+		case t != nil && t.refresh.SameKey && slices.ContainsFunc(f.keys, foreign):
+			return refuse(ruleRefresh, "refresh.other_device", "the keys are not those of the phone that has the card: issue with replace instead")
+		}
+		return nil
+	}
+	if slices.ContainsFunc(s.Locks, func(l Lock) bool { return !slices.Contains(deviceLocks, l.Reason) }) {
+		return refuse(ruleLocks, "card.locked", "the card is locked for a reason that stays with the person: nothing is issued until it is removed")
+	}
+	switch {
+	case !s.Bound || r.Resuming: // resuming: the slot is held by this very request
+		return nil
+	case !r.Replace:
+		return refuse(ruleOneDevice, "slot.occupied", "another phone has this card: issue with replace to move it")
+	case slices.ContainsFunc(f.keys, bound):
+		return refuse(ruleOneDevice, "slot.same_device", "this phone has the card already: refresh instead")
+	}
+	return nil
+}
+
+// choose checks the formats that were asked for; none means all of the type.
+func (t *docType) choose(asked []Format) ([]Format, *refusal) {
+	if len(asked) == 0 {
+		return slices.Clone(t.formats), nil
+	}
+	for i, f := range asked {
+		if !slices.Contains(t.formats, f) || slices.Contains(asked[:i], f) {
+			return nil, refuse(ruleType, "format.unavailable", "type %s comes as %v, each once: ask for these or for none in particular", t.name, t.formats)
+		}
+	}
+	return slices.Clone(asked), nil
+}
+
+func (t *docType) judgeEvidence(f facts) *refusal {
+	var missing []string
+	for _, k := range t.evidence.Required {
+		if !slices.Contains(f.Kinds, k) {
+			missing = append(missing, k)
+		}
+	}
+	if missing != nil {
+		r := refuse(ruleEvidence, "evidence.missing", "evidence of %d required kinds is missing", len(missing))
+		r.missing = missing
+		return r
+	}
+	for _, level := range []struct {
+		what           string
+		wanted, proven []string
+	}{{"key_storage", t.evidence.KeyStorage, f.KeyStorage}, {"user_authentication", t.evidence.UserAuthentication, f.UserAuthentication}} {
+		if len(level.wanted) > 0 && !slices.ContainsFunc(level.proven, func(l string) bool { return slices.Contains(level.wanted, l) }) {
+			r := refuse(ruleEvidence, "evidence.level", "the attested %s is none of %v", level.what, level.wanted)
+			r.missing = []string{level.what}
+			return r
+		}
+	}
+	if len(f.keys) > t.maxCopies {
+		return refuse(ruleCopies, "copies.too_many", "%d keys are attested: type %s comes in at most %d copies", len(f.keys), t.name, t.maxCopies)
+	}
+	return nil
+}
+
+// judgeRefresh: early only for a phone that has nothing left in a format, as after a lock, which ends every MSO.
+func (t *docType) judgeRefresh(s Slot, at time.Time) *refusal {
+	lost := s.Live == 0 || (t.docType != "" && s.MSOs == 0)
+	if from := s.Newest.Add(t.refreshFrom); !lost && at.Before(from) {
+		return refuse(ruleRefreshAt, "refresh.early", "the newest credential is fresh enough: refresh from %s on", stamp(from))
+	}
+	return nil
+}
+
+// DecideChange decides a lock, unlock or revocation. No rule and no budget is asked: a loss report must get through.
+//
+// Reports come late, twice and out of order, so what has nothing to do is allowed with the effect "none": the answer must not depend on
+// which report was first.
 func (b *Bundle) DecideChange(r ChangeRequest, s Slot, at time.Time) (*Approval, Decision) {
-	return nil, Decision{}
+	switch {
+	case b == nil:
+		return nil, b.failed("there is no policy bundle")
+	case r.Subject == Pseudonym{} || at.IsZero():
+		return nil, b.failed("there is no subject or no instant")
+	case r.Operation != OpLock && r.Operation != OpUnlock && r.Operation != OpRevoke:
+		return nil, b.failed("the operation is not lock, unlock or revoke")
+	}
+	c, d := b.may(r.Client, r.DocumentType, r.Operation)
+	if d.Result != Allowed {
+		return nil, d
+	}
+	reasons := b.lockClasses
+	if r.Operation == OpRevoke {
+		reasons = b.revokeClasses
+	}
+	if allowed, known := reasons[r.Reason]; !known {
+		return nil, b.denied(ruleReasons, "reason.unknown", fmt.Sprintf("the policy knows no such reason to %s", r.Operation))
+	} else if !slices.Contains(allowed, c.Class) {
+		return nil, b.denied(ruleReasons, "reason.forbidden", fmt.Sprintf("authorities of class %s may not %s for %s", c.Class, r.Operation, r.Reason))
+	}
+
+	change := Change{Operation: r.Operation, DocumentType: r.DocumentType, Subject: r.Subject, Device: r.Device, Effect: "apply"}
+	rules := []string{ruleClient, ruleReasons}
+	if r.Operation == OpRevoke {
+		change.Reason = r.Reason
+	} else {
+		change.Lock = Lock{Reason: r.Reason, Class: c.Class}
+		rules = append(rules, ruleAuthority)
+	}
+	there := slices.Contains(s.Locks, change.Lock)
+	switch {
+	case r.Device != "" && r.Device != s.Device: // a late event about a phone that no longer has the card
+		change.Effect = "none"
+	case r.Operation == OpRevoke && !s.Bound:
+		change.Effect = "none"
+	case r.Operation == OpLock && there:
+		change.Effect = "none"
+	case r.Operation == OpLock && !s.Bound && slices.Contains(deviceLocks, r.Reason):
+		return nil, b.denied(ruleOneDevice, "slot.empty", "no phone has this card, so there is nothing that a lost phone could lock")
+	case r.Operation == OpUnlock && !there:
+		if slices.ContainsFunc(s.Locks, func(l Lock) bool { return l.Reason == r.Reason }) {
+			return nil, b.denied(ruleAuthority, "lock.other_authority", "another class of authority added this lock and alone may remove it")
+		}
+		change.Effect = "none"
+	}
+	d.Rules = rules
+	return &Approval{kind: KindChange, decision: d, client: c.ID, at: at, lane: LaneLock, conditions: Conditions{Epoch: s.Epoch}, change: change}, d
+}
+
+// may judges client × operation × type by the bundle's data.
+func (b *Bundle) may(id, documentType string, ops ...Operation) (client, Decision) {
+	if b == nil {
+		return client{}, b.failed("there is no policy bundle")
+	}
+	c, known := b.clients[id]
+	switch {
+	case !known:
+		return c, b.denied(ruleClient, "client.forbidden", "the policy does not know this client")
+	case b.types[documentType] == nil:
+		return c, b.denied(ruleType, "type.unknown", "the policy has no such document type")
+	}
+	for _, op := range ops {
+		if slices.Contains(c.May[documentType], op) && slices.Contains(roles[c.Role], op) {
+			return c, b.decision(Allowed, ruleClient)
+		}
+	}
+	return c, b.denied(ruleClient, "client.forbidden", fmt.Sprintf("client %s may not %s %s", c.ID, ops[0], documentType))
 }
 
 // DecideRead decides whether a client may read a holder's state (nothing is signed or changed, so there is no approval).
-func (b *Bundle) DecideRead(client, documentType string, at time.Time) Decision { return Decision{} }
+func (b *Bundle) DecideRead(client, documentType string, at time.Time) Decision {
+	_, d := b.may(client, documentType, OpState)
+	return d
+}
 
 // DecideNonce decides whether a client may have a nonce: whoever may issue or refresh the type.
-func (b *Bundle) DecideNonce(client, documentType string) Decision { return Decision{} }
+func (b *Bundle) DecideNonce(client, documentType string) Decision {
+	_, d := b.may(client, documentType, OpIssue, OpRefresh)
+	return d
+}

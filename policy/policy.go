@@ -93,6 +93,7 @@ type Slot struct {
 	Keys   [][32]byte // thumbprints of every key of the bound device
 	Locks  []Lock     // sorted
 	Live   int        // unexpired, unrevoked credentials
+	MSOs   int        // of these, mdocs: a lock revokes them for good, so a refresh may be due early
 	Since  time.Time  // when the device was bound
 	Newest time.Time  // when its newest credential was made
 }

@@ -1,0 +1,206 @@
+package policy
+
+import (
+	"errors"
+	"iter"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cedar-policy/cedar-go"
+	"github.com/cedar-policy/cedar-go/x/exp/ast"
+	"github.com/cedar-policy/cedar-go/x/exp/schema"
+	"github.com/cedar-policy/cedar-go/x/exp/schema/validate"
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// RuleSchema is what rules may speak of. Every rule is type-checked against it when a bundle is read, because Cedar skips a policy that
+// fails while it is evaluated: a forbid with a misspelt attribute would forbid nothing. (If one fails all the same, nothing is allowed.)
+const RuleSchema = `
+entity Client { role: String, class: String, channel: String };
+entity DocumentType;
+action issue, refresh appliesTo {
+	principal: Client,
+	resource: DocumentType,
+	context: {
+		at: datetime,                       // the instant of the decision
+		replace: Bool,                      // the new phone takes the place of the bound one
+		bound: Bool,                        // a phone is bound
+		copies: Long,                       // attested keys
+		formats: Set<String>,               // asked for: "mso_mdoc", "dc+sd-jwt"
+		evidence: Set<String>,              // kinds that were verified
+		key_storage: Set<String>,           // attested levels
+		user_authentication: Set<String>,
+		attestation_issuer: String,         // subject of the wallet provider's certificate
+		identity: String,                   // who says who the subject is
+		locks: Set<String>,                 // reasons that stand
+		age?: Long,                         // full years, by the claim birth_date
+	},
+};
+`
+
+const (
+	clientType   = cedar.EntityType("Client")
+	documentType = cedar.EntityType("DocumentType")
+	actionType   = cedar.EntityType("Action")
+)
+
+// ruleSet is the parsed rules, in the bundle's order.
+type ruleSet struct {
+	ids      []string
+	policies []*cedar.Policy
+	clients  cedar.EntityMap
+}
+
+// All iterates in the bundle's order, so that decisions name rules in the same order each time.
+func (s ruleSet) All() iter.Seq2[cedar.PolicyID, *cedar.Policy] {
+	return func(yield func(cedar.PolicyID, *cedar.Policy) bool) {
+		for i, p := range s.policies {
+			if !yield(cedar.PolicyID(s.ids[i]), p) {
+				return
+			}
+		}
+	}
+}
+
+func (c *checker) rules(b *Bundle, specs []RuleSpec) ruleSet {
+	s := ruleSet{clients: cedar.EntityMap{}}
+	var definition schema.Schema
+	if err := definition.UnmarshalCedar([]byte(RuleSchema)); err != nil {
+		c.wrong("/rules", "the rule schema of this program is broken: %v", err)
+		return s
+	}
+	resolved, err := definition.Resolve()
+	if err != nil {
+		c.wrong("/rules", "the rule schema of this program is broken: %v", err)
+		return s
+	}
+	validator := validate.New(resolved)
+	for i, spec := range specs {
+		at := pointer("/rules", i)
+		if !idForm.MatchString(spec.ID) || slices.Contains(s.ids, spec.ID) {
+			c.wrong(at+"/id", "rule id %q is there twice or not an id: use lower case letters, digits and '-'", spec.ID)
+		}
+		parsed, err := cedar.NewPolicyListFromBytes(spec.ID, []byte(spec.Cedar))
+		if err == nil && len(parsed) != 1 {
+			err = errors.New("it must be exactly one policy")
+		}
+		if err == nil {
+			err = validator.Policy(spec.ID, (*ast.Policy)(parsed[0].AST()))
+		}
+		if err != nil {
+			c.wrong(at+"/cedar", "rule %s: %s", spec.ID, strings.ReplaceAll(err.Error(), "\n", "; "))
+			continue
+		}
+		c.entities(at+"/cedar", b, spec.ID, parsed[0])
+		s.ids, s.policies = append(s.ids, spec.ID), append(s.policies, parsed[0])
+	}
+	if len(specs) == 0 {
+		c.wrong("/rules", "the bundle has no rules, so nothing could ever be issued: permit something")
+	}
+	for id, cl := range b.clients {
+		uid := cedar.NewEntityUID(clientType, cedar.String(id))
+		s.clients[uid] = cedar.Entity{UID: uid, Attributes: cedar.NewRecord(cedar.RecordMap{
+			"role": cedar.String(cl.Role), "class": cedar.String(cl.Class), "channel": cedar.String(cl.channel)})}
+	}
+	return s
+}
+
+// entities refuses rules about clients and types that the bundle does not have: a misspelt name would match nobody. It reads Cedar's JSON
+// form, in which every entity is an object with a type and an id.
+func (c *checker) entities(at jsontext.Pointer, b *Bundle, rule string, p *cedar.Policy) {
+	data, err := p.MarshalJSON()
+	var tree any
+	if err == nil {
+		err = json.Unmarshal(data, &tree)
+	}
+	if err != nil {
+		c.wrong(at, "rule %s can't be read back: %v", rule, err)
+		return
+	}
+	var walk func(any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case []any:
+			for _, e := range v {
+				walk(e)
+			}
+		case map[string]any:
+			kind, _ := v["type"].(string)
+			id, isEntity := v["id"].(string)
+			switch {
+			case isEntity && kind == string(clientType) && b.clients[id].ID == "":
+				c.wrong(at, "rule %s names the client %q, which the bundle does not have: correct the name or add the client", rule, id)
+			case isEntity && kind == string(documentType) && b.types[id] == nil:
+				c.wrong(at, "rule %s names the type %q, which the bundle does not have: correct the name or add the type", rule, id)
+			}
+			for _, e := range v {
+				walk(e)
+			}
+		}
+	}
+	walk(tree)
+}
+
+// ruleFacts are what rules judge.
+type ruleFacts struct {
+	client    string
+	operation Operation
+	typ       string
+	at        time.Time
+	replace   bool
+	bound     bool
+	copies    int
+	formats   []Format
+	evidence  []string
+	storage   []string
+	user      []string
+	issuer    string
+	identity  string
+	locks     []Lock
+	age       int
+}
+
+// judge evaluates all rules. ids are those that determined the result.
+func (s ruleSet) judge(f ruleFacts) (r Result, code, detail string, ids []string) {
+	locks := make([]string, len(f.locks))
+	for i, l := range f.locks {
+		locks[i] = l.Reason
+	}
+	context := cedar.RecordMap{
+		"at": cedar.NewDatetime(f.at), "replace": cedar.Boolean(f.replace), "bound": cedar.Boolean(f.bound), "copies": cedar.Long(f.copies),
+		"formats": set(f.formats), "evidence": set(f.evidence), "key_storage": set(f.storage), "user_authentication": set(f.user),
+		"attestation_issuer": cedar.String(f.issuer), "identity": cedar.String(f.identity), "locks": set(locks),
+	}
+	if f.age >= 0 {
+		context["age"] = cedar.Long(f.age)
+	}
+	decision, diagnostic := cedar.Authorize(s, s.clients, cedar.Request{
+		Principal: cedar.NewEntityUID(clientType, cedar.String(f.client)), Action: cedar.NewEntityUID(actionType, cedar.String(f.operation)),
+		Resource: cedar.NewEntityUID(documentType, cedar.String(f.typ)), Context: cedar.NewRecord(context)})
+	if len(diagnostic.Errors) > 0 { // before anything else: a failed forbid is no permission
+		for _, e := range diagnostic.Errors {
+			ids = append(ids, string(e.PolicyID))
+		}
+		return Failed, "policy.error", "a rule could not be evaluated, so nothing was decided", ids
+	}
+	for _, reason := range diagnostic.Reasons {
+		ids = append(ids, string(reason.PolicyID))
+	}
+	switch {
+	case decision == cedar.Allow && len(ids) > 0:
+		return Allowed, "", "", ids
+	case len(ids) > 0:
+		return Denied, "rule." + ids[0], "rule " + ids[0] + " forbids it", ids
+	}
+	return Denied, "policy.denied", "no rule permits it", nil
+}
+
+func set[S ~string](values []S) cedar.Set {
+	all := make([]cedar.Value, len(values))
+	for i, v := range values {
+		all[i] = cedar.String(v)
+	}
+	return cedar.NewSet(all...)
+}
