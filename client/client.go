@@ -1,0 +1,325 @@
+// Package client talks to a sealkeeper appliance: for issuance services, carriers and desks, over mTLS.
+//
+// A retry is safe here, and made without asking: Issue and Refresh carry an idempotency key, so a request whose answer was lost gives the
+// same bytes again and never a second card. Every call is tried again after a connection error and after 429 or 503, not before the
+// appliance's Retry-After, with jitter, until its context ends or Attempts are used up. Two exceptions: Unlock is not tried again once it
+// may have reached the appliance, since a late second one could lift a lock that was set in between; and a refused certificate, ours or
+// theirs, does not get better by trying.
+//
+// A service that may crash between asking and storing the answer makes the key itself with NewKey, stores it, and uses it again.
+//
+// Refusals are *Problem, with the appliance's stable code. Nothing is ever logged, and no error quotes a body.
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"sealkeeper/contract"
+)
+
+const (
+	defaultAttempts = 5
+	defaultTimeout  = 15 * time.Second
+	firstWait       = 100 * time.Millisecond
+	longestWait     = 5 * time.Second
+	maxAnswer       = 16 << 20 // an answer with several copies and portraits is some 3 MiB
+)
+
+// Config of New.
+type Config struct {
+	BaseURL     string          // https://host:port of the issuance listener
+	Certificate tls.Certificate // this client's, with its key
+	RootCAs     *x509.CertPool  // anchors of the appliance's certificate; must be given: the system's are not asked
+	Attempts    int             // tries of one call; 0: 5
+	Timeout     time.Duration   // of one try; 0: 15 s
+}
+
+// Client is safe for concurrent use.
+type Client struct {
+	base     string
+	http     *http.Client
+	attempts int
+	wait     func(ctx context.Context, d time.Duration) error
+}
+
+// Problem is the appliance's refusal (RFC 9457). Code is stable.
+type Problem struct {
+	contract.Problem
+	RetryAfter time.Duration // 429 and 503; zero: not said
+}
+
+func (p *Problem) Error() string {
+	return fmt.Sprintf("the appliance answered %d %s: %s (%s)", p.Status, p.Code, p.Detail, p.Instance)
+}
+
+// Code of err if it is or wraps a *Problem, else nothing.
+func Code(err error) string {
+	var p *Problem
+	if errors.As(err, &p) {
+		return p.Code
+	}
+	return ""
+}
+
+// New checks the configuration. It does not connect.
+func New(c Config) (*Client, error) {
+	u, err := url.Parse(c.BaseURL)
+	if err != nil || u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.User != nil {
+		return nil, errors.New("the base URL must be https://host:port")
+	}
+	if len(c.Certificate.Certificate) == 0 || c.Certificate.PrivateKey == nil {
+		return nil, errors.New("a client certificate with its key is needed: the appliance speaks mTLS only")
+	}
+	if c.RootCAs == nil {
+		return nil, errors.New("the anchors of the appliance's certificate are needed")
+	}
+	if c.Attempts < 0 || c.Timeout < 0 {
+		return nil, errors.New("attempts and timeout must not be negative")
+	}
+	if c.Attempts == 0 {
+		c.Attempts = defaultAttempts
+	}
+	if c.Timeout == 0 {
+		c.Timeout = defaultTimeout
+	}
+	cert := c.Certificate
+	t := &http.Transport{
+		TLSClientConfig: &tls.Config{
+			MinVersion: tls.VersionTLS13,
+			RootCAs:    c.RootCAs,
+			// Always this one, even if the server's list of anchors does not name its issuer: the server's refusal says more than our silence.
+			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil },
+		},
+		DialContext:         (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+		TLSHandshakeTimeout: 5 * time.Second,
+		MaxIdleConnsPerHost: 64,
+		IdleConnTimeout:     50 * time.Second, // less than the appliance's 60 s
+	}
+	return &Client{
+		base: strings.TrimSuffix(c.BaseURL, "/"),
+		http: &http.Client{Transport: t, Timeout: c.Timeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
+
+		attempts: c.Attempts,
+		wait:     wait,
+	}, nil
+}
+
+// Close ends idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// NewKey makes an idempotency key of 192 random bits.
+func NewKey() string {
+	var b [24]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+// Nonce asks for a nonce for one issue or refresh request.
+func (c *Client) Nonce(ctx context.Context, r contract.NonceRequest) (contract.NonceAnswer, error) {
+	return do[contract.NonceAnswer](ctx, c, call{path: "/v1/nonces", body: r})
+}
+
+// Issue asks for credentials for a new phone. key is the idempotency key; empty: one is made, good for the tries of this call.
+func (c *Client) Issue(ctx context.Context, key string, r contract.IssueRequest) (contract.IssueAnswer, error) {
+	return do[contract.IssueAnswer](ctx, c, call{path: "/v1/credentials", body: r, key: orNew(key)})
+}
+
+// Refresh asks for new credentials for the phone that has the card.
+func (c *Client) Refresh(ctx context.Context, key string, r contract.IssueRequest) (contract.IssueAnswer, error) {
+	return do[contract.IssueAnswer](ctx, c, call{path: "/v1/credentials/refresh", body: r, key: orNew(key)})
+}
+
+// DryRun gives the decision that Issue would make now, without effect. A denial is an answer, not an error.
+func (c *Client) DryRun(ctx context.Context, r contract.IssueRequest) (contract.Decision, error) {
+	return do[contract.Decision](ctx, c, call{path: "/v1/credentials/dry-run", body: r})
+}
+
+// DryRunRefresh gives the decision that Refresh would make now.
+func (c *Client) DryRunRefresh(ctx context.Context, r contract.IssueRequest) (contract.Decision, error) {
+	return do[contract.Decision](ctx, c, call{path: "/v1/credentials/refresh/dry-run", body: r})
+}
+
+// Lock adds a lock reason. When it returns, the lock is durable and its list is on its way.
+func (c *Client) Lock(ctx context.Context, r contract.ChangeRequest) (contract.ChangeAnswer, error) {
+	return do[contract.ChangeAnswer](ctx, c, call{path: "/v1/locks", body: r})
+}
+
+// Unlock removes a lock reason of this client's class of authority. It is not repeated if it may have arrived.
+func (c *Client) Unlock(ctx context.Context, r contract.ChangeRequest) (contract.ChangeAnswer, error) {
+	return do[contract.ChangeAnswer](ctx, c, call{path: "/v1/unlocks", body: r, once: true})
+}
+
+// Revoke ends a phone's card for ever.
+func (c *Client) Revoke(ctx context.Context, r contract.ChangeRequest) (contract.ChangeAnswer, error) {
+	return do[contract.ChangeAnswer](ctx, c, call{path: "/v1/revocations", body: r})
+}
+
+// Holder reads a holder's state.
+func (c *Client) Holder(ctx context.Context, r contract.StateRequest) (contract.Holder, error) {
+	return do[contract.Holder](ctx, c, call{path: "/v1/holders/state", body: r})
+}
+
+// WhoAmI says who the appliance takes this client for, and what it may do.
+func (c *Client) WhoAmI(ctx context.Context) (contract.WhoAmI, error) {
+	return do[contract.WhoAmI](ctx, c, call{path: "/v1/whoami"})
+}
+
+func orNew(key string) string {
+	if key == "" {
+		return NewKey()
+	}
+	return key
+}
+
+// call is one call, whatever the number of its tries.
+type call struct {
+	path string
+	body any    // nil: GET
+	key  string // Idempotency-Key
+	once bool   // not to be repeated if it may have arrived
+}
+
+func do[Answer any](ctx context.Context, c *Client, k call) (Answer, error) {
+	var body []byte
+	if k.body != nil {
+		var err error
+		if body, err = json.Marshal(k.body); err != nil {
+			var none Answer
+			return none, fmt.Errorf("encoding the request: %w", err)
+		}
+	}
+	for try := 1; ; try++ {
+		answer, err := once[Answer](ctx, c, k, body)
+		if err == nil {
+			return answer, nil
+		}
+		atLeast, again := retryable(err, k.once)
+		if !again || try >= c.attempts || ctx.Err() != nil {
+			return answer, err
+		}
+		if c.wait(ctx, max(atLeast, 0)+backoff(try)) != nil {
+			return answer, err // the context ends before another try could help: what is known is the last refusal
+		}
+	}
+}
+
+func once[Answer any](ctx context.Context, c *Client, k call, body []byte) (answer Answer, err error) {
+	method := http.MethodGet
+	if k.body != nil {
+		method = http.MethodPost
+	}
+	r, err := http.NewRequestWithContext(ctx, method, c.base+k.path, bytes.NewReader(body))
+	if err != nil {
+		return answer, fmt.Errorf("making the request: %w", err)
+	}
+	if k.body != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	if k.key != "" {
+		r.Header.Set("Idempotency-Key", k.key)
+	}
+	w, err := c.http.Do(r)
+	if err != nil {
+		return answer, &lost{fmt.Errorf("asking %s: %w", k.path, err)}
+	}
+	defer w.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(w.Body, maxAnswer+1))
+	switch {
+	case err != nil:
+		return answer, &lost{fmt.Errorf("reading the answer of %s: %w", k.path, err)}
+	case len(text) > maxAnswer:
+		return answer, fmt.Errorf("the answer of %s has more than %d bytes", k.path, maxAnswer)
+	case w.StatusCode == http.StatusOK:
+		if err := json.Unmarshal(text, &answer); err != nil {
+			var none Answer
+			return none, fmt.Errorf("the answer of %s is not what the contract says", k.path)
+		}
+		return answer, nil
+	}
+	p := &Problem{RetryAfter: retryAfter(w.Header.Get("Retry-After"))}
+	if w.Header.Get("Content-Type") != "application/problem+json" || json.Unmarshal(text, &p.Problem) != nil {
+		p.Problem = contract.Problem{Detail: "not an answer of the appliance: is something between?"}
+	}
+	p.Status = w.StatusCode
+	return answer, p
+}
+
+// lost is a try without an answer.
+type lost struct{ error }
+
+func (l *lost) Unwrap() error { return l.error }
+
+// retryable reports whether another try may help, and how long it has to wait at least.
+func retryable(err error, onlyOnce bool) (atLeast time.Duration, again bool) {
+	var p *Problem
+	if errors.As(err, &p) {
+		// A busy appliance has done nothing yet. But an interrupted request may have been carried out.
+		if onlyOnce && p.Code == "request.cancelled" {
+			return 0, false
+		}
+		return p.RetryAfter, p.Status == http.StatusTooManyRequests || p.Status == http.StatusServiceUnavailable
+	}
+	var l *lost
+	if !errors.As(err, &l) {
+		return 0, false
+	}
+	var ours *tls.CertificateVerificationError
+	var theirs tls.AlertError
+	if errors.As(err, &ours) || errors.As(err, &theirs) {
+		return 0, false
+	}
+	if onlyOnce { // only if it never left
+		var op *net.OpError
+		return 0, errors.As(err, &op) && op.Op == "dial"
+	}
+	return 0, true
+}
+
+// retryAfter reads the header's seconds; a date is not used by the appliance.
+func retryAfter(v string) time.Duration {
+	s, err := strconv.ParseUint(v, 10, 16)
+	if err != nil {
+		return 0
+	}
+	return time.Duration(s) * time.Second
+}
+
+// backoff is between half of and the whole of an exponentially growing wait, so that clients that were refused together don't return together.
+func backoff(try int) time.Duration {
+	d := min(firstWait<<min(try-1, 10), longestWait)
+	n, err := rand.Int(rand.Reader, big.NewInt(int64(d/2)+1))
+	if err != nil {
+		return d
+	}
+	return d/2 + time.Duration(n.Int64())
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	if end, ok := ctx.Deadline(); ok && time.Until(end) < d {
+		return context.DeadlineExceeded
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
