@@ -15,6 +15,7 @@ import (
 
 	"sealkeeper/ca"
 	"sealkeeper/contract"
+	"sealkeeper/evidence"
 )
 
 // ErrorDoc is one row of docs/errors.md.
@@ -60,7 +61,6 @@ type outcome struct {
 var exact = map[string]outcome{
 	"accept.none":               {http.StatusNotAcceptable, "Not acceptable"},
 	"card.locked":               {http.StatusConflict, "The card is locked"},
-	"claims.malformed":          {http.StatusUnprocessableEntity, "Claims refused"},
 	"client.busy":               {http.StatusTooManyRequests, "Too many requests of this client"},
 	"clock.untrusted":           {http.StatusServiceUnavailable, "The clock is not trusted"},
 	"draining":                  {http.StatusServiceUnavailable, "Shutting down"},
@@ -69,9 +69,16 @@ var exact = map[string]outcome{
 	internal:                    {http.StatusInternalServerError, "Internal failure"},
 	"key.missing":               {http.StatusServiceUnavailable, "No signing key"},
 	"ledger.stopped":            {http.StatusServiceUnavailable, "The ledger is stopped"},
+	"ledger.fenced":             {http.StatusServiceUnavailable, "The appliance is fenced"},
 	"nonce.replayed":            {http.StatusConflict, "Nonce used before"},
 	"object.unknown":            {http.StatusNotFound, "Not found"},
 	"overloaded":                {http.StatusServiceUnavailable, "Overloaded"},
+	"policy.error":              {http.StatusInternalServerError, "Internal failure"},
+	"policy.facts":              {http.StatusInternalServerError, "Internal failure"},
+	"evidence.unconfigured":     {http.StatusInternalServerError, "Internal failure"},
+	"reason.forbidden":          {http.StatusForbidden, "Denied by policy"},
+	"refresh.forbidden":         {http.StatusForbidden, "Denied by policy"},
+	"refresh.replace":           {http.StatusUnprocessableEntity, "A refresh never replaces a phone"},
 	"request.cancelled":         {http.StatusServiceUnavailable, "Not finished in time"},
 	"request.media_type":        {http.StatusUnsupportedMediaType, "Unsupported media type"},
 	"request.method":            {http.StatusMethodNotAllowed, "Method not allowed"},
@@ -81,7 +88,6 @@ var exact = map[string]outcome{
 	"route.unknown":             {http.StatusNotFound, "No such route"},
 	"subject.contended":         {http.StatusServiceUnavailable, "The holder's state kept changing"},
 	"subject.malformed":         {http.StatusBadRequest, "Subject number malformed"},
-	"subject.not_found":         {http.StatusNotFound, "Holder not found"},
 	"time.unsupported":          {http.StatusNotImplemented, "Historical lists are not supported"},
 }
 
@@ -89,18 +95,24 @@ var exact = map[string]outcome{
 // (now); 422: the message is right, but what it says is not believed or not allowed in a card. 401 never: without a certificate there is
 // no connection.
 var rooms = map[string]outcome{
+	"attestation": {http.StatusConflict, "Attestation used before"},
 	"card":        {http.StatusConflict, "The card's state does not allow it"},
 	"claims":      {http.StatusUnprocessableEntity, "Claims refused"},
 	"client":      {http.StatusForbidden, "Client refused"},
-	"device":      {http.StatusConflict, "The device's state does not allow it"},
+	"copies":      {http.StatusUnprocessableEntity, "Too many keys"},
 	"evidence":    {http.StatusUnprocessableEntity, "Evidence refused"},
+	"format":      {http.StatusUnprocessableEntity, "Format not available"},
 	"idempotency": {http.StatusConflict, "Idempotency key used for another request"},
 	"lock":        {http.StatusConflict, "The lock's state does not allow it"},
 	"nonce":       {http.StatusConflict, "Nonce refused"},
 	"policy":      {http.StatusForbidden, "Denied by policy"},
+	"reason":      {http.StatusUnprocessableEntity, "Reason not known"},
+	"refresh":     {http.StatusConflict, "The card's state does not allow a refresh"},
 	"request":     {http.StatusBadRequest, "Request refused"},
 	"reservation": {http.StatusConflict, "Superseded"},
+	"rule":        {http.StatusForbidden, "Denied by a rule of the policy"},
 	"slot":        {http.StatusConflict, "The device slot does not allow it"},
+	"type":        {http.StatusUnprocessableEntity, "Document type not known"},
 }
 
 func lookup(code string) (outcome, bool) {
@@ -115,8 +127,8 @@ func lookup(code string) (outcome, bool) {
 	return o, ok
 }
 
-// problem gives any error its place in the table. known is false for what no room should have said: it is a 500, and the log's matter.
-func problem(err error) (p contract.Problem, retry time.Duration, known bool) {
+// problem gives any error its place in the table. What no room should have said is internal.
+func problem(err error) (p contract.Problem, retry time.Duration) {
 	var refused *ca.Problem
 	var coded interface{ Code() string }
 	switch {
@@ -133,21 +145,33 @@ func problem(err error) (p contract.Problem, retry time.Duration, known bool) {
 	if !ok {
 		p.Code, o = internal, exact[internal]
 	}
-	known = p.Code != internal
-	if !known { // what went wrong inside is the log's matter, not the client's
-		p.Detail, p.Decision = "the request could not be completed; the operator finds it in the log by its instance", nil
+	if room, _, _ := strings.Cut(p.Code, "."); o.status == http.StatusInternalServerError || room == "ledger" {
+		// What went wrong inside, with its file names, is the log's matter, not the client's.
+		p.Detail, p.Decision = "the request could not be completed; the operator finds the reason in the log under this instance", nil
 	}
 	p.Type, p.Title, p.Status = "urn:sealkeeper:problem:"+p.Code, o.title, o.status
-	return p, retry, known
+	return p, retry
+}
+
+// cause is the error behind a *ca.Problem, which clients don't see.
+func cause(err error) string {
+	var refused *ca.Problem
+	if errors.As(err, &refused) && refused.Unwrap() != nil {
+		return refused.Unwrap().Error()
+	}
+	return ""
 }
 
 // fail answers with a problem, once.
 func (x *exchange) fail(err error) {
-	p, retry, known := problem(err)
+	p, retry := problem(err)
 	p.Instance = "urn:sealkeeper:request:" + x.id
 	x.code = p.Code
-	if !known {
-		x.edge.o.Log.Error("request failed", "request", x.id, "route", x.route, "client", x.caller.ID, "error", err.Error())
+	switch attrs := []any{"request", x.id, "route", x.route, "client", x.caller.ID, "error", err.Error(), "cause", cause(err)}; p.Status {
+	case http.StatusInternalServerError:
+		x.edge.o.Log.Error("request failed", attrs...)
+	case http.StatusServiceUnavailable:
+		x.edge.o.Log.Warn("request not served", attrs...)
 	}
 	h := x.Header()
 	h.Set("Content-Type", "application/problem+json")
@@ -173,10 +197,14 @@ func (x *exchange) fail(err error) {
 	_, _ = x.Write(body) // a client that is gone needs no answer
 }
 
-// Errors joins the tables of the rooms (code → explanation; those that the edge may not import are handed in) with the edge's own, with
-// the HTTP status of each, sorted by code.
+// Errors explains every code that the edge, the conductor and evidence can answer with, and those of the tables handed in (code →
+// explanation, of the rooms that the edge does not import: policy.Codes), with the HTTP status of each, sorted by code. A code that no
+// client can meet, such as that of a refused list version, has the status of an internal failure.
 func Errors(tables ...map[string]string) []ErrorDoc {
 	all := maps.Clone(edgeCodes)
+	for _, c := range evidence.Codes {
+		all[c.Code] = c.Explanation
+	}
 	for _, t := range append(tables, ca.Codes) {
 		maps.Copy(all, t)
 	}

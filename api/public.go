@@ -116,4 +116,3 @@ func (x *exchange) object(r *http.Request) {
 	r.Header.Del("Range")
 	http.ServeContent(x, r, "", o.Modified, bytes.NewReader(body))
 }
-
