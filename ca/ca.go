@@ -21,7 +21,6 @@ import (
 	"sealkeeper/contract"
 	"sealkeeper/evidence"
 	"sealkeeper/internal/clock"
-	"sealkeeper/internal/crashpoint"
 	"sealkeeper/internal/metrics"
 	"sealkeeper/ledger"
 	"sealkeeper/policy"
@@ -251,7 +250,6 @@ func (a *Authority) sign(ctx context.Context, r *ledger.Reservation, tbs [][]byt
 	if err != nil {
 		return nil, fmt.Errorf("signing %s: %w", r.ID(), err)
 	}
-	crashpoint.Here("ca.signed")
 	c, err := a.o.Gate.Check(ctx, r, tbs, s)
 	if err != nil {
 		return nil, fmt.Errorf("checking %s: %w", r.ID(), err)

@@ -58,6 +58,7 @@ func (a *Authority) Issue(ctx context.Context, c Caller, call Call, op policy.Op
 	if err != nil {
 		return nil, problem(err, nil)
 	}
+	crashpoint.Here("ca.issue.signed")
 	answer, err := j.join(checked)
 	if err != nil {
 		return nil, problem(err, nil)

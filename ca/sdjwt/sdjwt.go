@@ -38,6 +38,9 @@ type Params struct {
 
 // Draft builds the bytes to be signed. The same input gives the same bytes.
 func Draft(a *policy.Approval, t *ledger.Ticket, p Params) (*TBS, error) {
+	if !a.Valid() {
+		return nil, errors.New("drafting without an approval")
+	}
 	issue, ok := a.Issue()
 	switch {
 	case !ok:

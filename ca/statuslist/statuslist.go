@@ -38,6 +38,9 @@ func (t *TBS) MediaType() string { return t.media }
 // own ("sealkeeper_version"; in the CWT the text key of that name). x5c in the JWT's protected header, x5chain in the CWT's protected header.
 // level is the zlib level: low when urgent, high when settled.
 func Draft(a *policy.Approval, signer ledger.Key, level int) (*TBS, error) {
+	if !a.Valid() {
+		return nil, errors.New("drafting without an approval")
+	}
 	list, ok := a.List()
 	if !ok {
 		return nil, errors.New("a status list token needs an approved list")

@@ -1,0 +1,398 @@
+package x509
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"fmt"
+	"math/big"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	zx509 "github.com/zmap/zcrypto/x509"
+	"github.com/zmap/zlint/v3"
+	"github.com/zmap/zlint/v3/lint"
+)
+
+// Finding of a lint.
+type Finding struct {
+	Lint   string // name
+	Source string // "ISO 18013-5 B.1.1", "RFC 5280 4.1.2.2", …
+	Detail string
+}
+
+func (f Finding) String() string { return f.Lint + " (" + f.Source + "): " + f.Detail }
+
+// maxDER bounds what is parsed: ours have some 700 bytes, a CRL with a thousand entries 40 kB.
+const maxDER = 4 << 20
+
+// profile of formats.md 3.3. What is zero must be absent.
+type profile struct {
+	clause   string
+	iso      bool // under the IACA: country, EC signatures
+	root     bool
+	years    int // longest validity; or
+	days     int
+	usage    x509.KeyUsage
+	edwards  bool // Ed25519 keys besides EC
+	eku      []asn1.ObjectIdentifier
+	critical bool // the EKU is critical, and arcs of ISO may stand beside eku
+	ian      bool // issuerAltName is mandatory
+	crl      bool // a CRL distribution point is mandatory
+	san      string
+}
+
+var profiles = map[string]profile{
+	"iaca": {clause: "ISO 18013-5 B.1", iso: true, root: true, years: 20, usage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, ian: true},
+	"document-signer": {clause: "ISO 18013-5 B.3", iso: true, days: 457, usage: x509.KeyUsageDigitalSignature, edwards: true,
+		eku: []asn1.ObjectIdentifier{oidMDLDS}, critical: true, ian: true, crl: true},
+	"status-signer": {clause: "ISO 18013-5 B.9", iso: true, days: 1187, usage: x509.KeyUsageDigitalSignature, crl: true},
+	"sdjwt-issuer": {clause: "sealkeeper sdjwt-issuer", iso: true, days: 457, usage: x509.KeyUsageDigitalSignature, edwards: true,
+		ian: true, crl: true, san: "issuer"},
+	"client-ca": {clause: "sealkeeper client-ca", root: true, years: 10, usage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, edwards: true},
+	"server": {clause: "sealkeeper server", days: 397, usage: x509.KeyUsageDigitalSignature, edwards: true,
+		eku: []asn1.ObjectIdentifier{oidServer}, san: "hosts"},
+	"client": {clause: "sealkeeper client", days: 397, usage: x509.KeyUsageDigitalSignature, edwards: true,
+		eku: []asn1.ObjectIdentifier{oidClient}, san: "client"},
+}
+
+// forbidden in all certificates (Annex B), by the last arc of 2.5.29.
+var forbidden = map[int]string{30: "nameConstraints", 33: "policyMappings", 36: "policyConstraints", 46: "freshestCRL", 54: "inhibitAnyPolicy"}
+
+// Lint checks a certificate (any signature) against its profile: own rules for ISO, zlint for RFC 5280. Empty: clean.
+// Bounds that policy checked before are checked again here, from the bytes and independently of it.
+func Lint(name string, der []byte) []Finding {
+	p, ok := profiles[name]
+	if !ok {
+		return []Finding{{"profile", "sealkeeper", fmt.Sprintf("profile %q is not known", name)}}
+	}
+	if len(der) > maxDER {
+		return []Finding{{"size", "sealkeeper", fmt.Sprintf("%d bytes, at most %d are read", len(der), maxDER)}}
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		return []Finding{{"parse", "RFC 5280 4.1", err.Error()}}
+	}
+	l := &linter{clause: p.clause}
+	l.certificate(c, p)
+	l.zlintCertificate(der)
+	return l.found
+}
+
+type linter struct {
+	clause string
+	found  []Finding
+}
+
+func (l *linter) add(name, format string, args ...any) {
+	l.found = append(l.found, Finding{name, l.clause, fmt.Sprintf(format, args...)})
+}
+
+// must adds a finding unless ok.
+func (l *linter) must(ok bool, name, format string, args ...any) {
+	if !ok {
+		l.add(name, format, args...)
+	}
+}
+
+func (l *linter) certificate(c *x509.Certificate, p profile) {
+	l.must(c.Version == 3, "version", "X.509 version %d, must be 3", c.Version)
+	l.must(goodSerial(c.SerialNumber), "serial", "must be positive, at most 20 octets and come from at least 63 random bits")
+	switch c.SignatureAlgorithm {
+	case x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512:
+	case x509.PureEd25519:
+		l.must(!p.iso, "signature", "must be ecdsa-with-SHA256, 384 or 512")
+	default:
+		l.add("signature", "algorithm %s is not allowed", c.SignatureAlgorithm)
+	}
+	switch k := c.PublicKey.(type) {
+	case *ecdsa.PublicKey:
+		l.must(k.Curve == elliptic.P256() || k.Curve == elliptic.P384() || k.Curve == elliptic.P521(), "key", "curve is not allowed")
+	case ed25519.PublicKey:
+		l.must(p.edwards, "key", "Ed25519 is not allowed here")
+	default:
+		l.add("key", "%s keys are not allowed", c.PublicKeyAlgorithm)
+	}
+	l.must(c.NotAfter.After(c.NotBefore) && !c.NotAfter.After(c.NotBefore.AddDate(p.years, 0, p.days)), "validity",
+		"%s to %s: at most %d years or %d days", c.NotBefore.Format(time.RFC3339), c.NotAfter.Format(time.RFC3339), p.years, p.days)
+	l.names(c, p)
+
+	ext := map[string]pkix.Extension{}
+	for _, e := range c.Extensions {
+		ext[e.Id.String()] = e
+	}
+	// get returns extension 2.5.29.arc and holds its presence and criticality.
+	get := func(arc int, name string, mandatory, allowed, critical bool) (pkix.Extension, bool) {
+		e, ok := ext[fmt.Sprintf("2.5.29.%d", arc)]
+		l.must(ok || !mandatory, name, "%s is missing", name)
+		l.must(!ok || allowed, name, "%s must be absent", name)
+		l.must(!ok || e.Critical == critical, name, "%s: critical is %v, must be %v", name, e.Critical, critical)
+		return e, ok
+	}
+	if _, ok := get(15, "keyUsage", true, true, true); ok {
+		l.must(c.KeyUsage == p.usage, "keyUsage", "bits %b, must be %b", c.KeyUsage, p.usage)
+	}
+	if _, ok := get(19, "basicConstraints", p.root, p.root, true); ok && p.root {
+		l.must(c.IsCA && c.MaxPathLen == 0 && c.MaxPathLenZero, "basicConstraints", "must be CA:TRUE with pathLen 0")
+	}
+	if e, ok := get(37, "extKeyUsage", len(p.eku) > 0, len(p.eku) > 0, p.critical); ok {
+		l.usages(e, p)
+	}
+	want, err := keyID(c.RawSubjectPublicKeyInfo)
+	get(14, "subjectKeyIdentifier", true, true, false)
+	l.must(err == nil && bytes.Equal(c.SubjectKeyId, want), "subjectKeyIdentifier", "must be SHA-1 of the public key's bits")
+	if e, ok := get(35, "authorityKeyIdentifier", !p.root, true, false); ok {
+		l.must(keyIDOnly(e.Value), "authorityKeyIdentifier", "must have a key identifier and nothing else")
+		l.must(!p.root || bytes.Equal(c.AuthorityKeyId, c.SubjectKeyId), "authorityKeyIdentifier", "a root's must be its own")
+	}
+	if e, ok := get(18, "issuerAltName", p.ian, p.iso, false); ok {
+		l.must(onlyNames(e.Value, 1, 6), "issuerAltName", "must have an rfc822Name or URI and nothing else")
+	}
+	if e, ok := get(31, "crlDistributionPoints", p.crl, p.iso, false); ok {
+		l.must(goodPoints(e.Value), "crlDistributionPoints", "must have URIs only, without reasons and cRLIssuer")
+	}
+	if _, ok := get(17, "subjectAltName", p.san != "", p.iso || p.san != "", false); ok || p.san != "" {
+		l.alternatives(c, p)
+	}
+	for _, e := range c.Extensions {
+		if len(e.Id) == 4 && e.Id[:3].Equal(asn1.ObjectIdentifier{2, 5, 29}) {
+			if name := forbidden[e.Id[3]]; name != "" {
+				l.add("forbidden", "%s must be absent", name)
+			}
+			if slices.Contains([]int{14, 15, 17, 18, 19, 31, 35, 37}, e.Id[3]) {
+				continue
+			}
+		}
+		l.must(!e.Critical, "critical", "extension %s must not be critical", e.Id)
+	}
+}
+
+func goodSerial(n *big.Int) bool { return n.Sign() > 0 && n.BitLen() >= 63 && n.BitLen() <= 159 }
+
+// names: subject C and CN for all under the IACA, leaves repeat C and ST of the issuer, roots are their own issuer, bytewise.
+func (l *linter) names(c *x509.Certificate, p profile) {
+	subject, err1 := attributes(c.RawSubject)
+	issuer, err2 := attributes(c.RawIssuer)
+	if err1 != nil || err2 != nil {
+		l.add("name", "subject or issuer can't be read")
+		return
+	}
+	cn := subject["2.5.4.3"]
+	l.must(len(cn) == 1 && len(cn[0].Bytes) > 0, "commonName", "must be there once")
+	l.must(!p.root || bytes.Equal(c.RawIssuer, c.RawSubject), "issuer", "a root's issuer must be its subject, bytewise")
+	if !p.iso {
+		return
+	}
+	for who, of := range map[string]map[string][]asn1.RawValue{"subject": subject, "issuer": issuer} {
+		v := of["2.5.4.6"]
+		l.must(len(v) == 1 && v[0].Tag == asn1.TagPrintableString && len(v[0].Bytes) == 2 &&
+			!bytes.ContainsFunc(v[0].Bytes, func(r rune) bool { return r < 'A' || r > 'Z' }), "countryName",
+			"the %s must have one: two upper case letters as PrintableString", who)
+	}
+	for oid, name := range map[string]string{"2.5.4.6": "countryName", "2.5.4.8": "stateOrProvinceName"} {
+		l.must(slices.EqualFunc(subject[oid], issuer[oid], func(a, b asn1.RawValue) bool { return bytes.Equal(a.FullBytes, b.FullBytes) }), name,
+			"must be the same in subject and issuer")
+	}
+}
+
+func attributes(der []byte) (map[string][]asn1.RawValue, error) {
+	type attribute struct {
+		Type  asn1.ObjectIdentifier
+		Value asn1.RawValue
+	}
+	type attributeSET []attribute // the name makes encoding/asn1 read a SET
+	var n []attributeSET
+	if rest, err := asn1.Unmarshal(der, &n); err != nil || len(rest) > 0 {
+		return nil, fmt.Errorf("not a name")
+	}
+	m := map[string][]asn1.RawValue{}
+	for _, set := range n {
+		for _, a := range set {
+			m[a.Type.String()] = append(m[a.Type.String()], a.Value)
+		}
+	}
+	return m, nil
+}
+
+func (l *linter) usages(e pkix.Extension, p profile) {
+	var got []asn1.ObjectIdentifier
+	if rest, err := asn1.Unmarshal(e.Value, &got); err != nil || len(rest) > 0 {
+		l.add("extKeyUsage", "can't be read")
+		return
+	}
+	has := func(list []asn1.ObjectIdentifier, o asn1.ObjectIdentifier) bool {
+		return slices.ContainsFunc(list, o.Equal)
+	}
+	for _, o := range p.eku {
+		l.must(has(got, o), "extKeyUsage", "%s is missing", o)
+	}
+	for _, o := range got {
+		iso := p.critical && len(o) > 3 && (o[:3].Equal(asn1.ObjectIdentifier{1, 0, 18013}) || o[:3].Equal(asn1.ObjectIdentifier{1, 0, 23220}))
+		l.must(has(p.eku, o) || iso, "extKeyUsage", "%s must not be there", o)
+	}
+}
+
+func (l *linter) alternatives(c *x509.Certificate, p profile) {
+	hosts := len(c.DNSNames) + len(c.IPAddresses)
+	switch p.san {
+	case "issuer":
+		l.must(len(c.URIs) > 0, "subjectAltName", "must have the issuer identifier as a URI")
+		for _, u := range c.URIs {
+			l.must(u.Scheme == "https" || u.Scheme == "http", "subjectAltName", "issuer identifier %q is no URL", u)
+			l.must(u.Hostname() == "" || slices.Contains(c.DNSNames, u.Hostname()) || slices.ContainsFunc(c.IPAddresses, func(ip net.IP) bool { return ip.String() == u.Hostname() }),
+				"subjectAltName", "must have the host of issuer identifier %q", u)
+		}
+	case "hosts":
+		l.must(hosts > 0 && len(c.URIs) == 0, "subjectAltName", "must have host names or addresses and nothing else")
+	case "client":
+		ok := len(c.URIs) == 1 && hosts == 0
+		if ok {
+			part := strings.Split(c.URIs[0].String(), ":")
+			ok = len(part) == 5 && part[0] == "urn" && part[1] == "sealkeeper" && part[2] == "client" && part[3] != "" && part[4] != ""
+		}
+		l.must(ok, "subjectAltName", "must be one URI urn:sealkeeper:client:<role>:<id>")
+	}
+	l.must(p.san == "" || len(c.EmailAddresses) == 0, "subjectAltName", "must have no e-mail address")
+}
+
+// keyIDOnly: AuthorityKeyIdentifier with keyIdentifier [0] alone.
+func keyIDOnly(der []byte) bool {
+	var parts []asn1.RawValue
+	rest, err := asn1.Unmarshal(der, &parts)
+	return err == nil && len(rest) == 0 && len(parts) == 1 && parts[0].Class == asn1.ClassContextSpecific && parts[0].Tag == 0 && len(parts[0].Bytes) > 0
+}
+
+// onlyNames: GeneralNames with at least one name, of these context tags only.
+func onlyNames(der []byte, tags ...int) bool {
+	var names []asn1.RawValue
+	rest, err := asn1.Unmarshal(der, &names)
+	return err == nil && len(rest) == 0 && len(names) > 0 && !slices.ContainsFunc(names, func(n asn1.RawValue) bool {
+		return n.Class != asn1.ClassContextSpecific || len(n.Bytes) == 0 || !slices.Contains(tags, n.Tag)
+	})
+}
+
+// goodPoints: each DistributionPoint is { [0] { [0] fullName: URIs } } and nothing else.
+func goodPoints(der []byte) bool {
+	var points [][]asn1.RawValue
+	rest, err := asn1.Unmarshal(der, &points)
+	if err != nil || len(rest) > 0 || len(points) == 0 {
+		return false
+	}
+	for _, p := range points {
+		if len(p) != 1 || p[0].Class != asn1.ClassContextSpecific || p[0].Tag != 0 {
+			return false
+		}
+		var full asn1.RawValue
+		if rest, err := asn1.Unmarshal(p[0].Bytes, &full); err != nil || len(rest) > 0 || full.Class != asn1.ClassContextSpecific || full.Tag != 0 {
+			return false
+		}
+		for b := full.Bytes; ; {
+			var n asn1.RawValue
+			rest, err := asn1.Unmarshal(b, &n)
+			if err != nil || n.Class != asn1.ClassContextSpecific || n.Tag != 6 || len(n.Bytes) == 0 {
+				return false
+			}
+			if b = rest; len(b) == 0 {
+				break
+			}
+		}
+	}
+	return true
+}
+
+// LintCRL checks a CRL of the IACA profile.
+func LintCRL(der []byte) []Finding {
+	if len(der) > maxDER {
+		return []Finding{{"size", "sealkeeper", fmt.Sprintf("%d bytes, at most %d are read", len(der), maxDER)}}
+	}
+	c, err := x509.ParseRevocationList(der)
+	if err != nil {
+		return []Finding{{"parse", "RFC 5280 5.1", err.Error()}}
+	}
+	l := &linter{clause: "ISO 18013-5 B.2"}
+	switch c.SignatureAlgorithm {
+	case x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512:
+	default:
+		l.add("signature", "must be ecdsa-with-SHA256, 384 or 512, not %s", c.SignatureAlgorithm)
+	}
+	l.must(!c.NextUpdate.IsZero() && c.NextUpdate.After(c.ThisUpdate) && !c.NextUpdate.After(c.ThisUpdate.AddDate(0, 0, 90)), "nextUpdate",
+		"must be there, after thisUpdate, and at most 90 days later")
+	l.must(c.Number != nil && c.Number.Sign() >= 0 && c.Number.BitLen() <= 159, "crlNumber", "must be there and have at most 20 octets")
+	l.must(len(c.Extensions) == 2, "extensions", "must be authorityKeyIdentifier and cRLNumber, exactly")
+	for _, e := range c.Extensions {
+		l.must(!e.Critical, "critical", "extension %s must not be critical", e.Id)
+		switch e.Id.String() {
+		case "2.5.29.20":
+		case "2.5.29.35":
+			l.must(keyIDOnly(e.Value), "authorityKeyIdentifier", "must have a key identifier and nothing else")
+		default:
+			l.add("extensions", "%s must be absent", e.Id)
+		}
+	}
+	seen := map[string]bool{}
+	for _, r := range c.RevokedCertificateEntries {
+		s := r.SerialNumber.String()
+		l.must(len(r.Extensions) == 0, "entryExtensions", "the entry of %s must have none", s)
+		l.must(r.SerialNumber.Sign() > 0 && !seen[s], "serial", "%s is not positive or there twice", s)
+		l.must(!r.RevocationTime.After(c.ThisUpdate), "revocationDate", "the entry of %s is later than the list", s)
+		seen[s] = true
+	}
+	l.zlintCRL(der)
+	return l.found
+}
+
+// registry of zlint: the sources that fit an IACA. Rules of the CA/Browser Forum and of root programs are about the public web.
+var registry = sync.OnceValues(func() (lint.Registry, error) {
+	return lint.GlobalRegistry().Filter(lint.FilterOptions{IncludeSources: lint.SourceList{lint.RFC5280, lint.RFC5480, lint.RFC8813, lint.Community}})
+})
+
+func (l *linter) zlintCertificate(der []byte) {
+	r, err := registry()
+	if err != nil {
+		l.found = append(l.found, Finding{"zlint", "zlint", err.Error()})
+		return
+	}
+	c, err := zx509.ParseCertificate(der)
+	if err != nil {
+		l.found = append(l.found, Finding{"parse", "zlint", err.Error()})
+		return
+	}
+	l.results(zlint.LintCertificateEx(c, r), r)
+}
+
+func (l *linter) zlintCRL(der []byte) {
+	r, err := registry()
+	if err != nil {
+		l.found = append(l.found, Finding{"zlint", "zlint", err.Error()})
+		return
+	}
+	c, err := zx509.ParseRevocationList(der)
+	if err != nil {
+		l.found = append(l.found, Finding{"parse", "zlint", err.Error()})
+		return
+	}
+	l.results(zlint.LintRevocationListEx(c, r), r)
+}
+
+func (l *linter) results(s *zlint.ResultSet, r lint.Registry) {
+	for name, result := range s.Results {
+		if result.Status < lint.Warn {
+			continue
+		}
+		f := Finding{Lint: name, Source: "zlint", Detail: result.Status.String() + " " + result.Details}
+		if c := r.CertificateLints().ByName(name); c != nil {
+			f.Source, f.Detail = c.Citation, c.Description
+		} else if c := r.RevocationListLints().ByName(name); c != nil {
+			f.Source, f.Detail = c.Citation, c.Description
+		}
+		l.found = append(l.found, f)
+	}
+	slices.SortStableFunc(l.found, func(a, b Finding) int { return strings.Compare(a.Lint, b.Lint) })
+}
