@@ -14,14 +14,20 @@ package ledger
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/base64"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
+	"math/bits"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
-	"sealkeeper/evidence"
 	"sealkeeper/internal/clock"
 	"sealkeeper/internal/metrics"
-	"sealkeeper/policy"
 )
 
 // Options of Open.
@@ -39,12 +45,41 @@ type Options struct {
 }
 
 // Ledger is open.
-type Ledger struct{}
+type Ledger struct {
+	o       Options
+	store   Store
+	random  io.Reader
+	commits *committer
+	slots   keyed // one op at a time for a subject, so that only a moved epoch is a conflict
+	secrets atomic.Pointer[Secrets]
+	fenced  atomic.Pointer[Fenced]
+	outside outside // what was found ahead at Open
+	keys    atomic.Pointer[[]Key]
+	changed chan struct{}
+
+	mu      sync.RWMutex // lists as of the last durable batch
+	lists   map[string]*list
+	through uint64 // sequence number of the last durable op
+	days    map[string]bool
+	issued  time.Time
+
+	pools keyed
+	open  sync.Map // pool name → *pool
+
+	failed sync.Once
+	dead   atomic.Bool
+	closed sync.Once
+	moved  chan struct{} // the head moved: wakes the high-water writer
+	stop   chan struct{}
+	tasks  sync.WaitGroup
+}
 
 // Fenced means that something outside is ahead of the ledger (an old backup was restored, or the disk lies): nothing may be signed.
 type Fenced struct{ Reasons []string }
 
-func (f *Fenced) Error() string { return "FENCED" }
+func (f *Fenced) Error() string {
+	return "FENCED: " + strings.Join(f.Reasons, "; ") + ": restore the newest ledger, or accept the outside state"
+}
 
 // ErrConflict: the subject's epoch moved between decision and commit; decide again (at most 5 times).
 var ErrConflict = errors.New("the subject changed since the decision")
@@ -59,14 +94,255 @@ type Refusal struct{ code, detail string }
 func (r *Refusal) Code() string  { return r.code }
 func (r *Refusal) Error() string { return r.code + ": " + r.detail }
 
-var errNotBuilt = errors.New("not built")
+func refuse(code, format string, args ...any) error {
+	return &Refusal{code: code, detail: fmt.Sprintf(format, args...)}
+}
 
 // Open opens or creates the ledger, migrates it, and compares it with the high-water record and the publish directory. It returns
 // *Fenced (and an open ledger for reading) if anything outside is ahead.
-func Open(ctx context.Context, o Options) (*Ledger, error) { return nil, errNotBuilt }
+func Open(ctx context.Context, o Options) (*Ledger, error) {
+	s, err := OpenSQLite(ctx, o.Path)
+	if err != nil {
+		return nil, err
+	}
+	return open(ctx, o, s)
+}
 
-// Close writes the high-water record and closes the file.
-func (l *Ledger) Close() error { return errNotBuilt }
+func open(ctx context.Context, o Options, s Store) (_ *Ledger, err error) {
+	if o.Clock == nil {
+		o.Clock = clock.System()
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Metrics == nil {
+		o.Metrics = metrics.New()
+	}
+	if o.ListSize == 0 {
+		o.ListSize = 1 << 20
+	}
+	if o.AnswerTTL == 0 {
+		o.AnswerTTL = 24 * time.Hour
+	}
+	if o.Fatal == nil {
+		o.Fatal = func(err error) { panic(err) }
+	}
+	l := &Ledger{o: o, store: s, random: rand.Reader, lists: map[string]*list{}, days: map[string]bool{},
+		changed: make(chan struct{}, 1), moved: make(chan struct{}, 1), stop: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	if o.ListSize < 1024 || bits.OnesCount64(o.ListSize) != 1 || o.ListSize > 1<<32 {
+		return nil, fmt.Errorf("a list of %d entries: the size must be a power of two from 1024 to 2^32", o.ListSize)
+	}
+	size, _, err := s.Head(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if size > 0 {
+		l.through = size - 1
+	}
+	o.Metrics.JournalSize.Set(float64(size))
+	if err = l.loadKeys(ctx); err != nil {
+		return nil, err
+	}
+	if err = l.loadLists(ctx); err != nil {
+		return nil, err
+	}
+	reasons, err := l.lookOutside(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l.commits = newCommitter(s, o.Metrics, l.applied, l.fail)
+	go l.commits.run()
+	l.tasks.Go(l.sweeper)
+	l.tasks.Go(l.highWater)
+	if len(reasons) > 0 {
+		f := &Fenced{Reasons: reasons}
+		l.fenced.Store(f)
+		o.Metrics.Fenced.Set(1)
+		return l, f
+	}
+	o.Metrics.Fenced.Set(0)
+	return l, nil
+}
+
+// Close writes the high-water record and closes the file. Ops that were submitted before are committed.
+func (l *Ledger) Close() (err error) {
+	l.closed.Do(func() {
+		close(l.stop)
+		l.tasks.Wait()
+		l.commits.end()
+		if !l.dead.Swap(true) && l.fenced.Load() == nil {
+			err = l.writeHighWater()
+		}
+		err = errors.Join(err, l.store.Close())
+	})
+	return err
+}
+
+// fail ends the ledger after the first error of its disk.
+func (l *Ledger) fail(err error) {
+	l.dead.Store(true)
+	l.failed.Do(func() {
+		l.o.Log.Error("the ledger's disk failed; the process must end and start again", "error", err)
+		l.o.Fatal(err)
+	})
+}
+
+// applied publishes a durable batch in memory, in journal order. Only the committer calls it.
+func (l *Ledger) applied(batch []*write, last uint64) {
+	l.mu.Lock()
+	for _, w := range batch {
+		if w.out.Conflict == nil && w.applied != nil {
+			w.applied(w.out.Seq)
+		}
+	}
+	l.through = last
+	l.mu.Unlock()
+	select {
+	case l.moved <- struct{}{}:
+	default:
+	}
+}
+
+// wake tells the publisher that there is something new. Callers of commit do so after their op is applied.
+func (l *Ledger) wake() {
+	select {
+	case l.changed <- struct{}{}:
+	default:
+	}
+}
+
+// commit makes one op durable. applied runs under l.mu.
+func (l *Ledger) commit(ctx context.Context, leaf Leaf, rows []Row, urgent bool, applied func(seq uint64)) (Outcome, error) {
+	leaf.V = 1
+	return l.commits.submit(ctx, Op{Leaf: encode(leaf), Rows: rows}, urgent, applied)
+}
+
+// get reads one row; v is nil if there is none.
+func get[T any](ctx context.Context, l *Ledger, t Table, key []byte) (v *T, revision uint64, err error) {
+	b, revision, err := l.store.Get(ctx, t, key)
+	if err != nil {
+		return nil, 0, l.readFailed(err)
+	}
+	if revision == 0 {
+		return nil, 0, nil
+	}
+	v, err = decode[T](t, b)
+	return v, revision, err
+}
+
+// readFailed makes an error of a read what it is: the end, unless the ledger was closed or is not open yet.
+func (l *Ledger) readFailed(err error) error {
+	if l.commits == nil {
+		return err
+	}
+	select {
+	case <-l.stop:
+	default:
+		l.fail(err)
+	}
+	if errors.Is(err, ErrStopped) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrStopped, err)
+}
+
+// scan calls f for every row whose key begins with prefix.
+func scan(ctx context.Context, s Store, t Table, prefix []byte, f func(Entry) error) error {
+	const page = 1000
+	from := prefix
+	for {
+		entries, err := s.Scan(ctx, t, from, page)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if !strings.HasPrefix(string(e.Key), string(prefix)) {
+				return nil
+			}
+			if err := f(e); err != nil {
+				return err
+			}
+		}
+		if len(entries) < page {
+			return nil
+		}
+		from = append(entries[page-1].Key, 0)
+	}
+}
+
+// ready is the first line of everything that may lead to a signature or changes what one means.
+func (l *Ledger) ready() error {
+	if l.dead.Load() {
+		return ErrStopped
+	}
+	if f := l.fenced.Load(); f != nil {
+		return refuse("ledger.fenced", "%s", strings.Join(f.Reasons, "; "))
+	}
+	return nil
+}
+
+func (l *Ledger) unlocked() (*Secrets, error) {
+	if s := l.secrets.Load(); s != nil {
+		return s, nil
+	}
+	return nil, errors.New("the ledger has no secrets yet: the domain secret was not unlocked")
+}
+
+// name makes a random name of 128 bits.
+func (l *Ledger) name() (string, error) {
+	b, err := draw[[16]byte](l.random)
+	return base64.RawURLEncoding.EncodeToString(b[:]), err
+}
+
+func draw[A [16]byte | [12]byte](r io.Reader) (a A, err error) {
+	b := make([]byte, len(a))
+	if _, err := io.ReadFull(r, b); err != nil {
+		return a, fmt.Errorf("reading randomness: %w", err)
+	}
+	for i := range b {
+		a[i] = b[i]
+	}
+	return a, nil
+}
+
+// keyed is a mutex for each name in use.
+type keyed struct {
+	mu sync.Mutex
+	m  map[string]*keyedLock
+}
+
+type keyedLock struct {
+	sync.Mutex
+	users int
+}
+
+func (k *keyed) lock(name string) (unlock func()) {
+	k.mu.Lock()
+	if k.m == nil {
+		k.m = map[string]*keyedLock{}
+	}
+	e := k.m[name]
+	if e == nil {
+		e = &keyedLock{}
+		k.m[name] = e
+	}
+	e.users++
+	k.mu.Unlock()
+	e.Lock()
+	return func() {
+		e.Unlock()
+		k.mu.Lock()
+		if e.users--; e.users == 0 {
+			delete(k.m, name)
+		}
+		k.mu.Unlock()
+	}
+}
 
 // Secrets are keys derived from the domain secret in a worker.
 type Secrets struct {
@@ -87,285 +363,17 @@ const (
 )
 
 // Unlock gives the ledger its secrets; Lease, Recall and Reserve of credentials need them.
-func (l *Ledger) Unlock(s Secrets) {}
-
-// Meta values: small named facts ("domain-secret/online", "accepted-clock", "installation", …), journalled with a leaf.
-func (l *Ledger) Meta(ctx context.Context, name string) (value []byte, ok bool, err error) {
-	return nil, false, errNotBuilt
-}
-
-// PutMeta stores a meta value; it is journalled under its name and hash.
-func (l *Ledger) PutMeta(ctx context.Context, name string, value []byte) error { return errNotBuilt }
+func (l *Ledger) Unlock(s Secrets) { l.secrets.Store(&s) }
 
 // Head is the log's size and root hash.
 func (l *Ledger) Head(ctx context.Context) (size uint64, root [32]byte, err error) {
-	return 0, root, errNotBuilt
+	size, hash, err := l.store.Head(ctx)
+	if err != nil {
+		return 0, root, l.readFailed(err)
+	}
+	return size, hash, nil
 }
-
-// LastIssued is the newest iat of any signed list; zero if there is none.
-func (l *Ledger) LastIssued() time.Time { return time.Time{} }
 
 // Arrive announces a request that will soon commit; call the result when it no longer will. The commit window waits (1-2 ms at most)
 // only while announced requests are on their way.
-func (l *Ledger) Arrive() (leave func()) { return func() {} }
-
-// ---- subjects
-
-// Snapshot is a subject's state at one instant.
-type Snapshot struct{}
-
-// Slot is what policy may see.
-func (s Snapshot) Slot() policy.Slot { return policy.Slot{} }
-
-// Credentials of the subject that are not expired.
-func (s Snapshot) Credentials() []CredentialInfo { return nil }
-
-// CredentialInfo describes one credential of a holder.
-type CredentialInfo struct {
-	Device   string
-	Format   policy.Format
-	URI      string
-	Index    uint64
-	Status   string // "reserved", "valid", "suspended", "revoked"
-	NotAfter time.Time
-	Key      [32]byte // thumbprint
-}
-
-// Subject reads the state for one document type. An unknown subject is an empty slot with epoch 0.
-func (l *Ledger) Subject(ctx context.Context, documentType string, p policy.Pseudonym) (Snapshot, error) {
-	return Snapshot{}, errNotBuilt
-}
-
-// Change commits an approved lock, unlock or revocation: state.Apply, status changes of all unexpired credentials of the slot, leaf.
-// Result tells what happened; an approval with Effect "none" is journalled without a change.
-func (l *Ledger) Change(ctx context.Context, a *policy.Approval) (ChangeResult, error) {
-	return ChangeResult{}, errNotBuilt
-}
-
-// ChangeResult of an acknowledged change.
-type ChangeResult struct {
-	Seq     uint64 // journal sequence number; a list published through it carries the change
-	Lists   []string
-	Changed bool
-	Slot    policy.Slot // the state after it
-}
-
-// ---- issuing
-
-// Ticket is a leased status index. It can be used in one Reserve; zero means spent.
-type Ticket struct{}
-
-// List id, URI and index of the ticket; empty when spent.
-func (t *Ticket) List() string          { return "" }
-func (t *Ticket) URI() string           { return "" }
-func (t *Ticket) Index() uint64         { return 0 }
-func (t *Ticket) Format() policy.Format { return "" }
-
-// Lease takes n unused indices for a document type and format. A block of them was made durable before.
-func (l *Ledger) Lease(ctx context.Context, documentType string, f policy.Format, n int) ([]*Ticket, error) {
-	return nil, errNotBuilt
-}
-
-// IdempotencyKey is the caller's secret name for a request: at least 128 random bits. Never logged, never stored.
-type IdempotencyKey string
-
-// Seed is what a request's salts and digest ids are derived from: HKDF(salt key ‖ caller's key, row salt). A retry gets the same seed.
-func (l *Ledger) Seed(k IdempotencyKey, rowSalt [32]byte) [32]byte { return [32]byte{} }
-
-// Recall looks a request up before its evidence is looked at: a retry must not meet its own burnt nonce. A known key with another
-// request hash is refused with idempotency.mismatch.
-func (l *Ledger) Recall(ctx context.Context, client string, k IdempotencyKey, request [32]byte) (Recall, error) {
-	return Recall{}, errNotBuilt
-}
-
-// Recall is what is known of a request: nothing (fresh), a reservation without an answer (pending), or the answer.
-type Recall struct {
-	Pending *Pending
-	Answer  []byte // opened with the caller's key
-	Done    bool
-}
-
-// Pending is a reservation that was made for this very request and not yet settled.
-type Pending struct{}
-
-// At is the instant of the reserved decision; evidence and policy are judged as of then.
-func (p *Pending) At() time.Time { return time.Time{} }
-
-// RowSalt gives the same Seed again.
-func (p *Pending) RowSalt() [32]byte { return [32]byte{} }
-
-// Tickets are the reserved indices, in the order of the drafts; they can only be used to rebuild drafts for Resume.
-func (p *Pending) Tickets() []*Ticket { return nil }
-
-// Keys are the registry ids of the reserved signing keys, in the order of the drafts.
-func (p *Pending) Keys() []string { return nil }
-
-// Before is the subject's state that the reserved decision had judged.
-func (p *Pending) Before() policy.Slot { return policy.Slot{} }
-
-// Draft is one signature that is wanted: what Reserve makes durable before any HSM is asked.
-type Draft struct {
-	Ticket   *Ticket // credentials only
-	KeyID    string
-	Purpose  policy.Purpose
-	TBSHash  [32]byte // SHA-256 of the exact TBS
-	NotAfter time.Time
-	KeyIndex int // credentials: which of the approval's keys it is bound to
-}
-
-// Call identifies the request for retries; nil for the appliance's own signatures.
-type Call struct {
-	Key     IdempotencyKey
-	Request [32]byte
-	RowSalt [32]byte // fresh random from the conductor, or Pending.RowSalt
-}
-
-// Reserve is the one durable write before the HSM. In one transaction it compares the approval's conditions, advances the subject's
-// epoch, burns nonces and evidence ids, revokes what is superseded, journals {TBS hash, key, policy hash, client} with the first
-// attempt, and appends the leaf with its Merkle hashes. Errors: ErrConflict, *Refusal, ErrStopped.
-func (l *Ledger) Reserve(ctx context.Context, a *policy.Approval, d []Draft, c *Call) (*Reservation, error) {
-	return nil, errNotBuilt
-}
-
-// Resume hands out the reservation again if the rebuilt drafts have the reserved hashes and keys and nothing superseded it. Otherwise
-// ErrRebuild: call ReserveAgain. Every resume journals new attempts.
-func (l *Ledger) Resume(ctx context.Context, p *Pending, a *policy.Approval, d []Draft, c *Call) (*Reservation, error) {
-	return nil, errNotBuilt
-}
-
-// ErrRebuild: the reserved bytes can't be made again (the key was stopped, the policy or a certificate changed).
-var ErrRebuild = errors.New("the reserved bytes can't be rebuilt")
-
-// ReserveAgain replaces a reservation that can't be rebuilt, for the same subject and device: new tickets, the old indices burnt, no
-// second revocation.
-func (l *Ledger) ReserveAgain(ctx context.Context, p *Pending, a *policy.Approval, d []Draft, c *Call) (*Reservation, error) {
-	return nil, errNotBuilt
-}
-
-// Reservation is the only way to a signature. Claim and Settle work once each; the zero value is spent.
-type Reservation struct{}
-
-// Item is one signature of a reservation.
-type Item struct {
-	KeyID   string
-	Purpose policy.Purpose
-	TBSHash [32]byte
-}
-
-// ID names the reservation in journal, attempts and logs.
-func (r *Reservation) ID() string { return "" }
-
-// Seq is the reservation's journal sequence number.
-func (r *Reservation) Seq() uint64 { return 0 }
-
-// Items to be signed, in the order of the drafts.
-func (r *Reservation) Items() []Item { return nil }
-
-// Lane of the approval.
-func (r *Reservation) Lane() policy.Lane { return 0 }
-
-// Claim spends the right to sign: it returns an error for nil, zero and used reservations, for those of another ledger, and if the
-// hashes of tbs are not the reserved ones, in order. Only the signer calls it.
-func (r *Reservation) Claim(l *Ledger, tbs [][]byte) error { return errNotBuilt }
-
-// Claimed reports whether r is one of l's and was claimed and not settled; release checks it.
-func (r *Reservation) Claimed(l *Ledger) bool { return false }
-
-// Superseded lists the lists in which Reserve revoked the replaced device's credentials; empty if nothing was replaced.
-func (r *Reservation) Superseded() []string { return nil }
-
-// Device is the id of the device that the reservation bound or refreshed; empty for the appliance's own signatures.
-func (r *Reservation) Device() string { return "" }
-
-// Attempt journals one more try at some items of a claimed reservation (the first try is part of Reserve); it is durable when it returns.
-func (l *Ledger) Attempt(ctx context.Context, r *Reservation, items []int, worker string) error {
-	return errNotBuilt
-}
-
-// Lost journals that a worker died or hung with these items unanswered: their outcome is unknown.
-func (l *Ledger) Lost(ctx context.Context, r *Reservation, items []int, worker string) error {
-	return errNotBuilt
-}
-
-// Settlement is what a verified signature leads to.
-type Settlement struct {
-	Signatures [][]byte // verified, in the order of the items
-	Workers    []string // who made them
-	Answer     []byte   // whole answer for the caller (sealed with its key), or the public object (list, certificate, CRL)
-}
-
-// Settle stores the answer by compare-and-set and returns the one that won: a.Answer, or the stored answer of whoever was first.
-func (l *Ledger) Settle(ctx context.Context, r *Reservation, s Settlement) (answer []byte, first bool, err error) {
-	return nil, false, errNotBuilt
-}
-
-// ---- status lists
-
-// ListSnapshot is a list's state at one commit: enough to decide, draft and publish its next version.
-type ListSnapshot struct {
-	Facts policy.ListFacts // without Version, IssuedAt, Expires, TTL
-	Token []byte           // the signed token of PrevVersion; nil: none yet
-	Until time.Time        // PrevVersion's exp
-	Dirty time.Time        // commit time of the oldest unpublished change; zero: none
-}
-
-// Lists names all lists that must be kept published.
-func (l *Ledger) Lists() []string { return nil }
-
-// List takes a snapshot. The image holds every change acknowledged so far.
-func (l *Ledger) List(id string) (ListSnapshot, error) { return ListSnapshot{}, errNotBuilt }
-
-// Changed receives (never blocks, never more than one pending) whenever a status changed or a list was opened.
-func (l *Ledger) Changed() <-chan struct{} { return nil }
-
-// ---- keys and certificates
-
-// KeyState of the registry.
-type KeyState string
-
-const (
-	KeyGenerated KeyState = "generated"
-	KeyActive    KeyState = "active"
-	KeyStopped   KeyState = "stopped"
-)
-
-// Key is a registry entry. Validity dates live here, never in the token.
-type Key struct {
-	ID        string         `json:"id"`
-	Token     string         `json:"token"` // "online", "iaca"
-	Purpose   policy.Purpose `json:"purpose"`
-	Algorithm string         `json:"algorithm"` // "ES256", "ES384", "EdDSA"
-	CKAID     []byte         `json:"cka_id"`
-	SPKI      []byte         `json:"spki"`  // pinned, DER
-	Chain     [][]byte       `json:"chain"` // DER, leaf first; the anchor is not part of it (the root's own chain is itself)
-	State     KeyState       `json:"state"`
-	NotBefore time.Time      `json:"not_before"` // private-key use
-	NotAfter  time.Time      `json:"not_after"`
-	Copies    bool           `json:"copies"` // made with the template that allows session copies
-}
-
-// Keys of the registry, sorted by id. The slice is shared and immutable.
-func (l *Ledger) Keys() []Key { return nil }
-
-// PutKey adds or changes an entry: purpose, token, algorithm, CKA_ID and SPKI of an existing one can't change. Journalled with a leaf.
-func (l *Ledger) PutKey(ctx context.Context, k Key) error { return errNotBuilt }
-
-// Certificate issued by the appliance.
-type Certificate struct {
-	Serial  []byte    `json:"serial"`
-	Profile string    `json:"profile"`
-	Name    string    `json:"name"`
-	DER     []byte    `json:"der"`
-	At      time.Time `json:"at"`
-	Revoked time.Time `json:"revoked,omitzero"`
-}
-
-// Certificates lists all that were settled.
-func (l *Ledger) Certificates(ctx context.Context) ([]Certificate, error) { return nil, errNotBuilt }
-
-// CRLState is the newest revocation list of the IACA; Number 0: none yet.
-func (l *Ledger) CRLState(ctx context.Context) (number uint64, der []byte, thisUpdate, nextUpdate time.Time, err error) {
-	return 0, nil, time.Time{}, time.Time{}, errNotBuilt
-}
-
-var _ = evidence.BurnNonce
+func (l *Ledger) Arrive() (leave func()) { return l.commits.arrive() }

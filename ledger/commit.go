@@ -1,0 +1,204 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"sealkeeper/internal/metrics"
+)
+
+const (
+	batchMost  = 256                  // ops of one commit
+	windowMost = 2 * time.Millisecond // how long a commit waits for requests that were announced
+	queueBound = 4096                 // ops that may wait, of each kind
+)
+
+// write is an op on its way into a batch.
+type write struct {
+	op      Op
+	applied func(seq uint64) // in journal order, before anyone is told; nil: nothing to do
+	done    chan struct{}    // closed when out and err are final
+	out     Outcome
+	err     error
+}
+
+// committer turns many callers' ops into few commits. One goroutine owns the store's write side; what it tells a caller is durable.
+//
+// Two queues: urgent ops (locks, revocations, the lists that carry them) are taken first, never wait behind a full queue of others, and
+// close the window at once. For the others the window stays open while announced requests are still on their way, so that they share
+// one fsync, and a lone request pays nothing.
+type committer struct {
+	store   Store
+	metrics *metrics.Metrics
+	apply   func(batch []*write, last uint64) // publishes the effects of a durable batch in memory
+	fail    func(error)                       // the store died
+
+	urgent, normal chan *write
+	announced      atomic.Int64
+	left           chan struct{} // an announced request gave up
+	stop           chan struct{}
+	ended          chan struct{}
+}
+
+func newCommitter(s Store, m *metrics.Metrics, apply func([]*write, uint64), fail func(error)) *committer {
+	return &committer{
+		store: s, metrics: m, apply: apply, fail: fail,
+		urgent: make(chan *write, queueBound), normal: make(chan *write, queueBound),
+		left: make(chan struct{}, 1), stop: make(chan struct{}), ended: make(chan struct{}),
+	}
+}
+
+func (c *committer) arrive() (leave func()) {
+	c.announced.Add(1)
+	var once atomic.Bool
+	return func() {
+		if once.Swap(true) {
+			return
+		}
+		c.announced.Add(-1)
+		select {
+		case c.left <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// submit returns when the op is durable or is known not to be. The context matters only until the op is queued: from then on the answer
+// is milliseconds away and must not be lost.
+func (c *committer) submit(ctx context.Context, op Op, urgent bool, applied func(uint64)) (Outcome, error) {
+	if err := op.check(); err != nil {
+		return Outcome{}, err
+	}
+	w := &write{op: op, applied: applied, done: make(chan struct{})}
+	queue := c.normal
+	if urgent {
+		queue = c.urgent
+	}
+	select {
+	case <-c.stop:
+		return Outcome{}, ErrStopped
+	default:
+	}
+	select {
+	case queue <- w:
+	case <-c.stop:
+		return Outcome{}, ErrStopped
+	case <-ctx.Done():
+		return Outcome{}, ctx.Err()
+	}
+	select {
+	case <-w.done:
+	case <-c.ended:
+		select {
+		case <-w.done:
+		default: // queued after the last batch was taken: never committed
+			return Outcome{}, ErrStopped
+		}
+	}
+	return w.out, w.err
+}
+
+// run commits until stop is closed and the queues are empty, or the store dies.
+func (c *committer) run() {
+	defer close(c.ended)
+	for {
+		batch := c.collect()
+		if len(batch) == 0 {
+			return
+		}
+		ops := make([]Op, len(batch))
+		for i, w := range batch {
+			ops[i] = w.op
+		}
+		start := time.Now()
+		out, err := c.store.Commit(context.Background(), ops)
+		c.metrics.CommitSeconds.Observe(time.Since(start).Seconds())
+		c.metrics.CommitBatch.Observe(float64(len(batch)))
+		if err != nil {
+			err = fmt.Errorf("%w: %w", ErrStopped, err)
+			c.fail(err) // before the callers: they must not get a chance to go on
+			for _, w := range batch {
+				w.err = err
+				close(w.done)
+			}
+			return
+		}
+		last, any := uint64(0), false
+		for i, w := range batch {
+			if w.out = out[i]; w.out.Conflict == nil {
+				last, any = w.out.Seq, true
+			}
+		}
+		if any {
+			c.apply(batch, last)
+			c.metrics.JournalSize.Set(float64(last + 1))
+		}
+		for _, w := range batch {
+			close(w.done)
+		}
+	}
+}
+
+// collect waits for the first op and fills its batch. It returns none when there is nothing left to do.
+func (c *committer) collect() (batch []*write) {
+	urgent := false
+	drain := func() {
+		for len(batch) < batchMost {
+			select {
+			case w := <-c.urgent:
+				batch, urgent = append(batch, w), true
+				continue
+			default:
+			}
+			select {
+			case w := <-c.normal:
+				batch = append(batch, w)
+				continue
+			default:
+			}
+			return
+		}
+	}
+	drain()
+	if len(batch) == 0 {
+		select {
+		case w := <-c.urgent:
+			batch, urgent = append(batch, w), true
+		case w := <-c.normal:
+			batch = append(batch, w)
+		case <-c.stop:
+			drain()
+			return batch
+		}
+		drain()
+	}
+	var window <-chan time.Time
+	for !urgent && len(batch) < batchMost && int64(len(batch)) < c.announced.Load() {
+		if window == nil {
+			t := time.NewTimer(windowMost)
+			defer t.Stop()
+			window = t.C
+		}
+		select {
+		case w := <-c.urgent:
+			batch, urgent = append(batch, w), true
+		case w := <-c.normal:
+			batch = append(batch, w)
+		case <-c.left:
+		case <-window:
+			return batch
+		case <-c.stop:
+			return batch
+		}
+		drain()
+	}
+	return batch
+}
+
+// end stops accepting ops, commits the queued ones and returns when the goroutine is gone.
+func (c *committer) end() {
+	close(c.stop)
+	<-c.ended
+}

@@ -1,0 +1,265 @@
+package ledger
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"sealkeeper/internal/crashpoint"
+	"sealkeeper/internal/durable"
+	"sealkeeper/internal/strict"
+)
+
+// head is the high-water record: what a ledger that starts must contain at least.
+type head struct {
+	Size  uint64            `json:"size"`
+	Root  string            `json:"root"` // base64url
+	Lists map[string]uint64 `json:"lists"`
+}
+
+// outside is what was found ahead of the ledger.
+type outside struct {
+	versions map[string]uint64 // of lists, in the high-water record or the publish directory
+	reasons  []string
+}
+
+var (
+	headLimits = strict.Limits{Bytes: 1 << 20, Depth: 3}
+	metaLimits = strict.Limits{Bytes: 1 << 16, Depth: 3}
+)
+
+// acceptedMeta is the meta value that remembers list versions outside which Unfence accepted.
+const acceptedMeta = "fence/accepted"
+
+// lookOutside compares the ledger with the high-water record and the publish directory. Every difference that a ledger which never lost
+// anything can't show is a reason to sign nothing.
+func (l *Ledger) lookOutside(ctx context.Context) ([]string, error) {
+	l.outside.versions = map[string]uint64{}
+	accepted := map[string]uint64{}
+	if b, rev, err := l.store.Get(ctx, TableMeta, []byte(acceptedMeta)); err != nil {
+		return nil, err
+	} else if rev != 0 {
+		v, err := decode[map[string]uint64](TableMeta, b)
+		if err != nil {
+			return nil, err
+		}
+		accepted = *v
+	}
+	see := func(where, id string, version uint64) {
+		if version <= accepted[id] {
+			return
+		}
+		known := uint64(0)
+		li := l.lists[id]
+		if li != nil {
+			known = li.version.Version
+		}
+		switch {
+		case li == nil:
+			l.outside.reasons = append(l.outside.reasons, fmt.Sprintf("%s has list %s, which the ledger does not know", where, id))
+		case version > known:
+			l.outside.reasons = append(l.outside.reasons, fmt.Sprintf("%s has version %d of list %s and the ledger %d", where, version, id, known))
+		default:
+			return
+		}
+		l.outside.versions[id] = max(version, l.outside.versions[id])
+	}
+	if l.o.HighWater != "" {
+		if err := l.lookHighWater(ctx, see); err != nil {
+			return nil, err
+		}
+	}
+	if l.o.Publish != "" {
+		if err := l.lookPublished(see); err != nil {
+			return nil, err
+		}
+	}
+	return l.outside.reasons, nil
+}
+
+func (l *Ledger) lookHighWater(ctx context.Context, see func(where, id string, version uint64)) error {
+	b, err := os.ReadFile(l.o.HighWater)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // a first start; whoever can delete it could also roll it back
+	}
+	if err != nil {
+		return fmt.Errorf("reading the high-water record: %w", err)
+	}
+	var h head
+	if err := strict.JSON(b, headLimits, &h); err != nil {
+		return fmt.Errorf("the high-water record %s is damaged, restore it or, if the ledger is known to be the newest, remove it: %w", l.o.HighWater, err)
+	}
+	size, _, err := l.store.Head(ctx)
+	if err != nil {
+		return err
+	}
+	if size < h.Size {
+		l.outside.reasons = append(l.outside.reasons, fmt.Sprintf("the high-water record saw %d journal entries and the ledger has %d", h.Size, size))
+	} else if root, err := tlog.TreeHash(int64(h.Size), l.store); err != nil {
+		return err
+	} else if base64.RawURLEncoding.EncodeToString(root[:]) != h.Root {
+		l.outside.reasons = append(l.outside.reasons, fmt.Sprintf("the high-water record saw other journal entries among the first %d", h.Size))
+	}
+	for _, id := range sorted(h.Lists) {
+		see("the high-water record", id, h.Lists[id])
+	}
+	return nil
+}
+
+func (l *Ledger) lookPublished(see func(where, id string, version uint64)) error {
+	dir := filepath.Join(l.o.Publish, "status-lists")
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("reading the publish directory: %w", err)
+	}
+	for _, e := range entries {
+		id, isMeta := strings.CutSuffix(e.Name(), ".json")
+		if !isMeta || strings.HasPrefix(id, ".") {
+			continue
+		}
+		path := filepath.Join(dir, e.Name())
+		if info, err := e.Info(); err == nil && info.Size() > int64(metaLimits.Bytes) {
+			return fmt.Errorf("%s has %d bytes, which no list's description has", path, info.Size())
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("reading the publish directory: %w", err)
+		}
+		var m struct {
+			ID      string `json:"id"`
+			Version uint64 `json:"version"`
+		}
+		if err := strict.Loose(b, metaLimits, &m); err != nil || m.ID != id {
+			return fmt.Errorf("%s is damaged (it names list %q): remove it if its list was never published: %w", path, m.ID, errors.Join(err))
+		}
+		see("the publish directory", m.ID, m.Version)
+	}
+	return nil
+}
+
+// Unfence accepts what is outside, for installations without officers: it is journalled, every list opened before is closed for new
+// credentials, and list versions jump above anything that was seen outside. What the lost part of the ledger had reserved, revoked or
+// locked is not known; only new lists keep an index from being used twice.
+func (l *Ledger) Unfence(ctx context.Context) error {
+	f := l.fenced.Load()
+	if f == nil {
+		return nil
+	}
+	if l.dead.Load() {
+		return ErrStopped
+	}
+	const jump = 1000
+	now := l.o.Clock.Now()
+	accepted := map[string]uint64{}
+	old, rev, err := get[map[string]uint64](ctx, l, TableMeta, []byte(acceptedMeta))
+	if err != nil {
+		return err
+	}
+	if old != nil {
+		accepted = *old
+	}
+	for id, v := range l.outside.versions {
+		accepted[id] = v
+	}
+	rows := []Row{{Table: TableMeta, Key: []byte(acceptedMeta), Value: encode(accepted), If: If(rev)}}
+	closed, jumped := map[string]ListRecord{}, map[string]VersionRecord{}
+	l.mu.RLock()
+	for id, li := range l.lists {
+		if li.row.Closed.IsZero() {
+			row := li.row
+			row.Closed = now
+			closed[id] = row
+			rows = append(rows, Row{Table: TableLists, Key: []byte(id), Value: encode(row), If: If(li.rev)})
+		}
+		v := li.version
+		v.ID, v.Version = id, max(v.Version, l.outside.versions[id])+jump
+		jumped[id] = v
+		rows = append(rows, Row{Table: TableVersions, Key: []byte(id), Value: encode(v), If: Any})
+	}
+	l.mu.RUnlock()
+	crashpoint.Here("ledger.unfence.before-commit")
+	out, err := l.commit(ctx, Leaf{Kind: "unfence", At: now, Reasons: f.Reasons, Count: uint64(len(closed))}, rows, true, func(seq uint64) {
+		for id, row := range closed {
+			l.lists[id].row, l.lists[id].rev = row, seq+1
+		}
+		for id, v := range jumped {
+			l.lists[id].version, l.lists[id].dirty = v, now
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if out.Conflict != nil {
+		return ErrConflict
+	}
+	crashpoint.Here("ledger.unfence.after-commit")
+	l.fenced.Store(nil)
+	l.o.Metrics.Fenced.Set(0)
+	l.wake()
+	return l.writeHighWater()
+}
+
+// highWater keeps the record at most a good second behind the journal. It ends with the ledger.
+func (l *Ledger) highWater() {
+	for {
+		select {
+		case <-l.stop:
+			return
+		case <-l.moved:
+		}
+		if l.fenced.Load() == nil && !l.dead.Load() {
+			if err := l.writeHighWater(); err != nil {
+				l.o.Log.Error("writing the high-water record: a restored backup would not be noticed", "path", l.o.HighWater, "error", err)
+			}
+		}
+		t := time.NewTimer(time.Second)
+		select {
+		case <-l.stop:
+			t.Stop()
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// writeHighWater records the ledger's head. Versions are read before the head: the record never claims more than one instant held.
+func (l *Ledger) writeHighWater() error {
+	if l.o.HighWater == "" {
+		return nil
+	}
+	h := head{Lists: map[string]uint64{}}
+	l.mu.RLock()
+	for id, li := range l.lists {
+		if li.version.Version > 0 {
+			h.Lists[id] = li.version.Version
+		}
+	}
+	l.mu.RUnlock()
+	size, root, err := l.store.Head(context.Background())
+	if err != nil {
+		return err
+	}
+	h.Size, h.Root = size, base64.RawURLEncoding.EncodeToString(root[:])
+	return durable.WriteFile(l.o.HighWater, encode(h), 0o600)
+}
+
+func sorted(m map[string]uint64) []string {
+	ids := make([]string, 0, len(m))
+	for id := range m {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids
+}

@@ -1,0 +1,405 @@
+package ledger
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"sealkeeper/internal/crashpoint"
+	"sealkeeper/ledger/index"
+	"sealkeeper/ledger/state"
+	"sealkeeper/policy"
+)
+
+// list is a status list in memory: the image of its newest settled version, the changes since, and the image that they make.
+type list struct {
+	row     ListRecord
+	rev     uint64
+	version VersionRecord
+	prev    []byte // nil: no version yet
+	next    []byte
+	changes []change // since prev, in journal order
+	horizon time.Time
+	dirty   time.Time // must be signed again although nothing changed (after Unfence)
+}
+
+type change struct {
+	ChangeRecord
+	seq uint64
+}
+
+// set writes one entry of an image (IETF Token Status List 4.1: entries fill each byte from its least significant bit).
+func set(image []byte, bits int, index uint64, status byte) {
+	per := uint64(8 / bits)
+	shift := (index % per) * uint64(bits)
+	mask := byte(1<<bits-1) << shift
+	b := &image[index/per]
+	*b = *b&^mask | status<<shift&mask
+}
+
+func newList(row ListRecord, rev uint64) *list {
+	return &list{row: row, rev: rev, next: make([]byte, row.Size*uint64(row.Bits)/8)}
+}
+
+func (li *list) add(c change) {
+	li.changes = append(li.changes, c)
+	set(li.next, li.row.Bits, c.Index, c.To)
+}
+
+// upTo is the image after every change with a sequence number ≤ through.
+func (li *list) upTo(through uint64) []byte {
+	image := make([]byte, len(li.next))
+	copy(image, li.prev)
+	for _, c := range li.changes {
+		if c.seq <= through {
+			set(image, li.row.Bits, c.Index, c.To)
+		}
+	}
+	return image
+}
+
+// settled makes v the newest version, whose image holds every change up to v.Through.
+func (li *list) settled(v VersionRecord) {
+	image := li.upTo(v.Through)
+	li.changes = slices.DeleteFunc(slices.Clone(li.changes), func(c change) bool { return c.seq <= v.Through })
+	li.prev, li.version, li.dirty = image, v, time.Time{}
+}
+
+// loadLists rebuilds the images from the changes, in journal order. A version row without a token was made by Unfence: its number is the
+// floor for the next version.
+func (l *Ledger) loadLists(ctx context.Context) error {
+	err := scan(ctx, l.store, TableLists, nil, func(e Entry) error {
+		row, err := decode[ListRecord](TableLists, e.Value)
+		if err == nil {
+			l.lists[row.ID] = newList(*row, e.Revision)
+			l.o.Metrics.ListUsed.WithLabelValues(row.ID).Set(float64(row.Leased))
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for id, li := range l.lists {
+		prefix := append([]byte(id), 0)
+		err := scan(ctx, l.store, TableHorizons, prefix, func(e Entry) error {
+			li.horizon = time.Unix(int64(binary.BigEndian.Uint64(e.Key[len(prefix):]))*86400, 0).UTC()
+			l.days[string(e.Key)] = true
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		var all []change
+		err = scan(ctx, l.store, TableChanges, prefix, func(e Entry) error {
+			c, err := decode[ChangeRecord](TableChanges, e.Value)
+			if err == nil && c.Index >= li.row.Size {
+				err = fmt.Errorf("a change of index %d in list %s of %d entries", c.Index, id, li.row.Size)
+			}
+			if err == nil {
+				all = append(all, change{ChangeRecord: *c, seq: e.Revision - 1})
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		slices.SortStableFunc(all, func(a, b change) int { return cmp.Compare(a.seq, b.seq) })
+		for _, c := range all {
+			li.add(c)
+		}
+		v, _, err := get[VersionRecord](ctx, l, TableVersions, []byte(id))
+		if err != nil {
+			return err
+		}
+		if v != nil {
+			if v.Token == nil {
+				li.version = *v
+			} else {
+				li.settled(*v)
+			}
+			if v.IssuedAt.After(l.issued) {
+				l.issued = v.IssuedAt
+			}
+		}
+	}
+	return nil
+}
+
+// LastIssued is the newest iat of any signed list; zero if there is none.
+func (l *Ledger) LastIssued() time.Time {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.issued
+}
+
+// ListSnapshot is a list's state at one commit: enough to decide, draft and publish its next version.
+type ListSnapshot struct {
+	Facts policy.ListFacts // without Version, IssuedAt, Expires, TTL
+	Token []byte           // the signed token of PrevVersion; nil: none yet
+	Until time.Time        // PrevVersion's exp
+	Dirty time.Time        // commit time of the oldest unpublished change; zero: none
+}
+
+// Lists names all lists that must be kept published: the open ones, and the closed ones to which an unexpired credential points.
+func (l *Ledger) Lists() (ids []string) {
+	now := l.o.Clock.Now()
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for id, li := range l.lists {
+		if li.row.Closed.IsZero() || !now.After(li.horizon) {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// List takes a snapshot. The image holds every change acknowledged so far.
+func (l *Ledger) List(id string) (ListSnapshot, error) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	li := l.lists[id]
+	if li == nil {
+		return ListSnapshot{}, fmt.Errorf("list %q is unknown", id)
+	}
+	s := ListSnapshot{
+		Facts: policy.ListFacts{ID: id, URI: li.row.URI, Format: li.row.Format, Bits: li.row.Bits, PrevVersion: li.version.Version,
+			PrevIssued: li.version.IssuedAt, Prev: slices.Clone(li.prev), Next: slices.Clone(li.next), Through: l.through, Urgent: len(li.changes) > 0},
+		Token: li.version.Token,
+		Until: li.version.Expires,
+		Dirty: li.dirty,
+	}
+	for _, c := range li.changes {
+		s.Facts.Changes = append(s.Facts.Changes, policy.ListChange{Index: c.Index, From: c.From, To: c.To})
+		if s.Dirty.IsZero() || c.At.Before(s.Dirty) {
+			s.Dirty = c.At
+		}
+	}
+	return s, nil
+}
+
+// Changed receives (never blocks, never more than one pending) whenever a status changed or a list was opened.
+func (l *Ledger) Changed() <-chan struct{} { return l.changed }
+
+// statusRows are the rows of status changes, and what they do to the images once they are durable.
+func (l *Ledger) statusRows(changes []state.Change) (rows []Row, ids []string, applied func(seq uint64), err error) {
+	if len(changes) == 0 {
+		return nil, nil, func(uint64) {}, nil
+	}
+	at := l.o.Clock.Now()
+	unique, err := draw[[16]byte](l.random)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	records := make([]ChangeRecord, len(changes))
+	for i, c := range changes {
+		records[i] = ChangeRecord{Index: c.Index, From: c.From, To: c.To, At: at}
+		key := append(append([]byte(c.List), 0), unique[:]...)
+		rows = append(rows, Row{Table: TableChanges, Key: binary.BigEndian.AppendUint32(key, uint32(i)), Value: encode(records[i])})
+		if !slices.Contains(ids, c.List) {
+			ids = append(ids, c.List)
+		}
+	}
+	slices.Sort(ids)
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for _, c := range changes {
+		if li := l.lists[c.List]; li == nil || c.Index >= li.row.Size {
+			return nil, nil, nil, fmt.Errorf("a status changes in list %q, index %d: there is no such entry", c.List, c.Index)
+		}
+	}
+	return rows, ids, func(seq uint64) {
+		for i, c := range changes {
+			l.lists[c.List].add(change{records[i], seq})
+		}
+	}, nil
+}
+
+// horizonRows note how long a list must be kept published. One row for each day is enough, so most credentials need none.
+func (l *Ledger) horizonRows(list string, until time.Time) []Row {
+	key := horizonKey(list, until.Unix()/86400+1)
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if l.days[string(key)] {
+		return nil
+	}
+	return []Row{{Table: TableHorizons, Key: key, Value: []byte("{}"), If: Any}}
+}
+
+// horizon is horizonRows' effect in memory; l.mu is held.
+func (l *Ledger) horizon(list string, until time.Time) {
+	day := until.Unix()/86400 + 1
+	l.days[string(horizonKey(list, day))] = true
+	if t := time.Unix(day*86400, 0).UTC(); t.After(l.lists[list].horizon) {
+		l.lists[list].horizon = t
+	}
+}
+
+// ---- leasing
+
+const leaseBlock = 256 // counters made durable at once
+
+// Ticket is a leased status index. It can be used in one Reserve; zero means spent.
+type Ticket struct {
+	ledger  *Ledger
+	list    string
+	uri     string
+	index   uint64
+	format  policy.Format
+	kind    string      // document type
+	pending *Pending    // set: only good to rebuild the drafts of this reservation
+	fresh   atomic.Bool // cleared by Reserve; set again if nothing was committed
+}
+
+func (t *Ticket) valid() bool { return t != nil && t.fresh.Load() }
+
+// List id, URI and index of the ticket; empty when spent.
+func (t *Ticket) List() string {
+	if !t.valid() {
+		return ""
+	}
+	return t.list
+}
+
+func (t *Ticket) URI() string {
+	if !t.valid() {
+		return ""
+	}
+	return t.uri
+}
+
+func (t *Ticket) Index() uint64 {
+	if !t.valid() {
+		return 0
+	}
+	return t.index
+}
+
+func (t *Ticket) Format() policy.Format {
+	if !t.valid() {
+		return ""
+	}
+	return t.format
+}
+
+// pool hands out the rest of a leased block for one document type and format.
+type pool struct {
+	list      string
+	next, end uint64 // counters
+	order     *index.Permutation
+}
+
+// Lease takes n unused indices for a document type and format. A block of them was made durable before, so most calls write nothing; what
+// is left of a block when the process ends is never handed out.
+func (l *Ledger) Lease(ctx context.Context, documentType string, f policy.Format, n int) ([]*Ticket, error) {
+	if err := l.ready(); err != nil {
+		return nil, err
+	}
+	secrets, err := l.unlocked()
+	if err != nil {
+		return nil, err
+	}
+	if documentType == "" || bytes.ContainsRune([]byte(documentType), 0) || f != policy.MDoc && f != policy.SDJWT || n < 1 {
+		return nil, fmt.Errorf("leasing %d indices for document type %q, format %q: there is no such list", n, documentType, f)
+	}
+	name := documentType + "\x00" + string(f)
+	defer l.pools.lock(name)()
+	v, _ := l.open.LoadOrStore(name, &pool{})
+	p := v.(*pool)
+	tickets := make([]*Ticket, 0, n)
+	for len(tickets) < n {
+		if p.next == p.end {
+			if err := l.refill(ctx, p, documentType, f, secrets); err != nil {
+				return nil, err
+			}
+		}
+		t := &Ticket{ledger: l, list: p.list, uri: l.uri(p.list), index: p.order.At(p.next), format: f, kind: documentType}
+		t.fresh.Store(true)
+		p.next++
+		tickets = append(tickets, t)
+	}
+	return tickets, nil
+}
+
+func (l *Ledger) uri(list string) string {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.lists[list].row.URI
+}
+
+// refill leases the next block, out of a new list if there is none open or the open one is full.
+func (l *Ledger) refill(ctx context.Context, p *pool, documentType string, f policy.Format, secrets *Secrets) error {
+	l.mu.RLock()
+	var row ListRecord
+	var rev uint64
+	for _, li := range l.lists {
+		if li.row.DocumentType == documentType && li.row.Format == f && li.row.Closed.IsZero() {
+			row, rev = li.row, li.rev
+		}
+	}
+	l.mu.RUnlock()
+	now := l.o.Clock.Now()
+	leaf := Leaf{Kind: "lease", At: now, Format: f}
+	var rows []Row
+	closed := ""
+	if rev != 0 && row.Leased >= row.Size {
+		closed = row.ID
+		full := row
+		full.Closed = now
+		rows = append(rows, Row{Table: TableLists, Key: []byte(row.ID), Value: encode(full), If: If(rev)})
+		rev = 0
+	}
+	if rev == 0 {
+		id, err := l.name()
+		if err != nil {
+			return err
+		}
+		row = ListRecord{ID: id, URI: l.o.BaseURL + "/status-lists/" + id, DocumentType: documentType, Format: f, Bits: 1, Size: l.o.ListSize, Opened: now}
+		if f == policy.SDJWT {
+			row.Bits = 2
+		}
+		leaf.Kind = "list"
+	}
+	from := row.Leased
+	row.Leased = min(from+leaseBlock, row.Size)
+	leaf.Name, leaf.Count = row.ID, row.Leased
+	rows = append(rows, Row{Table: TableLists, Key: []byte(row.ID), Value: encode(row), If: If(rev)})
+	// The order of indices is derived before anything is written: it can't fail afterwards.
+	order, err := index.New(secrets.Index, row.ID, row.Size)
+	if err != nil {
+		return err
+	}
+	if order == nil {
+		return errors.New("status indices can't be permuted")
+	}
+	crashpoint.Here("ledger.lease.before-commit")
+	out, err := l.commit(ctx, leaf, rows, false, func(seq uint64) {
+		if closed != "" {
+			l.lists[closed].row.Closed, l.lists[closed].rev = now, seq+1
+		}
+		if li := l.lists[row.ID]; li != nil {
+			li.row, li.rev = row, seq+1
+		} else {
+			l.lists[row.ID] = newList(row, seq+1)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if out.Conflict != nil {
+		return fmt.Errorf("leasing indices of list %s: %w", row.ID, ErrConflict)
+	}
+	crashpoint.Here("ledger.lease.after-commit")
+	l.o.Metrics.ListUsed.WithLabelValues(row.ID).Set(float64(row.Leased))
+	if from == 0 {
+		l.wake()
+	}
+	*p = pool{list: row.ID, next: from, end: row.Leased, order: order}
+	return nil
+}

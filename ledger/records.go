@@ -1,0 +1,221 @@
+package ledger
+
+import (
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"sealkeeper/ledger/state"
+	"sealkeeper/policy"
+)
+
+// The stored forms. Rows are JSON, with bytes in base64, and never a person's data: pseudonyms, thumbprints and hashes only.
+
+// SlotRecord is a subject's state for one document type.
+type SlotRecord struct {
+	DocumentType string           `json:"document_type"`
+	Subject      policy.Pseudonym `json:"subject"`
+	State        state.State      `json:"state"`
+}
+
+// Progress of a reservation.
+type Progress string
+
+const (
+	InProgress Progress = "reserved"
+	Settled    Progress = "settled"
+	Dropped    Progress = "dropped"  // another reservation of the same list version, certificate or CRL won
+	Replaced   Progress = "replaced" // by ReserveAgain
+)
+
+// ReservationRecord is what was durable before the HSM was asked.
+type ReservationRecord struct {
+	ID            string           `json:"id"`
+	Seq           uint64           `json:"seq,omitzero"` // once written again; until then one less than the row's revision
+	Kind          policy.Kind      `json:"kind"`
+	Progress      Progress         `json:"progress"`
+	Client        string           `json:"client,omitempty"`
+	At            time.Time        `json:"at"`
+	Policy        policy.Hash      `json:"policy"`
+	PolicyVersion uint64           `json:"policy_version,omitzero"`
+	Identity      string           `json:"identity,omitempty"`
+	Lane          policy.Lane      `json:"lane"`
+	DocumentType  string           `json:"document_type,omitempty"`
+	Subject       policy.Pseudonym `json:"subject,omitzero"`
+	Salt          [16]byte         `json:"salt,omitzero"` // of the subject commitment in the leaf
+	Device        string           `json:"device,omitempty"`
+	Before        policy.Slot      `json:"before,omitzero"`
+	Items         []ItemRecord     `json:"items"`
+	Superseded    []string         `json:"superseded,omitempty"`
+	Request       []byte           `json:"request,omitempty"` // key of its RequestRecord
+	Replaces      string           `json:"replaces,omitempty"`
+	List          *VersionRecord   `json:"list,omitempty"` // without the token
+	Cert          *Certificate     `json:"cert,omitempty"` // without the DER
+	CRL           *CRLRecord       `json:"crl,omitempty"`  // without the DER
+}
+
+// ItemRecord is one wanted signature.
+type ItemRecord struct {
+	KeyID    string         `json:"key"`
+	Purpose  policy.Purpose `json:"purpose"`
+	TBSHash  [32]byte       `json:"tbs"`
+	Format   policy.Format  `json:"format,omitempty"`
+	List     string         `json:"list,omitempty"`
+	Index    uint64         `json:"index,omitzero"`
+	Key      [32]byte       `json:"thumbprint,omitzero"` // of the holder's key
+	NotAfter time.Time      `json:"not_after,omitzero"`
+}
+
+// Try is the state of an attempt.
+type Try string
+
+const (
+	TrySent    Try = "sent"    // may have reached an HSM
+	TrySettled Try = "settled" // its signature was released
+	TryDropped Try = "dropped" // its signature was bad or came second
+	TryUnknown Try = "unknown" // its worker died or hung
+)
+
+// AttemptRecord is one try at one signature.
+type AttemptRecord struct {
+	Worker string    `json:"worker,omitempty"` // empty while it is not known which one took the first try
+	At     time.Time `json:"at"`
+	State  Try       `json:"state"`
+}
+
+// RequestRecord makes a request repeatable. Only the caller's key opens Sealed, and only a hash of that key under another key is stored.
+type RequestRecord struct {
+	Client      string    `json:"client"`
+	Request     [32]byte  `json:"request"`
+	RowSalt     [32]byte  `json:"row_salt"`
+	Reservation string    `json:"reservation"`
+	At          time.Time `json:"at"`
+	Settled     time.Time `json:"settled,omitzero"`
+	Sealed      []byte    `json:"sealed,omitempty"` // nonce ‖ AES-256-GCM
+}
+
+// BurnRecord marks something that was used.
+type BurnRecord struct {
+	Until time.Time `json:"until"`
+}
+
+// CredentialRecord gives an index to one credential.
+type CredentialRecord struct {
+	Reservation string        `json:"reservation"`
+	Item        int           `json:"item"`
+	Format      policy.Format `json:"format"`
+	NotAfter    time.Time     `json:"not_after"`
+}
+
+// ChangeRecord is one change of a status; the row's revision says when in the journal.
+type ChangeRecord struct {
+	Index uint64    `json:"index"`
+	From  byte      `json:"from"`
+	To    byte      `json:"to"`
+	At    time.Time `json:"at"`
+}
+
+// ListRecord is a status list. Counters below Leased were given out or burnt.
+type ListRecord struct {
+	ID           string        `json:"id"`
+	URI          string        `json:"uri"`
+	DocumentType string        `json:"document_type"`
+	Format       policy.Format `json:"format"`
+	Bits         int           `json:"bits"`
+	Size         uint64        `json:"size"`
+	Leased       uint64        `json:"leased"`
+	Opened       time.Time     `json:"opened"`
+	Closed       time.Time     `json:"closed,omitzero"`
+}
+
+// VersionRecord is the newest settled version of a list.
+type VersionRecord struct {
+	ID       string    `json:"id"`
+	Version  uint64    `json:"version"`
+	IssuedAt time.Time `json:"iat"`
+	Expires  time.Time `json:"exp"`
+	TTL      int64     `json:"ttl"`     // seconds
+	Through  uint64    `json:"through"` // journal sequence number that the token shows everything up to
+	Token    []byte    `json:"token,omitempty"`
+}
+
+// CRLRecord is the newest revocation list of the IACA.
+type CRLRecord struct {
+	Number     uint64    `json:"number"`
+	ThisUpdate time.Time `json:"this_update"`
+	NextUpdate time.Time `json:"next_update"`
+	DER        []byte    `json:"der,omitempty"`
+}
+
+// Leaf is what the transparency log says of a change. Leaves are public in the end: a subject is a salted commitment whose salt stays
+// outside, and none names a status index.
+type Leaf struct {
+	V             int           `json:"v"` // 1
+	Kind          string        `json:"kind"`
+	At            time.Time     `json:"at"`
+	Client        string        `json:"client,omitempty"`
+	Policy        string        `json:"policy,omitempty"` // bundle hash, hex
+	PolicyVersion uint64        `json:"policy_version,omitzero"`
+	Subject       []byte        `json:"subject,omitempty"` // HMAC-SHA256(commit key, pseudonym ‖ salt)
+	Reservation   string        `json:"reservation,omitempty"`
+	Replaces      string        `json:"replaces,omitempty"`
+	Operation     string        `json:"operation,omitempty"`
+	Reason        string        `json:"reason,omitempty"`
+	Class         string        `json:"class,omitempty"`
+	Effect        string        `json:"effect,omitempty"` // of a change: "apply", "none"
+	Items         []LeafItem    `json:"items,omitempty"`
+	Name          string        `json:"name,omitempty"` // meta, key, certificate, list
+	State         string        `json:"state,omitempty"`
+	Version       uint64        `json:"version,omitzero"`
+	Count         uint64        `json:"count,omitzero"`
+	Digest        []byte        `json:"digest,omitempty"` // SHA-256 of a meta value, a key's SPKI, a public object
+	Reasons       []string      `json:"reasons,omitempty"`
+	Format        policy.Format `json:"format,omitempty"`
+}
+
+// LeafItem is one signature or attempt in a leaf.
+type LeafItem struct {
+	Item    int            `json:"item"`
+	Key     string         `json:"key,omitempty"`
+	Purpose policy.Purpose `json:"purpose,omitempty"`
+	TBS     []byte         `json:"tbs_sha256,omitempty"`
+	Attempt int            `json:"attempt"`
+	Worker  string         `json:"worker,omitempty"`
+}
+
+func encode(v any) []byte {
+	b, err := json.Marshal(v, json.Deterministic(true))
+	if err != nil {
+		panic(fmt.Sprintf("encoding a %T of our own: %v", v, err)) // only our own record types get here
+	}
+	return b
+}
+
+func decode[T any](t Table, value []byte) (*T, error) {
+	v := new(T)
+	if err := json.Unmarshal(value, v, json.RejectUnknownMembers(true)); err != nil {
+		return nil, fmt.Errorf("a row of table %s is damaged: %w", t, err)
+	}
+	return v, nil
+}
+
+func slotKey(documentType string, p policy.Pseudonym) []byte {
+	return append(append([]byte(documentType), 0), p[:]...)
+}
+
+func attemptKey(reservation string, item, n int) []byte {
+	k := append([]byte(reservation), 0)
+	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(k, uint32(item)), uint32(n))
+}
+
+func credentialKey(list string, index uint64) []byte {
+	return binary.BigEndian.AppendUint64(append([]byte(list), 0), index)
+}
+
+func horizonKey(list string, day int64) []byte {
+	return binary.BigEndian.AppendUint64(append([]byte(list), 0), uint64(day))
+}
+
+func burnKey(kind string, id [32]byte) []byte { return append(append([]byte(kind), 0), id[:]...) }

@@ -1,0 +1,343 @@
+package ledger
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"time"
+
+	"sealkeeper/internal/crashpoint"
+	"sealkeeper/ledger/state"
+	"sealkeeper/policy"
+)
+
+// Settlement is what a verified signature leads to.
+type Settlement struct {
+	Signatures [][]byte // verified, in the order of the items
+	Workers    []string // who made them
+	Answer     []byte   // whole answer for the caller (sealed with its key), or the public object (list, certificate, CRL)
+}
+
+// Settle stores the answer by compare-and-set and returns the one that won: a.Answer, or the stored answer of whoever was first.
+//
+// It works once. A caller that went away does not stop it: a signature exists, and its retry shall find it settled. A change of the
+// subject since Reserve does not stop it either: what was revoked meanwhile stays revoked, and the answer is what was reserved.
+func (l *Ledger) Settle(ctx context.Context, r *Reservation, s Settlement) (answer []byte, first bool, err error) {
+	ctx = context.WithoutCancel(ctx)
+	if l.dead.Load() {
+		return nil, false, ErrStopped
+	}
+	if !r.Claimed(l) {
+		return nil, false, refuse("reservation.spent", "only a claimed reservation is settled, and once")
+	}
+	if len(s.Signatures) != len(r.record.Items) || len(s.Workers) != len(r.record.Items) {
+		return nil, false, refuse("reservation.mismatch", "reservation %s has %d items, %d signatures by %d workers came", r.record.ID, len(r.record.Items), len(s.Signatures), len(s.Workers))
+	}
+	for i, sig := range s.Signatures {
+		if len(sig) == 0 {
+			return nil, false, refuse("reservation.mismatch", "item %d of reservation %s has no signature", i, r.record.ID)
+		}
+	}
+	if !r.state.CompareAndSwap(claimed, spent) {
+		return nil, false, refuse("reservation.spent", "reservation %s was settled before", r.record.ID)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for {
+		answer, first, again, err := l.settle(ctx, r, s)
+		if err != nil || !again {
+			return answer, first, err
+		}
+	}
+}
+
+// settle tries once; again means that a row moved between reading and commit.
+func (l *Ledger) settle(ctx context.Context, r *Reservation, s Settlement) (answer []byte, first, again bool, err error) {
+	if r.record.Kind == policy.KindIssue {
+		defer l.slots.lock(string(slotKey(r.record.DocumentType, r.record.Subject)))()
+	}
+	rec, rev, err := get[ReservationRecord](ctx, l, TableReservations, []byte(r.record.ID))
+	if err != nil {
+		return nil, false, false, err
+	}
+	if rec == nil {
+		return nil, false, false, fmt.Errorf("reservation %s is missing", r.record.ID)
+	}
+	if rec.Progress != InProgress {
+		answer, err := l.second(ctx, r)
+		return answer, false, false, err
+	}
+	rec.Seq = rev - 1
+	leaf := Leaf{Kind: "settle", At: l.o.Clock.Now(), Reservation: rec.ID, Operation: string(rec.Kind)}
+	applied := func(uint64) {}
+	rec.Progress = Settled
+	var rows []Row
+	var changed bool
+	switch rec.Kind {
+	case policy.KindIssue:
+		rows, applied, changed, err = l.settleIssue(ctx, r, rec, s.Answer)
+	default:
+		rows, applied, err = l.settleOwn(ctx, rec, &leaf, s.Answer)
+	}
+	if err != nil {
+		return nil, false, false, err
+	}
+	if rec.Progress == Dropped {
+		leaf.Kind = "drop"
+	}
+	rows = append(rows, Row{Table: TableReservations, Key: []byte(rec.ID), Value: encode(rec), If: If(rev)})
+	attempts, items := r.outcome(s.Workers, rec.Progress == Settled)
+	leaf.Items = items
+	crashpoint.Here("ledger.settle.before-commit")
+	out, err := l.commit(ctx, leaf, append(rows, attempts...), rec.Lane == policy.LaneLock, applied)
+	if err != nil {
+		return nil, false, false, err
+	}
+	if out.Conflict != nil {
+		return nil, false, true, nil
+	}
+	crashpoint.Here("ledger.settle.after-commit")
+	if changed {
+		l.wake()
+	}
+	if rec.Progress == Dropped {
+		answer, err := l.stored(ctx, rec)
+		return answer, false, false, err
+	}
+	return s.Answer, true, false, nil
+}
+
+// outcome marks this value's attempts: the last of each item made the signature, unless somebody else's was first.
+func (r *Reservation) outcome(workers []string, won bool) (rows []Row, items []LeafItem) {
+	for i, tries := range r.tries {
+		for j, t := range tries {
+			switch {
+			case j == len(tries)-1:
+				t.record.Worker, t.record.State = workers[i], TryDropped
+				if won {
+					t.record.State = TrySettled
+				}
+			case t.record.State == TrySent:
+				t.record.State = TryDropped
+			default:
+				continue
+			}
+			rows = append(rows, Row{Table: TableAttempts, Key: attemptKey(r.record.ID, i, t.n), Value: encode(t.record), If: Any})
+			items = append(items, LeafItem{Item: i, Attempt: t.n, Worker: t.record.Worker})
+		}
+	}
+	return rows, items
+}
+
+// second journals that this signature was not the first, and returns the answer that was.
+func (l *Ledger) second(ctx context.Context, r *Reservation) ([]byte, error) {
+	workers := make([]string, len(r.tries))
+	for i, tries := range r.tries {
+		workers[i] = tries[len(tries)-1].record.Worker
+	}
+	rows, items := r.outcome(workers, false)
+	if _, err := l.commit(ctx, Leaf{Kind: "drop", At: l.o.Clock.Now(), Reservation: r.record.ID, Items: items}, rows, false, nil); err != nil {
+		return nil, err
+	}
+	request, _, err := get[RequestRecord](ctx, l, TableRequests, r.record.Request)
+	if err != nil {
+		return nil, err
+	}
+	if request == nil || request.Reservation != r.record.ID || len(request.Sealed) == 0 {
+		return nil, refuse("reservation.superseded", "reservation %s was replaced before its answer was ready", r.record.ID)
+	}
+	return request.unseal(r.call.Key)
+}
+
+func (l *Ledger) settleIssue(ctx context.Context, r *Reservation, rec *ReservationRecord, answer []byte) (rows []Row, applied func(uint64), changed bool, err error) {
+	request, requestRev, err := get[RequestRecord](ctx, l, TableRequests, rec.Request)
+	if err != nil {
+		return nil, nil, false, err
+	}
+	if request == nil || request.Reservation != rec.ID {
+		return nil, nil, false, fmt.Errorf("the request of reservation %s is missing", rec.ID)
+	}
+	if request.Sealed, err = l.seal(request, r.call.Key, answer); err != nil {
+		return nil, nil, false, err
+	}
+	request.Settled = l.o.Clock.Now()
+	rows = append(rows, Row{Table: TableRequests, Key: rec.Request, Value: encode(request), If: If(requestRev)})
+	key := slotKey(rec.DocumentType, rec.Subject)
+	before, rev, err := l.slot(ctx, key)
+	if err != nil {
+		return nil, nil, false, err
+	}
+	next, changes, err := before.Apply(state.Event{At: request.Settled, Settle: &state.Settle{Reservation: rec.ID}})
+	if err != nil {
+		return nil, nil, false, refuseState(err)
+	}
+	rows = append(rows, Row{Table: TableSlots, Key: key, Value: encode(SlotRecord{DocumentType: rec.DocumentType, Subject: rec.Subject, State: next}), If: rev})
+	status, _, applied, err := l.statusRows(changes)
+	return append(rows, status...), applied, len(changes) > 0, err
+}
+
+var crlKey = []byte("iaca")
+
+// settleOwn stores a public object. If a newer one is there already it changes rec to Dropped.
+func (l *Ledger) settleOwn(ctx context.Context, rec *ReservationRecord, leaf *Leaf, object []byte) (rows []Row, applied func(uint64), err error) {
+	applied = func(uint64) {}
+	if rec.Kind != policy.KindSelftest {
+		if len(object) == 0 {
+			return nil, nil, fmt.Errorf("reservation %s has no object to settle", rec.ID)
+		}
+		digest := sha256.Sum256(object)
+		leaf.Digest = digest[:]
+	}
+	switch {
+	case rec.List != nil:
+		last, rev, err := get[VersionRecord](ctx, l, TableVersions, []byte(rec.List.ID))
+		if err != nil {
+			return nil, nil, err
+		}
+		if last != nil && last.Version >= rec.List.Version {
+			rec.Progress = Dropped
+			return nil, applied, nil
+		}
+		v := *rec.List
+		v.Token = object
+		leaf.Name, leaf.Version = v.ID, v.Version
+		rows = append(rows, Row{Table: TableVersions, Key: []byte(v.ID), Value: encode(v), If: If(rev)})
+		applied = func(uint64) {
+			l.lists[v.ID].settled(v)
+			if v.IssuedAt.After(l.issued) {
+				l.issued = v.IssuedAt
+			}
+		}
+	case rec.Cert != nil:
+		last, _, err := get[Certificate](ctx, l, TableCertificates, rec.Cert.Serial)
+		if err != nil {
+			return nil, nil, err
+		}
+		if last != nil {
+			rec.Progress = Dropped
+			return nil, applied, nil
+		}
+		c := *rec.Cert
+		c.DER = object
+		leaf.Name = c.Profile
+		rows = append(rows, Row{Table: TableCertificates, Key: c.Serial, Value: encode(c)})
+	case rec.CRL != nil:
+		last, rev, err := get[CRLRecord](ctx, l, TableCRLs, crlKey)
+		if err != nil {
+			return nil, nil, err
+		}
+		if last != nil && last.Number >= rec.CRL.Number {
+			rec.Progress = Dropped
+			return nil, applied, nil
+		}
+		c := *rec.CRL
+		c.DER = object
+		leaf.Version = c.Number
+		rows = append(rows, Row{Table: TableCRLs, Key: crlKey, Value: encode(c), If: If(rev)})
+	}
+	return rows, applied, nil
+}
+
+// stored is the public object that is there instead of a dropped one.
+func (l *Ledger) stored(ctx context.Context, rec *ReservationRecord) ([]byte, error) {
+	switch {
+	case rec.List != nil:
+		if v, _, err := get[VersionRecord](ctx, l, TableVersions, []byte(rec.List.ID)); err != nil || v != nil {
+			return v.token(), err
+		}
+	case rec.Cert != nil:
+		if c, _, err := get[Certificate](ctx, l, TableCertificates, rec.Cert.Serial); err != nil || c != nil {
+			return c.der(), err
+		}
+	case rec.CRL != nil:
+		if c, _, err := get[CRLRecord](ctx, l, TableCRLs, crlKey); err != nil || c != nil {
+			return c.der(), err
+		}
+	}
+	return nil, nil
+}
+
+func (v *VersionRecord) token() []byte {
+	if v == nil {
+		return nil
+	}
+	return v.Token
+}
+
+func (c *Certificate) der() []byte {
+	if c == nil {
+		return nil
+	}
+	return c.DER
+}
+
+func (c *CRLRecord) der() []byte {
+	if c == nil {
+		return nil
+	}
+	return c.DER
+}
+
+// ---- erasing
+
+const sweepEvery = 10 * time.Minute
+
+// sweeper erases answers that nobody may ask for any more and forgets burns whose evidence is refused for its age. It ends with the ledger.
+func (l *Ledger) sweeper() {
+	t := time.NewTicker(sweepEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-l.stop:
+			return
+		case <-t.C:
+		}
+		if err := l.sweep(context.Background()); err != nil && !l.dead.Load() {
+			l.o.Log.Error("erasing old answers", "error", err)
+		}
+	}
+}
+
+const sweepBatch = 200
+
+// sweep does one round. The rows carry their revision, so that nothing that moved meanwhile is erased.
+func (l *Ledger) sweep(ctx context.Context) error {
+	now := l.o.Clock.Now()
+	var rows []Row
+	flush := func() error {
+		if len(rows) == 0 {
+			return nil
+		}
+		_, err := l.commit(ctx, Leaf{Kind: "sweep", At: now, Count: uint64(len(rows))}, rows, false, nil)
+		rows = nil
+		return err
+	}
+	drop := func(t Table, e Entry) error {
+		rows = append(rows, Row{Table: t, Key: e.Key, If: If(e.Revision)})
+		if len(rows) < sweepBatch {
+			return nil
+		}
+		return flush()
+	}
+	err := scan(ctx, l.store, TableRequests, nil, func(e Entry) error {
+		r, err := decode[RequestRecord](TableRequests, e.Value)
+		if err != nil || r.Settled.IsZero() || now.Sub(r.Settled) < l.o.AnswerTTL {
+			return err
+		}
+		return drop(TableRequests, e)
+	})
+	if err != nil {
+		return err
+	}
+	err = scan(ctx, l.store, TableBurnt, nil, func(e Entry) error {
+		b, err := decode[BurnRecord](TableBurnt, e.Value)
+		if err != nil || !now.After(b.Until) {
+			return err
+		}
+		return drop(TableBurnt, e)
+	})
+	if err != nil {
+		return err
+	}
+	return flush()
+}

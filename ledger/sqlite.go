@@ -1,0 +1,550 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+
+	"golang.org/x/mod/sumdb/tlog"
+	_ "modernc.org/sqlite" // the driver "sqlite"
+)
+
+// sqlite is the Store of a single box: one file, one writing connection, some reading ones, one process (held by a lock file).
+type sqlite struct {
+	lock  *os.File
+	write *sql.DB // exactly one connection
+	conn  *sql.Conn
+	read  *sql.DB
+	view  *sql.Tx // set in a snapshot: every read goes there and nothing is written
+
+	mu    sync.Mutex // one commit at a time
+	size  uint64
+	edge  map[int64]tlog.Hash // the stored hashes that the next leaf will need
+	stmts map[string]*sql.Stmt
+
+	closed bool
+	dead   sync.Mutex // guards cause
+	cause  error
+}
+
+// migrations lead from one schema version to the next; PRAGMA user_version counts those that were applied. Never change one that was
+// released: append.
+var migrations = []func() string{
+	func() string {
+		// Rows with large values live beside their key, small ones inside the key's tree.
+		wide := map[Table]bool{TableSlots: true, TableReservations: true, TableRequests: true, TableVersions: true, TableCertificates: true, TableCRLs: true, TableKeys: true, TableMeta: true}
+		var b strings.Builder
+		for _, t := range tables {
+			options := " STRICT, WITHOUT ROWID"
+			if wide[t] {
+				options = " STRICT"
+			}
+			fmt.Fprintf(&b, "CREATE TABLE %s (k BLOB NOT NULL PRIMARY KEY, v BLOB NOT NULL, rev INTEGER NOT NULL)%s;\n", t, options)
+		}
+		b.WriteString("CREATE TABLE journal (seq INTEGER PRIMARY KEY, body BLOB NOT NULL, hash BLOB NOT NULL) STRICT;\n")
+		b.WriteString("CREATE TABLE hashes (id INTEGER PRIMARY KEY, hash BLOB NOT NULL) STRICT;\n")
+		return b.String()
+	},
+}
+
+// OpenSQLite opens or creates a store in a file and migrates it. A second process is refused by a lock file beside it.
+func OpenSQLite(ctx context.Context, path string) (_ Store, err error) {
+	path, err = filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	s := &sqlite{edge: map[int64]tlog.Hash{}, stmts: map[string]*sql.Stmt{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("opening the ledger %s: %w", path, err), s.close())
+		}
+	}()
+	if s.lock, err = os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600); err != nil {
+		return nil, err
+	}
+	if err = syscall.Flock(int(s.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, fmt.Errorf("another process has it open (lock %s.lock): %w", path, err)
+	}
+	// SQLite gives its side files the mode of the database, so that must be right before the first connection.
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err = f.Close(); err != nil {
+		return nil, err
+	}
+	if s.write, err = sql.Open("sqlite", dsn(path, "rwc")); err != nil {
+		return nil, err
+	}
+	s.write.SetMaxOpenConns(1)
+	if s.conn, err = s.write.Conn(ctx); err != nil {
+		return nil, err
+	}
+	// page_size only takes effect in a new file and before WAL. FULL: a commit is durable when it returns.
+	for _, p := range []string{
+		"page_size=2048", "journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=4000", "cache_size=-8192",
+		"busy_timeout=5000", "secure_delete=FAST", "foreign_keys=OFF", "trusted_schema=OFF",
+	} {
+		if _, err = s.conn.ExecContext(ctx, "PRAGMA "+p); err != nil {
+			return nil, fmt.Errorf("pragma %s: %w", p, err)
+		}
+	}
+	if err = s.migrate(ctx); err != nil {
+		return nil, err
+	}
+	if err = s.conn.QueryRowContext(ctx, "SELECT count(*) FROM journal").Scan(&s.size); err != nil {
+		return nil, err
+	}
+	if s.read, err = sql.Open("sqlite", dsn(path, "ro")+"&_pragma=query_only(1)&_pragma=busy_timeout(5000)&_pragma=cache_size(-8192)"); err != nil {
+		return nil, err
+	}
+	s.read.SetMaxOpenConns(4)
+	s.read.SetMaxIdleConns(4)
+	need := edgeOf(s.size)
+	hashes, err := s.ReadHashes(need)
+	if err != nil {
+		return nil, err
+	}
+	for i, id := range need {
+		s.edge[id] = hashes[i]
+	}
+	return s, nil
+}
+
+// snapshotSQLite reads a file as of one instant, also while a daemon writes to it.
+func snapshotSQLite(ctx context.Context, path string) (_ Store, err error) {
+	path, err = filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	s := &sqlite{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("reading the ledger %s: %w", path, err), s.close())
+		}
+	}()
+	if s.read, err = sql.Open("sqlite", dsn(path, "ro")+"&_pragma=query_only(1)&_pragma=busy_timeout(5000)"); err != nil {
+		return nil, err
+	}
+	s.read.SetMaxOpenConns(1)
+	if s.view, err = s.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true}); err != nil {
+		return nil, err
+	}
+	version := 0
+	if err = s.view.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
+		return nil, err
+	}
+	if version != len(migrations) {
+		return nil, fmt.Errorf("its schema has version %d and this program reads version %d", version, len(migrations))
+	}
+	return s, s.view.QueryRowContext(ctx, "SELECT count(*) FROM journal").Scan(&s.size)
+}
+
+func dsn(path, mode string) string {
+	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?mode=" + mode
+}
+
+func (s *sqlite) migrate(ctx context.Context) error {
+	version := 0
+	if err := s.conn.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
+		return err
+	}
+	if version > len(migrations) {
+		return fmt.Errorf("its schema has version %d and this program knows %d: a newer program wrote it, use that one", version, len(migrations))
+	}
+	for ; version < len(migrations); version++ {
+		// One transaction a step, user_version included: a crash leaves the old schema or the new one.
+		step := fmt.Sprintf("BEGIN IMMEDIATE;\n%sPRAGMA user_version=%d;\nCOMMIT;", migrations[version](), version+1)
+		if _, err := s.conn.ExecContext(ctx, step); err != nil {
+			return fmt.Errorf("migrating to schema version %d: %w", version+1, err)
+		}
+	}
+	return nil
+}
+
+// edgeOf lists the hashes that leaves after size n are combined with: the roots of the complete subtrees.
+func edgeOf(n uint64) (ids []int64) {
+	for level := 0; n>>level != 0; level++ {
+		if n>>level&1 == 1 {
+			ids = append(ids, tlog.StoredHashIndex(level, int64(n>>level)-1))
+		}
+	}
+	return ids
+}
+
+func (s *sqlite) alive() error {
+	s.dead.Lock()
+	defer s.dead.Unlock()
+	return s.cause
+}
+
+// die ends the store: what an error of the disk left behind is only known after opening it again.
+func (s *sqlite) die(err error) error {
+	s.dead.Lock()
+	defer s.dead.Unlock()
+	if s.cause == nil {
+		s.cause = fmt.Errorf("%w: %w", ErrStopped, err)
+	}
+	return s.cause
+}
+
+func (s *sqlite) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	s.die(errors.New("closed"))
+	return s.close()
+}
+
+func (s *sqlite) close() error {
+	var errs []error
+	if s.view != nil {
+		errs = append(errs, s.view.Rollback())
+	}
+	for _, st := range s.stmts {
+		errs = append(errs, st.Close())
+	}
+	if s.read != nil {
+		errs = append(errs, s.read.Close())
+	}
+	if s.conn != nil {
+		errs = append(errs, s.conn.Close())
+	}
+	if s.write != nil {
+		errs = append(errs, s.write.Close()) // the last connection: checkpoints the WAL
+	}
+	if s.lock != nil {
+		errs = append(errs, s.lock.Close()) // and with it goes the lock
+	}
+	return errors.Join(errs...)
+}
+
+// ---- writing
+
+func (s *sqlite) Commit(ctx context.Context, batch []Op) ([]Outcome, error) {
+	for i := range batch {
+		if err := batch[i].check(); err != nil {
+			return nil, err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.alive(); err != nil {
+		return nil, err
+	}
+	if s.view != nil {
+		return nil, errors.New("a snapshot can't be written to")
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	out, err := s.commit(batch)
+	if err != nil {
+		return nil, s.die(err)
+	}
+	return out, nil
+}
+
+func (o Op) check() error {
+	if len(o.Leaf) == 0 {
+		return errors.New("an op has no leaf: there is no change without one")
+	}
+	seen := make(map[string]bool, len(o.Rows))
+	for _, r := range o.Rows {
+		id := string(r.Table) + "\x00" + string(r.Key)
+		if len(r.Key) == 0 || seen[id] {
+			return fmt.Errorf("an op has an empty key or two rows with the same one in table %s", r.Table)
+		}
+		seen[id] = true
+	}
+	return nil
+}
+
+func (s *sqlite) commit(batch []Op) ([]Outcome, error) {
+	if err := s.exec("BEGIN IMMEDIATE"); err != nil {
+		return nil, err
+	}
+	// Conflicts are rare, so the rows are written with their conditions inside the statements. Only if one does not hold, everything
+	// is undone and done again with conditions read first: that costs a query a row, and can undo a single op.
+	out, fits, err := s.apply(batch, false)
+	if err == nil && !fits {
+		if err = s.exec("ROLLBACK"); err == nil {
+			if err = s.exec("BEGIN IMMEDIATE"); err == nil {
+				out, _, err = s.apply(batch, true)
+			}
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := s.append(batch, out); err != nil {
+		return nil, err
+	}
+	return out, s.exec("COMMIT")
+}
+
+// apply writes the rows. Without careful it stops, with fits false, at the first condition that does not hold.
+func (s *sqlite) apply(batch []Op, careful bool) (out []Outcome, fits bool, err error) {
+	out = make([]Outcome, len(batch))
+	seq := s.size
+	for i, op := range batch {
+		if careful {
+			if out[i].Conflict, err = s.compare(op); err != nil {
+				return nil, false, err
+			}
+			if out[i].Conflict != nil {
+				continue
+			}
+		}
+		for _, r := range op.Rows {
+			n, err := s.put(r, seq+1)
+			if err != nil {
+				return nil, false, err
+			}
+			if n == 0 && r.If != Any {
+				return nil, false, nil
+			}
+		}
+		out[i].Seq = seq
+		seq++
+	}
+	return out, true, nil
+}
+
+func (s *sqlite) compare(op Op) (*Conflict, error) {
+	for _, r := range op.Rows {
+		if r.If == Any {
+			continue
+		}
+		var rev uint64
+		st, err := s.stmt("SELECT rev FROM %s WHERE k=?", r.Table)
+		if err != nil {
+			return nil, err
+		}
+		if err := st.QueryRow(r.Key).Scan(&rev); err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return nil, err
+		}
+		if rev != uint64(r.If) {
+			return &Conflict{Table: r.Table, Key: r.Key}, nil
+		}
+	}
+	return nil, nil
+}
+
+func (s *sqlite) put(r Row, rev uint64) (rows int64, err error) {
+	var text string
+	args := []any{r.Key, r.Value, int64(rev)}
+	switch {
+	case r.Value == nil && r.If == Absent: // nothing to delete, and that is the condition: only compared
+		rows := int64(1)
+		st, err := s.stmt("SELECT 0 FROM %s WHERE k=?", r.Table)
+		if err != nil {
+			return 0, err
+		}
+		switch err := st.QueryRow(r.Key).Scan(&rows); {
+		case errors.Is(err, sql.ErrNoRows):
+			return 1, nil
+		default:
+			return rows, err
+		}
+	case r.Value == nil && r.If == Any:
+		text, args = "DELETE FROM %s WHERE k=?", []any{r.Key}
+	case r.Value == nil:
+		text, args = "DELETE FROM %s WHERE k=? AND rev=?", []any{r.Key, int64(r.If)}
+	case r.If == Absent:
+		text = "INSERT INTO %s(k,v,rev) VALUES(?,?,?) ON CONFLICT(k) DO NOTHING"
+	case r.If == Any:
+		text = "INSERT INTO %s(k,v,rev) VALUES(?,?,?) ON CONFLICT(k) DO UPDATE SET v=excluded.v, rev=excluded.rev"
+	default:
+		text, args = "UPDATE %s SET v=?2, rev=?3 WHERE k=?1 AND rev=?4", append(args, int64(r.If))
+	}
+	st, err := s.stmt(text, r.Table)
+	if err != nil {
+		return 0, err
+	}
+	res, err := st.Exec(args...)
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}
+
+// append journals the ops that applied, with the hashes of their leaves.
+func (s *sqlite) append(batch []Op, out []Outcome) error {
+	journal, err := s.stmt("INSERT INTO %s(seq,body,hash) VALUES(?,?,?)", "journal")
+	if err != nil {
+		return err
+	}
+	hashes, err := s.stmt("INSERT INTO %s(id,hash) VALUES(?,?)", "hashes")
+	if err != nil {
+		return err
+	}
+	for i, op := range batch {
+		if out[i].Conflict != nil {
+			continue
+		}
+		n := int64(out[i].Seq)
+		leaf := tlog.RecordHash(op.Leaf)
+		if _, err := journal.Exec(n, op.Leaf, leaf[:]); err != nil {
+			return err
+		}
+		stored, err := tlog.StoredHashesForRecordHash(n, leaf, tlog.HashReaderFunc(func(ids []int64) ([]tlog.Hash, error) {
+			hs := make([]tlog.Hash, len(ids))
+			for i, id := range ids {
+				h, ok := s.edge[id]
+				if !ok {
+					return nil, fmt.Errorf("hash %d of the log's edge is missing", id)
+				}
+				hs[i] = h
+			}
+			return hs, nil
+		}))
+		if err != nil {
+			return err
+		}
+		first := tlog.StoredHashIndex(0, n)
+		for j, h := range stored {
+			if _, err := hashes.Exec(first+int64(j), h[:]); err != nil {
+				return err
+			}
+			s.edge[first+int64(j)] = h
+		}
+		s.size++
+		keep := make(map[int64]tlog.Hash, 64)
+		for _, id := range edgeOf(s.size) {
+			keep[id] = s.edge[id]
+		}
+		s.edge = keep
+	}
+	return nil
+}
+
+func (s *sqlite) exec(text string) error {
+	_, err := s.conn.ExecContext(context.Background(), text)
+	return err
+}
+
+// stmt prepares a statement on the writing connection once. Table names are constants of this package, never data.
+func (s *sqlite) stmt(text string, t Table) (*sql.Stmt, error) {
+	text = fmt.Sprintf(text, t)
+	if st := s.stmts[text]; st != nil {
+		return st, nil
+	}
+	st, err := s.conn.PrepareContext(context.Background(), text)
+	if err == nil {
+		s.stmts[text] = st
+	}
+	return st, err
+}
+
+// ---- reading. Reads ignore cancellation: they are short, and an error of one is an error of the disk.
+
+func (s *sqlite) query(text string, args ...any) (*sql.Rows, error) {
+	if err := s.alive(); err != nil {
+		return nil, err
+	}
+	if s.view != nil {
+		return s.view.Query(text, args...)
+	}
+	return s.read.Query(text, args...)
+}
+
+func (s *sqlite) each(scan func(*sql.Rows) error, text string, args ...any) error {
+	rows, err := s.query(text, args...)
+	if err != nil {
+		return s.die(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return s.die(err)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return s.die(err)
+	}
+	return nil
+}
+
+func (s *sqlite) Get(_ context.Context, t Table, key []byte) (value []byte, revision uint64, err error) {
+	err = s.each(func(r *sql.Rows) error { return r.Scan(&value, &revision) }, fmt.Sprintf("SELECT v, rev FROM %s WHERE k=?", t), key)
+	if revision != 0 && value == nil {
+		value = []byte{}
+	}
+	return value, revision, err
+}
+
+func (s *sqlite) Scan(_ context.Context, t Table, from []byte, limit int) (entries []Entry, err error) {
+	if from == nil {
+		from = []byte{}
+	}
+	err = s.each(func(r *sql.Rows) error {
+		var e Entry
+		if err := r.Scan(&e.Key, &e.Value, &e.Revision); err != nil {
+			return err
+		}
+		entries = append(entries, e)
+		return nil
+	}, fmt.Sprintf("SELECT k, v, rev FROM %s WHERE k>=? ORDER BY k LIMIT ?", t), from, limit)
+	return entries, err
+}
+
+func (s *sqlite) Journal(_ context.Context, from uint64, n int) (leaves [][]byte, err error) {
+	err = s.each(func(r *sql.Rows) error {
+		var b []byte
+		if err := r.Scan(&b); err != nil {
+			return err
+		}
+		leaves = append(leaves, b)
+		return nil
+	}, "SELECT body FROM journal WHERE seq>=? ORDER BY seq LIMIT ?", int64(from), n)
+	return leaves, err
+}
+
+func (s *sqlite) Head(context.Context) (size uint64, root tlog.Hash, err error) {
+	if s.view == nil {
+		s.mu.Lock() // not between a commit and its size
+		size = s.size
+		s.mu.Unlock()
+	} else {
+		size = s.size
+	}
+	if err := s.alive(); err != nil {
+		return 0, root, err
+	}
+	root, err = tlog.TreeHash(int64(size), s)
+	return size, root, err
+}
+
+func (s *sqlite) ReadHashes(ids []int64) ([]tlog.Hash, error) {
+	hashes := make([]tlog.Hash, len(ids))
+	for i, id := range ids {
+		found := false
+		err := s.each(func(r *sql.Rows) error {
+			var b []byte
+			if err := r.Scan(&b); err != nil {
+				return err
+			}
+			found = len(b) == tlog.HashSize
+			copy(hashes[i][:], b)
+			return nil
+		}, "SELECT hash FROM hashes WHERE id=?", id)
+		if err != nil {
+			return nil, err
+		}
+		if !found {
+			return nil, fmt.Errorf("hash %d of the log is missing", id)
+		}
+	}
+	return hashes, nil
+}

@@ -1,0 +1,234 @@
+package ledger
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"sealkeeper/evidence"
+	"sealkeeper/internal/crashpoint"
+	"sealkeeper/ledger/state"
+	"sealkeeper/policy"
+)
+
+// Snapshot is a subject's state at one instant.
+type Snapshot struct {
+	state state.State
+	at    time.Time
+	uris  map[string]string
+}
+
+// Slot is what policy may see.
+func (s Snapshot) Slot() policy.Slot { return s.state.Slot(s.at) }
+
+// Credentials of the subject that are not expired.
+func (s Snapshot) Credentials() (all []CredentialInfo) {
+	for _, c := range s.state.Credentials {
+		if s.at.After(c.NotAfter) {
+			continue
+		}
+		status := "valid"
+		switch s.state.Status(c) {
+		case state.Invalid:
+			status = "revoked"
+		case state.Suspended:
+			status = "suspended"
+		default:
+			if c.Phase == state.Reserved {
+				status = "reserved"
+			}
+		}
+		all = append(all, CredentialInfo{Device: c.Device, Format: c.Format, URI: s.uris[c.List], Index: c.Index, Status: status, NotAfter: c.NotAfter, Key: c.Key})
+	}
+	return all
+}
+
+// CredentialInfo describes one credential of a holder.
+type CredentialInfo struct {
+	Device   string
+	Format   policy.Format
+	URI      string
+	Index    uint64
+	Status   string // "reserved", "valid", "suspended", "revoked"
+	NotAfter time.Time
+	Key      [32]byte // thumbprint
+}
+
+// Subject reads the state for one document type. An unknown subject is an empty slot with epoch 0.
+func (l *Ledger) Subject(ctx context.Context, documentType string, p policy.Pseudonym) (Snapshot, error) {
+	if l.dead.Load() {
+		return Snapshot{}, ErrStopped
+	}
+	slot, _, err := l.slot(ctx, slotKey(documentType, p))
+	if err != nil {
+		return Snapshot{}, err
+	}
+	s := Snapshot{state: slot, at: l.o.Clock.Now(), uris: map[string]string{}}
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for _, c := range slot.Credentials {
+		if li := l.lists[c.List]; li != nil {
+			s.uris[c.List] = li.row.URI
+		}
+	}
+	return s, nil
+}
+
+func (l *Ledger) slot(ctx context.Context, key []byte) (state.State, If, error) {
+	r, rev, err := get[SlotRecord](ctx, l, TableSlots, key)
+	if r == nil {
+		return state.State{}, Absent, err
+	}
+	return r.State, If(rev), nil
+}
+
+// Change commits an approved lock, unlock or revocation: state.Apply, status changes of all unexpired credentials of the slot, leaf.
+// Result tells what happened; an approval with Effect "none" is journalled without a change.
+func (l *Ledger) Change(ctx context.Context, a *policy.Approval) (ChangeResult, error) {
+	if err := l.ready(); err != nil {
+		return ChangeResult{}, err
+	}
+	if a.Kind() != policy.KindChange {
+		return ChangeResult{}, refuse("approval.kind", "a change needs an approved change")
+	}
+	c, _ := a.Change()
+	secrets, err := l.unlocked()
+	if err != nil {
+		return ChangeResult{}, err
+	}
+	e := state.Event{At: a.At()}
+	switch {
+	case c.Effect == "none":
+	case c.Effect != "apply":
+		return ChangeResult{}, refuse("approval.kind", "the approved effect %q is unknown", c.Effect)
+	case c.Operation == policy.OpLock:
+		e.Lock = &state.Lock{Lock: c.Lock, Device: c.Device}
+	case c.Operation == policy.OpUnlock:
+		e.Unlock = &state.Unlock{Lock: c.Lock, Device: c.Device}
+	case c.Operation == policy.OpRevoke:
+		e.Revoke = &state.Revoke{Reason: c.Reason, Device: c.Device}
+	default:
+		return ChangeResult{}, refuse("approval.kind", "operation %q is no change", c.Operation)
+	}
+	key := slotKey(c.DocumentType, c.Subject)
+	defer l.slots.lock(string(key))()
+	before, rev, err := l.slot(ctx, key)
+	if err != nil {
+		return ChangeResult{}, err
+	}
+	if before.Epoch != a.Conditions().Epoch {
+		return ChangeResult{}, ErrConflict
+	}
+	next, changes := before, []state.Change(nil)
+	if c.Effect == "apply" {
+		if next, changes, err = before.Apply(e); err != nil {
+			return ChangeResult{}, refuseState(err)
+		}
+	}
+	// The guard on the slot stands even if nothing changes: what is journalled was true at that moment.
+	rows := []Row{}
+	if next.Epoch != before.Epoch {
+		rows = append(rows, Row{Table: TableSlots, Key: key, Value: encode(SlotRecord{DocumentType: c.DocumentType, Subject: c.Subject, State: next}), If: rev})
+	}
+	rows = append(rows, burnRows(a.Conditions().Burns)...)
+	commitment, salt, err := l.commitment(secrets, c.Subject)
+	if err != nil {
+		return ChangeResult{}, err
+	}
+	rows = append(rows, Row{Table: TableCommitments, Key: commitment, Value: salt[:]})
+	status, lists, applied, err := l.statusRows(changes)
+	if err != nil {
+		return ChangeResult{}, err
+	}
+	leaf := decided("change", a)
+	leaf.Subject, leaf.Operation, leaf.Effect = commitment, string(c.Operation), "none"
+	leaf.Reason, leaf.Class = c.Reason, c.Lock.Class
+	if c.Lock.Reason != "" {
+		leaf.Reason = c.Lock.Reason
+	}
+	changed := next.Epoch != before.Epoch
+	if changed {
+		leaf.Effect = "apply"
+	}
+	crashpoint.Here("ledger.change.before-commit")
+	out, err := l.commit(ctx, leaf, append(rows, status...), a.Lane() == policy.LaneLock, applied)
+	if err != nil {
+		return ChangeResult{}, err
+	}
+	if out.Conflict != nil {
+		return ChangeResult{}, conflict(out.Conflict)
+	}
+	crashpoint.Here("ledger.change.after-commit")
+	if len(changes) > 0 {
+		l.wake()
+	}
+	return ChangeResult{Seq: out.Seq, Lists: lists, Changed: changed, Slot: next.Slot(l.o.Clock.Now())}, nil
+}
+
+// ChangeResult of an acknowledged change.
+type ChangeResult struct {
+	Seq     uint64 // journal sequence number; a list published through it carries the change
+	Lists   []string
+	Changed bool
+	Slot    policy.Slot // the state after it
+}
+
+// decided begins the leaf of something that policy allowed.
+func decided(kind string, a *policy.Approval) Leaf {
+	d := a.Decision()
+	leaf := Leaf{Kind: kind, At: a.At(), Client: a.Client(), PolicyVersion: d.Version}
+	if d.Policy != (policy.Hash{}) {
+		leaf.Policy = d.Policy.String()
+	}
+	return leaf
+}
+
+// commitment hides a subject in a leaf: whoever is shown pseudonym and salt can check it, nobody can search for it.
+func (l *Ledger) commitment(s *Secrets, p policy.Pseudonym) (commitment []byte, salt [16]byte, err error) {
+	if salt, err = draw[[16]byte](l.random); err != nil {
+		return nil, salt, err
+	}
+	return commit(s, p, salt), salt, nil
+}
+
+func commit(s *Secrets, p policy.Pseudonym, salt [16]byte) []byte {
+	m := hmac.New(sha256.New, s.Commit[:])
+	m.Write(p[:])
+	m.Write(salt[:])
+	return m.Sum(nil)
+}
+
+func burnRows(burns []evidence.Burn) (rows []Row) {
+	for _, b := range burns {
+		rows = append(rows, Row{Table: TableBurnt, Key: burnKey(string(b.Kind), b.ID), Value: encode(BurnRecord{Until: b.Until})})
+	}
+	return rows
+}
+
+// conflict says what a row that was not as demanded means to the caller.
+func conflict(c *Conflict) error {
+	if c.Table != TableBurnt {
+		return ErrConflict
+	}
+	kind := string(c.Key[:len(c.Key)-33])
+	return refuse(kind+".replayed", "this %s was used before", kind)
+}
+
+// refuseState turns a state machine's error, which policy should have foreseen, into a refusal.
+func refuseState(err error) error {
+	for _, known := range []struct {
+		err  error
+		code string
+	}{
+		{state.ErrOccupied, "state.occupied"}, {state.ErrUnbound, "state.unbound"}, {state.ErrOther, "state.other_device"},
+		{state.ErrLocked, "state.locked"}, {state.ErrClass, "state.class"}, {state.ErrSuperseded, "reservation.superseded"}, {state.ErrEvent, "state.event"},
+	} {
+		if errors.Is(err, known.err) {
+			return refuse(known.code, "%v", err)
+		}
+	}
+	return fmt.Errorf("changing the subject: %w", err)
+}
