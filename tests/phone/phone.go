@@ -56,6 +56,9 @@ func newPhone(n int, generate func() (crypto.Signer, error)) (*Phone, error) {
 	return p, nil
 }
 
+// Len is the number of keys.
+func (p *Phone) Len() int { return len(p.keys) }
+
 // Attest asks the wallet provider for a key attestation (typ key-attestation+jwt) over all keys of the phone, valid for an hour from
 // at, with the highest levels.
 func (p *Phone) Attest(provider *Provider, nonce string, at time.Time, options ...Option) string {
