@@ -1,0 +1,372 @@
+package evidence
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	jose "github.com/go-jose/go-jose/v4"
+	"github.com/go-json-experiment/json/jsontext"
+	"pgregory.net/rapid"
+
+	"sealkeeper/tests/phone"
+)
+
+var now = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+
+func b64(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
+
+// TestNonce: for whoever a nonce is minted, it is good for exactly these two names, and a nonce that was changed is good for nobody.
+func TestNonce(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		v := NewVerifier(Trust{NonceKey: [32]byte(rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "key")), NonceLife: time.Minute})
+		names := rapid.StringMatching(`[a-z/0]{1,4}`)
+		client, docType := names.Draw(t, "client"), names.Draw(t, "type")
+		otherClient, otherType := names.Draw(t, "other client"), names.Draw(t, "other type")
+		nonce, expires := v.Nonce(client, docType, now, [16]byte(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "random")))
+		burn, err := v.checkNonce(About{Client: client, DocumentType: docType, At: now}, nonce)
+		if err != nil || !burn.Until.Equal(expires) { // no skew here
+			t.Fatalf("%v, %v", burn, err)
+		}
+		_, err = v.checkNonce(About{Client: otherClient, DocumentType: otherType, At: now}, nonce)
+		if same := otherClient == client && otherType == docType; (err == nil) != same {
+			t.Fatalf("minted for %q/%q, asked for %q/%q: %v", client, docType, otherClient, otherType, err)
+		}
+		raw, _ := base64.RawURLEncoding.DecodeString(nonce)
+		raw[rapid.IntRange(0, len(raw)-1).Draw(t, "byte")] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit")
+		if _, err := v.checkNonce(About{Client: client, DocumentType: docType, At: now}, b64(raw)); err == nil {
+			t.Fatal("a changed nonce was accepted")
+		}
+	})
+}
+
+// TestNonceFormat writes one nonce down byte by byte, so that a change of the format is a decision: nonces are in flight when a daemon
+// is replaced by a newer one.
+func TestNonceFormat(t *testing.T) {
+	v := NewVerifier(Trust{NonceKey: [32]byte{31: 1}, NonceLife: time.Minute})
+	nonce, _ := v.Nonce("office-17", "mrc", time.Unix(0x0102030405, 0), [16]byte(bytes.Repeat([]byte{0xaa}, 16)))
+	raw, err := base64.RawURLEncoding.DecodeString(nonce)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "01" + "0000000102030405" + strings.Repeat("aa", 16) + goldenMAC
+	if got := hex.EncodeToString(raw); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+// From Python: hmac.new(bytes(31)+b"\1", b"".join(len(s).to_bytes(8,"big")+s for s in (b"sealkeeper/evidence/nonce/1", b"office-17", b"mrc"))
+// + bytes.fromhex("010000000102030405"+"aa"*16), "sha256").hexdigest()
+const goldenMAC = "5d54f81ab3e607ce2a80acc99cc38838693adc67db0db1a9bb6e251cb96e172c"
+
+// TestThumbprints uses keys whose thumbprints others published.
+func TestThumbprints(t *testing.T) {
+	file, err := os.ReadFile("testdata/issuer_jwks.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var set struct {
+		JWKS struct{ Keys []json.RawMessage }
+	}
+	// The example breaks its kid into two lines for print, which is no JSON.
+	if err := json.Unmarshal([]byte(strings.ReplaceAll(string(file), "\n        c2dtTw", "c2dtTw")), &set); err != nil {
+		t.Fatal(err)
+	}
+	for jwk, want := range map[string]string{
+		string(set.JWKS.Keys[0]): "mlUpog7vEewFBem6Ul09c2dtTwc8dFzVpIDX3sqGWW0", // its own kid
+		// RFC 8037 A.2 and A.3
+		`{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`: "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k",
+	} {
+		k, err := readJWK([]byte(jwk))
+		if err != nil || b64(k.Thumbprint[:]) != want {
+			t.Errorf("%s: %s, %v", jwk, b64(k.Thumbprint[:]), err)
+		}
+	}
+}
+
+// TestSmallOrder lists the encodings of the points of order 1, 2, 4 and 8 (RFC 8032 decodes the first five groups), y that are not
+// reduced, and one that is off the curve.
+func TestSmallOrder(t *testing.T) {
+	for _, y := range []string{
+		"0000000000000000000000000000000000000000000000000000000000000000", // order 4
+		"0100000000000000000000000000000000000000000000000000000000000000", // order 1
+		"ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f", // order 2
+		"26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05", // order 8
+		"c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a", // order 8
+		"edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f", // p
+		"eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f", // p + 1
+		"ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+		"0200000000000000000000000000000000000000000000000000000000000000", // no point
+	} {
+		for _, sign := range []byte{0, 0x80} {
+			raw, err := hex.DecodeString(y)
+			if err != nil {
+				t.Fatal(err)
+			}
+			raw[31] |= sign
+			var r *Refusal
+			if _, err := readJWK([]byte(`{"kty":"OKP","crv":"Ed25519","x":"` + b64(raw) + `"}`)); !errors.As(err, &r) || r.Code() != "evidence.jwk_off_curve" {
+				t.Errorf("%x: %v", raw, err)
+			}
+		}
+	}
+	for range 64 { // and honest keys pass
+		public, _, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !edPoint(public) {
+			t.Errorf("%x is a good key", public)
+		}
+	}
+}
+
+func newProvider(t testing.TB, bend phone.Bend) *phone.Provider {
+	t.Helper()
+	p, err := phone.NewBentProvider(now, rand.Reader, bend)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func x5cOf(t testing.TB, p *phone.Provider) jsontext.Value {
+	t.Helper()
+	b, err := json.Marshal(p.X5C())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// TestChainCache: a remembered chain is good in its own time only, and there is an end to remembering.
+func TestChainCache(t *testing.T) {
+	p := newProvider(t, phone.Bend{})
+	c := newChains([]*x509.Certificate{p.Anchor()})
+	x5c := x5cOf(t, p)
+	code := func(at time.Time) string {
+		_, err := c.verify(x5c, at)
+		var r *Refusal
+		if errors.As(err, &r) {
+			return r.Code()
+		}
+		return "ok"
+	}
+	leaf := p.Leaf()
+	for _, step := range []struct {
+		at   time.Time
+		want string
+	}{
+		{leaf.NotBefore.Add(-1), "evidence.attestation_chain_expired"}, {now, "ok"}, {now, "ok"}, {leaf.NotBefore, "ok"}, {leaf.NotAfter, "ok"},
+		{leaf.NotBefore.Add(-1), "evidence.attestation_chain_expired"}, {leaf.NotAfter.Add(time.Second), "evidence.attestation_chain_expired"}, {now, "ok"},
+	} {
+		if got := code(step.at); got != step.want {
+			t.Errorf("at %s: %s, want %s", step.at, got, step.want)
+		}
+	}
+	if len(c.good) != 1 {
+		t.Fatalf("%d chains remembered, want 1", len(c.good))
+	}
+	first, err := c.verify(x5c, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := c.verify(x5c, now); again != first {
+		t.Errorf("a known chain was verified again (%v)", err)
+	}
+	for i := range maxChains + 10 { // the same chain in other texts
+		if _, err := c.verify(append(bytes.Repeat([]byte{' '}, i+1), x5c...), now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(c.good) != maxChains {
+		t.Errorf("%d chains remembered, want %d", len(c.good), maxChains)
+	}
+	if _, err := c.verify(x5cOf(t, newProvider(t, phone.Bend{})), now); err == nil || len(c.good) != maxChains {
+		t.Errorf("a refused chain changed the cache (%v)", err)
+	}
+}
+
+// TestDearInputs feeds what costs most for its size. An input may take 1 MiB of memory until it is refused (faults F25).
+func TestDearInputs(t *testing.T) {
+	p, err := phone.New(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	provider := newProvider(t, phone.Bend{})
+	v := NewVerifier(Trust{NonceKey: [32]byte{1}, NonceLife: time.Minute, AttestationAge: time.Hour, MaxKeys: 4, WalletProviders: []*x509.Certificate{provider.Anchor()}})
+	nonce, _ := v.Nonce("c", "d", now, [16]byte{})
+	proof := p.Prove(0, "a", nonce, now, "")
+	fill := func(head, unit, tail string, size int) string {
+		return head + strings.Repeat(unit, (size-len(head)-len(tail))/len(unit)) + tail
+	}
+	attest := func(o ...phone.Option) Bundle {
+		return Bundle{Proof: proof, KeyAttestation: p.Attest(provider, nonce, now, o...)}
+	}
+	prove := func(o ...phone.Option) Bundle { return Bundle{Proof: p.Prove(0, "a", nonce, now, "", o...)} }
+	header := `{"typ":"key-attestation+jwt","alg":"ES256","x5c":[`
+	for name, b := range map[string]Bundle{
+		"huge proof":           {Proof: strings.Repeat("A", 64<<20)},
+		"huge attestation":     {Proof: proof, KeyAttestation: strings.Repeat("A.", 32<<20)},
+		"proof of arrays":      prove(phone.RawHeader(fill("", "[", "", 12000))),
+		"proof of members":     prove(phone.RawHeader(fill(`{"a":{`, `"a":{`, "", 12000))),
+		"aud of many":          prove(phone.RawClaims(fill(`{"aud":[`, `"",`, `""]}`, 4000))),
+		"huge iat":             prove(phone.RawClaims(fill(`{"iat":1`, "0", `}`, 4000))),
+		"attestation of dots":  {Proof: proof, KeyAttestation: strings.Repeat(".", 128<<10)},
+		"deep payload":         attest(phone.RawClaims(fill("", "[", "", 60000))),
+		"many attested keys":   attest(phone.RawClaims(fill(`{"attested_keys":[`, "0,", "0]}", 60000))),
+		"many empty keys":      attest(phone.RawClaims(fill(`{"attested_keys":[`, "{},", "{}]}", 60000))),
+		"many members":         attest(phone.RawClaims(fill(`{"iat":1`, `,"a":0`, "}", 60000))),
+		"many certificates":    attest(phone.RawHeader(fill(header, `"",`, `""]}`, 90000)), phone.RawClaims(claimsFor(p, nonce))),
+		"one huge certificate": attest(phone.RawHeader(fill(header+`"`, "AAAA", `"]}`, 90000)), phone.RawClaims(claimsFor(p, nonce))),
+		"escaped certificate":  attest(phone.RawHeader(fill(header+`"`, `\u0041`, `"]}`, 90000)), phone.RawClaims(claimsFor(p, nonce))),
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := v.Verify(About{Client: "c", DocumentType: "d", Audience: "a", At: now}, b)
+		runtime.ReadMemStats(&after)
+		if err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+		if used := after.TotalAlloc - before.TotalAlloc; used > 1<<20 {
+			t.Errorf("%s: %d KiB until %v", name, used>>10, err)
+		}
+	}
+}
+
+func claimsFor(p *phone.Phone, nonce string) string {
+	b, _ := json.Marshal(map[string]any{"iat": now.Unix(), "exp": now.Unix() + 60, "nonce": nonce, "attested_keys": []json.RawMessage{p.JWK(0)}})
+	return string(b)
+}
+
+func seeds(f *testing.F) (attestations, proofs []string, provider *phone.Provider) {
+	p, err := phone.New(2)
+	if err != nil {
+		f.Fatal(err)
+	}
+	provider = newProvider(f, phone.Bend{})
+	return []string{
+			p.Attest(provider, "n", now), p.Attest(provider, "n", now, phone.Header("crit", []string{"x"})), p.Attest(provider, "n", now, phone.RawClaims(`{}`)), "a.b.c", "",
+		}, []string{
+			p.Prove(0, "a", "n", now, ""), p.Prove(0, "a", "n", now, "x.y.z"), p.Prove(1, "a", "n", now, "", phone.Header("jwk", nil), phone.Header("kid", p.Thumbprint(1))),
+			p.Prove(0, "a", "n", now, "", phone.RawHeader(`{"alg":"none","alg":"ES256"}`)), "..", "e30.e30.AA",
+		}, provider
+}
+
+func FuzzProof(f *testing.F) {
+	_, proofs, _ := seeds(f)
+	for _, s := range proofs {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		p, err := readProof(s)
+		if err != nil {
+			return
+		}
+		if again := b64(p.header) + "." + b64(p.payload) + "." + b64(p.signature); again != s {
+			t.Fatalf("%q was read as %q: two texts of one proof", s, again)
+		}
+		if p.key != nil && p.signedBy(p.key.Public) { // then another implementation must say the same
+			jws, err := jose.ParseSignedCompact(s, []jose.SignatureAlgorithm{jose.ES256, jose.ES384, jose.EdDSA})
+			if err != nil {
+				t.Fatalf("go-jose can't read an accepted proof: %v", err)
+			}
+			if _, err := jws.Verify(p.key.Public); err != nil {
+				t.Fatalf("go-jose doesn't accept the signature: %v", err)
+			}
+		}
+		_ = p.check(About{Client: "c", DocumentType: "d", Audience: "a", At: now}, Trust{NonceLife: time.Minute})
+	})
+}
+
+func FuzzAttestation(f *testing.F) {
+	attestations, _, provider := seeds(f)
+	for _, s := range attestations {
+		f.Add(s)
+	}
+	c := newChains([]*x509.Certificate{provider.Anchor()})
+	f.Fuzz(func(t *testing.T, s string) {
+		a, err := readAttestation(s, 4)
+		if err != nil {
+			return
+		}
+		if again := b64(a.header) + "." + b64(a.payload) + "." + b64(a.signature); again != s {
+			t.Fatalf("%q was read as %q: two texts of one attestation", s, again)
+		}
+		if len(a.keys) == 0 || len(a.keys) > 4 {
+			t.Fatalf("%d keys", len(a.keys))
+		}
+		if issuer, err := c.verify(a.x5c, now); err == nil {
+			a.signedBy(issuer.key)
+		}
+	})
+}
+
+func FuzzChain(f *testing.F) {
+	p := newProvider(f, phone.Bend{Intermediates: new(2)})
+	f.Add([]byte(x5cOf(f, p)))
+	f.Add([]byte(`["MAA=",1]`))
+	f.Add([]byte(`[`))
+	f.Fuzz(func(t *testing.T, x5c []byte) {
+		c := newChains([]*x509.Certificate{p.Anchor()})
+		a, err := c.verify(x5c, now)
+		if err == nil && !a.key.Equal(p.Leaf().PublicKey) {
+			t.Fatal("a chain to another leaf was accepted")
+		}
+	})
+}
+
+func FuzzNonce(f *testing.F) {
+	v := NewVerifier(Trust{NonceKey: [32]byte{1}, NonceLife: time.Minute, Skew: time.Second})
+	good, _ := v.Nonce("c", "d", now, [16]byte{1})
+	for _, s := range []string{good, good[:75], good + "A", "", strings.Repeat("A", 76)} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if _, err := v.checkNonce(About{Client: "c", DocumentType: "d", At: now}, s); (err == nil) != (s == good) {
+			t.Fatalf("%q: %v", s, err)
+		}
+	})
+}
+
+func FuzzJWK(f *testing.F) {
+	for _, kind := range []func(int) (*phone.Phone, error){phone.New, phone.NewP384, phone.NewEd25519} {
+		p, err := kind(1)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add([]byte(p.JWK(0)))
+		f.Add(p.HolderJWK(0))
+	}
+	f.Add([]byte(`{"kty":"EC","kty":"OKP"}`))
+	f.Add([]byte(`null`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		k, err := readJWK(raw)
+		if err != nil {
+			return
+		}
+		again, err := readJWK(k.JWK)
+		if err != nil || again.Thumbprint != k.Thumbprint || !bytes.Equal(again.JWK, k.JWK) {
+			t.Fatalf("%s is not canonical: %v", k.JWK, err)
+		}
+		var theirs jose.JSONWebKey
+		if err := theirs.UnmarshalJSON(k.JWK); err != nil {
+			t.Fatalf("go-jose can't read %s: %v", k.JWK, err)
+		}
+		if sum, err := theirs.Thumbprint(crypto.SHA256); err != nil || [sha256.Size]byte(sum) != k.Thumbprint {
+			t.Fatalf("go-jose has another thumbprint for %s: %v", k.JWK, err)
+		}
+	})
+}
