@@ -383,7 +383,7 @@ func (l *linter) zlintCRL(der []byte) {
 
 func (l *linter) results(s *zlint.ResultSet, r lint.Registry) {
 	for name, result := range s.Results {
-		if result.Status < lint.Warn {
+		if result.Status < lint.Error { // what zlint warns of is a SHOULD, as that of http (not https) CRL distribution points
 			continue
 		}
 		f := Finding{Lint: name, Source: "zlint", Detail: result.Status.String() + " " + result.Details}
