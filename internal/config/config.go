@@ -31,6 +31,7 @@ type file struct {
 	Policy          string   `yaml:"policy"`
 	WalletProviders []string `yaml:"wallet_providers"`
 	PublicURL       string   `yaml:"public_url"`
+	CRLURL          string   `yaml:"crl_url"`
 	Listen          struct {
 		Issuance   string `yaml:"issuance"`
 		Public     string `yaml:"public"`
@@ -87,6 +88,7 @@ type Config struct {
 	Policy          string
 	WalletProviders []string
 	PublicURL       string // without trailing slash
+	CRLURL          string // distribution point in certificates: plain HTTP (RFC 5280 section 8: TLS would need the CRL to be checked)
 	Issuance        string
 	Public          string
 	Operations      string
@@ -327,6 +329,12 @@ func (c *checker) config(f *file) *Config {
 	o.PublicURL = strings.TrimSuffix(c.required("public_url", f.PublicURL), "/")
 	if u, err := url.Parse(o.PublicURL); o.PublicURL != "" && (err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Host == "" || u.RawQuery != "" || u.Fragment != "") {
 		c.fail("public_url", "%q is no base URL; write https://host[:port][/path]: it becomes part of every credential", f.PublicURL)
+	}
+	if o.CRLURL = f.CRLURL; o.CRLURL == "" {
+		o.CRLURL = "http" + strings.TrimPrefix(strings.TrimPrefix(o.PublicURL, "https"), "http") + "/crl/iaca.crl"
+	}
+	if u, err := url.Parse(o.CRLURL); o.PublicURL != "" && (err != nil || u.Scheme != "http" || u.Host == "") {
+		c.fail("crl_url", "%q is no plain HTTP URL; a CRL is signed, and fetching it over TLS would need another CRL", o.CRLURL)
 	}
 	o.Issuance = c.address("listen.issuance", f.Listen.Issuance, "127.0.0.1:8443")
 	o.Public = c.address("listen.public", f.Listen.Public, "127.0.0.1:8080")

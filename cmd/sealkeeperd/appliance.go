@@ -1,0 +1,242 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"sealkeeper/ca"
+	profile "sealkeeper/ca/x509"
+	"sealkeeper/evidence"
+	"sealkeeper/internal/clock"
+	"sealkeeper/internal/config"
+	"sealkeeper/internal/metrics"
+	"sealkeeper/ledger"
+	"sealkeeper/policy"
+	"sealkeeper/release"
+	"sealkeeper/signer"
+	"sealkeeper/signer/wire"
+	"sealkeeper/softhsm"
+)
+
+// appliance is the spine, wired: everything between the listeners and the token.
+type appliance struct {
+	config  *config.Config
+	clock   clock.Clock
+	log     *slog.Logger
+	metrics *metrics.Metrics
+	ledger  *ledger.Ledger
+	signer  *signer.Signer
+	ca      *ca.Authority
+}
+
+// acceptedClock is the ledger's meta name of an accepted clock: RFC 3339 until when a start does not doubt the wall clock.
+const acceptedClock = "accepted-clock"
+
+// assemble opens the ledger (which compares itself with what is outside), starts the workers, derives the secrets and wires the rooms. With
+// founding true the domain secret is made if the ledger knows none.
+func assemble(ctx context.Context, c *config.Config, log *slog.Logger, founding bool) (_ *appliance, err error) {
+	a := &appliance{config: c, clock: clock.System(), log: log, metrics: metrics.New()}
+	defer func() {
+		if err != nil {
+			a.close(context.WithoutCancel(ctx))
+		}
+	}()
+	bundle, err := loadPolicy(c.Policy)
+	if err != nil {
+		return nil, &coded{exitUsage, err}
+	}
+	anchors, err := loadAnchors(c.WalletProviders)
+	if err != nil {
+		return nil, &coded{exitUsage, err}
+	}
+	module, err := softhsm.FindModule(c.Module)
+	if err != nil {
+		return nil, &coded{exitHSM, err}
+	}
+	if err := os.MkdirAll(filepath.Dir(c.HighWater), 0o700); err != nil {
+		return nil, fmt.Errorf("high_water: %w", err)
+	}
+	a.ledger, err = ledger.Open(ctx, ledger.Options{Path: c.Ledger(), HighWater: c.HighWater, Publish: c.PublishDir(), Clock: a.clock, Log: log, Metrics: a.metrics,
+		BaseURL: c.PublicURL, ListSize: c.ListEntries, Fatal: func(err error) {
+			// Unknown state: leave. The next start is the recovery.
+			log.Error("the ledger's disk failed; nothing after this was acknowledged", "error", err)
+			os.Exit(exitFailed)
+		}})
+	if err != nil {
+		return nil, fmt.Errorf("ledger %s: %w", c.Ledger(), err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	a.signer, err = signer.New(ctx, signer.Options{Ledger: a.ledger, Deadline: c.Deadline, Queue: c.Queue, Log: log, Metrics: a.metrics, Tokens: []signer.Token{
+		tokenOptions(self, module, c, c.Online, false), tokenOptions(self, module, c, c.IACA, true)}})
+	if err != nil {
+		return nil, fmt.Errorf("starting HSM workers: %w", err)
+	}
+	if _, known, err := a.ledger.Meta(ctx, signer.SecretMeta("online")); err != nil {
+		return nil, err
+	} else if !known {
+		if !founding {
+			return nil, &coded{exitUsage, fmt.Errorf("the ledger %s knows no domain secret: run `sealkeeperd init --config %s` first", c.Ledger(), c.File)}
+		}
+		if err := a.makeSecret(ctx); err != nil {
+			return nil, err
+		}
+	}
+	var s ledger.Secrets
+	var nonce, pseudonym [32]byte
+	for label, to := range map[string]*[32]byte{ledger.LabelIndex: &s.Index, ledger.LabelLookup: &s.Lookup, ledger.LabelSalt: &s.Salt, ledger.LabelCommit: &s.Commit,
+		ledger.LabelNonce: &nonce, ledger.LabelPseudonym: &pseudonym} {
+		if *to, err = a.signer.Derive(ctx, label); err != nil {
+			return nil, fmt.Errorf("deriving %s: %w", label, err)
+		}
+	}
+	a.ledger.Unlock(s)
+	accepted := false
+	if v, ok, err := a.ledger.Meta(ctx, acceptedClock); err != nil {
+		return nil, err
+	} else if ok {
+		until, err := time.Parse(time.RFC3339, string(v))
+		accepted = err == nil && a.clock.Now().Before(until)
+	}
+	a.ca, err = ca.New(ctx, ca.Options{Ledger: a.ledger, Signer: a.signer, Gate: release.New(a.ledger, a.signer, a.metrics),
+		Evidence: evidence.NewVerifier(evidence.Trust{WalletProviders: anchors, NonceKey: nonce, NonceLife: c.NonceLife, AttestationAge: c.AttestationAge, Skew: c.Skew, MaxKeys: c.MaxKeys}),
+		Bundle:   bundle, Guard: clock.NewGuard(a.clock, a.ledger.LastIssued(), c.ListLife, accepted), Clock: a.clock, Random: rand.Reader, Pseudonym: pseudonym,
+		X509:    profile.Params{Country: c.Country, State: c.State, Organization: c.Organization, IssuerURL: c.PublicURL, CRLURL: c.CRLURL},
+		BaseURL: c.PublicURL, Directory: c.PublishDir(), ListTTL: c.ListTTL, ListLife: c.ListLife, CRLLife: c.CRLLife, Version: version, Log: log, Metrics: a.metrics})
+	if err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+func (a *appliance) makeSecret(ctx context.Context) error {
+	id, blob, err := a.signer.NewSecret(ctx, "online")
+	if err != nil {
+		return fmt.Errorf("making the domain secret: %w", err)
+	}
+	wrapped, err := cbor.Marshal(wire.Wrapped{CKAID: id, Blob: blob})
+	if err != nil {
+		return err
+	}
+	if err := a.ledger.PutMeta(ctx, signer.SecretMeta("online"), wrapped); err != nil {
+		return fmt.Errorf("storing the wrapped domain secret: %w", err)
+	}
+	return a.signer.Reload(ctx, "online")
+}
+
+func (a *appliance) close(ctx context.Context) error {
+	var errs []error
+	if a.signer != nil {
+		errs = append(errs, a.signer.Close(ctx))
+	}
+	if a.ledger != nil {
+		errs = append(errs, a.ledger.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func tokenOptions(self, module string, c *config.Config, t config.Token, onDemand bool) signer.Token {
+	workers := c.Workers
+	if onDemand {
+		workers = 1
+	}
+	return signer.Token{Name: t.Name, Module: module, Label: t.Label, Serial: t.Serial, PIN: func() ([]byte, error) { return readPIN(t.PINFile) }, Marker: t.Marker,
+		Workers: workers, Sessions: c.Sessions, OnDemand: onDemand, Idle: 5 * time.Second, Copies: c.Copies,
+		Command: func() *exec.Cmd {
+			cmd := exec.Command(self, "worker")
+			cmd.Env = []string{"PATH=/usr/bin:/bin", "LANG=C"}
+			if t.Dir != "" {
+				cmd.Args = append(cmd.Args, "--token-dir", t.Dir)
+				cmd.Env = append(cmd.Env, softhsm.Env(t.Dir)...)
+			}
+			return cmd
+		}}
+}
+
+// readPIN reads a PIN file, which nobody else may read.
+func readPIN(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("PIN file: %w", err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("PIN file: %w", err)
+	}
+	if st.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("PIN file %s has mode %04o: others may read it; run `chmod 0400 %s`", path, st.Mode().Perm(), path)
+	}
+	pin := make([]byte, 256)
+	n, err := io.ReadFull(f, pin)
+	if err == nil || n == 0 {
+		return nil, fmt.Errorf("PIN file %s is empty or longer than 255 bytes", path)
+	}
+	pin = pin[:n]
+	for len(pin) > 0 && (pin[len(pin)-1] == '\n' || pin[len(pin)-1] == '\r') {
+		pin = pin[:len(pin)-1]
+	}
+	return pin, nil
+}
+
+func loadPolicy(path string) (*policy.Bundle, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("policy bundle: %w", err)
+	}
+	return policy.Parse(path, data)
+}
+
+func loadAnchors(paths []string) ([]*x509.Certificate, error) {
+	var out []*x509.Certificate
+	for _, p := range paths {
+		data, err := os.ReadFile(p)
+		if err != nil {
+			return nil, fmt.Errorf("wallet provider anchor: %w", err)
+		}
+		found := 0
+		for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+			if block.Type != "CERTIFICATE" {
+				continue
+			}
+			cert, err := x509.ParseCertificate(block.Bytes)
+			if err != nil {
+				return nil, fmt.Errorf("wallet provider anchor %s: %w", p, err)
+			}
+			out = append(out, cert)
+			found++
+		}
+		if found == 0 {
+			return nil, fmt.Errorf("wallet provider anchor %s: no PEM block of type CERTIFICATE", p)
+		}
+	}
+	return out, nil
+}
+
+// logger writes JSON lines, or text for a person at a terminal.
+func logger(level string, text bool) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(strings.ToUpper(level))); err != nil {
+		return nil, &coded{exitUsage, fmt.Errorf("--log-level %q: use debug, info, warn or error", level)}
+	}
+	o := &slog.HandlerOptions{Level: l}
+	if text {
+		return slog.New(slog.NewTextHandler(os.Stderr, o)), nil
+	}
+	return slog.New(slog.NewJSONHandler(os.Stderr, o)), nil
+}

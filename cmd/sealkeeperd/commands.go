@@ -1,0 +1,377 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sealkeeper/ca"
+	"sealkeeper/internal/clock"
+	"sealkeeper/internal/config"
+	"sealkeeper/internal/durable"
+	"sealkeeper/ledger"
+	"sealkeeper/signer/worker"
+	"sealkeeper/softhsm"
+)
+
+func configFlag(c *cobra.Command, to *string) {
+	c.Flags().StringVarP(to, "config", "c", "/etc/sealkeeper/sealkeeper.yaml", "configuration file")
+}
+
+func loadConfig(path string) (*config.Config, error) {
+	c, err := config.Load(path)
+	if err != nil {
+		return nil, &coded{exitUsage, err}
+	}
+	return c, nil
+}
+
+func initCommand() *cobra.Command {
+	var file string
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "init",
+		Short: "Make tokens, domain secret, keys, certificates and the ledger of a new installation",
+		Long: `init makes what a new installation needs: two tokens with PINs of their own (embedded SoftHSM), the domain secret, the keys, their
+certificates and the first CRL. It can be run again: an init that was interrupted goes on where it stopped, and a finished one changes nothing.`,
+		Example: "  sealkeeperd init --config sealkeeper.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			conf, err := loadConfig(file)
+			if err != nil {
+				return err
+			}
+			steps := []string{}
+			report := func(s string) {
+				steps = append(steps, s)
+				if !asJSON {
+					fmt.Fprintln(cmd.OutOrStdout(), "  ✓", s)
+				}
+			}
+			if err := found(cmd.Context(), conf, report); err != nil {
+				return err
+			}
+			if asJSON {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"steps": steps})
+			}
+			return nil
+		},
+	}
+	configFlag(c, &file)
+	c.Flags().BoolVar(&asJSON, "json", false, "print the steps as JSON")
+	return c
+}
+
+func found(ctx context.Context, c *config.Config, report func(string)) error {
+	for _, d := range []string{c.Data, filepath.Join(c.Data, "pins"), c.TLSDir()} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return err
+		}
+	}
+	if c.Embedded {
+		for _, t := range []config.Token{c.Online, c.IACA} {
+			if err := foundToken(c, t, report); err != nil {
+				return err
+			}
+		}
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	a, err := assemble(ctx, c, log, true)
+	if err != nil {
+		return err
+	}
+	defer a.close(context.WithoutCancel(ctx))
+	report("domain secret, wrapped to a key of token online")
+	if err := a.ca.Found(ctx, ca.Founding(c.Name, c.Algorithm, c.PublicURL, c.Copies), report); err != nil {
+		return err
+	}
+	root, ok := a.ca.Public("certificates/client-ca.pem")
+	if !ok {
+		return errors.New("the client CA has no certificate")
+	}
+	if err := durable.WriteFile(c.ClientCAFile(), root.Bytes, 0o644); err != nil {
+		return err
+	}
+	if _, err := os.Stat(c.ServerCert()); errors.Is(err, os.ErrNotExist) {
+		if err := enrol(ctx, a, "server", c.Hosts[0], c.Hosts, nil, c.ServerKey(), c.ServerCert()); err != nil {
+			return fmt.Errorf("server certificate: %w", err)
+		}
+		report("TLS certificate for " + strings.Join(c.Hosts, ", "))
+	}
+	size, head, err := a.ledger.Head(ctx)
+	if err != nil {
+		return err
+	}
+	report(fmt.Sprintf("ledger with %d entries, root %s", size, hex.EncodeToString(head[:8])))
+	return nil
+}
+
+// foundToken makes one embedded token, in a process of its own: the module is never loaded into the daemon.
+func foundToken(c *config.Config, t config.Token, report func(string)) error {
+	module, err := softhsm.FindModule(c.Module)
+	if err != nil {
+		return &coded{exitHSM, err}
+	}
+	if err := softhsm.Prepare(t.Dir); err != nil {
+		return err
+	}
+	if made, err := softhsm.Made(t.Dir); err != nil || made {
+		return err
+	}
+	if _, err := os.Stat(t.PINFile); errors.Is(err, os.ErrNotExist) {
+		if err := os.MkdirAll(filepath.Dir(t.PINFile), 0o700); err != nil {
+			return err
+		}
+		if err := durable.WriteFile(t.PINFile, newPIN(), 0o400); err != nil {
+			return err
+		}
+	}
+	pin, err := readPIN(t.PINFile)
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(self, "token-init")
+	cmd.Env = append([]string{"PATH=/usr/bin:/bin", "LANG=C"}, softhsm.Env(t.Dir)...)
+	serial, err := softhsm.RunInit(cmd, t.Dir, module, t.Label, newPIN(), pin)
+	if err != nil {
+		return fmt.Errorf("token %s: %w", t.Name, err)
+	}
+	report(fmt.Sprintf("token %-15s serial %s", t.Label, serial))
+	return nil
+}
+
+// newPIN makes 128 random bits as hexadecimal text.
+func newPIN() []byte {
+	var b [16]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		panic(err) // crypto/rand never fails on a system that can run this program
+	}
+	return []byte(hex.EncodeToString(b[:]))
+}
+
+// enrol makes a P-256 key and certificate for a server or client. The private key file exists before the certificate is asked for.
+func enrol(ctx context.Context, a *appliance, kind, name string, hosts, uris []string, keyFile, certFile string) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	spki, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
+		return err
+	}
+	cert, err := a.ca.Certify(ctx, kind, name, spki, hosts, uris, 90*24*time.Hour)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), 0o644)
+}
+
+func enrolCommand() *cobra.Command {
+	var file, out string
+	c := &cobra.Command{
+		Use:   "enrol CLIENT…",
+		Short: "Make mTLS keys and certificates for clients of the policy bundle (while the daemon is stopped)",
+		Long: `enrol makes, for each client that the policy bundle names, a directory with key.pem, cert.pem and ca.pem. The certificate says
+urn:sealkeeper:client:<role>:<id>, as the bundle has it. It works on the ledger, so the daemon must be stopped.`,
+		Example: "  sealkeeperd enrol --config sealkeeper.yaml --out ./clients ward-office-1 telecom-a",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, ids []string) error {
+			conf, err := loadConfig(file)
+			if err != nil {
+				return err
+			}
+			bundle, err := loadPolicy(conf.Policy)
+			if err != nil {
+				return &coded{exitUsage, err}
+			}
+			roles := map[string]string{}
+			for _, id := range ids {
+				info, ok := bundle.Client(id)
+				if !ok {
+					return &coded{exitUsage, fmt.Errorf("%s names no client %q; add it there first", conf.Policy, id)}
+				}
+				roles[id] = info.Role
+			}
+			a, err := assemble(cmd.Context(), conf, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})), false)
+			if err != nil {
+				return err
+			}
+			defer a.close(context.WithoutCancel(cmd.Context()))
+			root, err := os.ReadFile(conf.ClientCAFile())
+			if err != nil {
+				return err
+			}
+			for _, id := range ids {
+				dir := filepath.Join(out, id)
+				if err := os.MkdirAll(dir, 0o700); err != nil {
+					return err
+				}
+				if err := enrol(cmd.Context(), a, "client", id, nil, []string{"urn:sealkeeper:client:" + roles[id] + ":" + id}, filepath.Join(dir, "key.pem"), filepath.Join(dir, "cert.pem")); err != nil {
+					return fmt.Errorf("client %s: %w", id, err)
+				}
+				if err := durable.WriteFile(filepath.Join(dir, "ca.pem"), root, 0o644); err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "  ✓ client %-15s role %-9s %s\n", id, roles[id], dir)
+			}
+			return nil
+		},
+	}
+	configFlag(c, &file)
+	c.Flags().StringVar(&out, "out", "clients", "directory to write to")
+	return c
+}
+
+func acceptCommand() *cobra.Command {
+	var file string
+	c := &cobra.Command{
+		Use:   "accept clock|fence",
+		Short: "Accept the wall clock, or lift the fence, after a person looked at why (while the daemon is stopped)",
+		Long: `accept clock: issuing was stopped because the wall clock disagrees with what was signed before. Check the time source first.
+accept fence: something outside is ahead of the ledger (a backup was restored). Every open list is closed, its indices are never used again, and list
+versions jump ahead.`,
+		Example:   "  sealkeeperd accept clock --config sealkeeper.yaml",
+		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
+		ValidArgs: []string{"clock", "fence"},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			conf, err := loadConfig(file)
+			if err != nil {
+				return err
+			}
+			cl := clock.System()
+			l, err := ledger.Open(cmd.Context(), ledger.Options{Path: conf.Ledger(), HighWater: conf.HighWater, Publish: conf.PublishDir(), Clock: cl,
+				Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), BaseURL: conf.PublicURL, ListSize: conf.ListEntries})
+			var fenced *ledger.Fenced
+			if err != nil && !errors.As(err, &fenced) {
+				return err
+			}
+			defer l.Close()
+			if args[0] == "fence" {
+				if fenced == nil {
+					fmt.Fprintln(cmd.OutOrStdout(), "the ledger is not fenced; nothing to do")
+					return nil
+				}
+				for _, r := range fenced.Reasons {
+					fmt.Fprintln(cmd.OutOrStdout(), "  ·", r)
+				}
+				if err := l.Unfence(cmd.Context()); err != nil {
+					return err
+				}
+				fmt.Fprintln(cmd.OutOrStdout(), "  ✓ the fence is lifted: new lists from now on, versions jumped ahead")
+				return nil
+			}
+			if fenced != nil {
+				return fenced
+			}
+			until := cl.Now().Add(15 * time.Minute).Format(time.RFC3339)
+			if err := l.PutMeta(cmd.Context(), acceptedClock, []byte(until)); err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), "  ✓ the clock is accepted for a start until", until)
+			return nil
+		},
+	}
+	configFlag(c, &file)
+	return c
+}
+
+func checkCommand() *cobra.Command {
+	var file string
+	c := &cobra.Command{
+		Use:     "check",
+		Short:   "Check configuration, policy bundle, anchors, module, PIN files and certificates without starting",
+		Example: "  sealkeeperd check --config sealkeeper.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			conf, err := loadConfig(file)
+			if err != nil {
+				return err
+			}
+			bad := 0
+			say := func(what string, err error) {
+				mark := "✓"
+				if err != nil {
+					mark, bad = "✗", bad+1
+					what += ": " + err.Error()
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "  %s %s\n", mark, what)
+			}
+			say("configuration "+file, nil)
+			_, err = loadPolicy(conf.Policy)
+			say("policy bundle "+conf.Policy, err)
+			_, err = loadAnchors(conf.WalletProviders)
+			say("wallet provider anchors", err)
+			module, err := softhsm.FindModule(conf.Module)
+			say("PKCS#11 module "+module, err)
+			for _, t := range []config.Token{conf.Online, conf.IACA} {
+				_, err := readPIN(t.PINFile)
+				say("PIN file of token "+t.Name, err)
+				if _, err := os.Stat(t.Marker); err == nil {
+					say("token "+t.Name, fmt.Errorf("its PIN was refused before; correct %s, then remove %s", t.PINFile, t.Marker))
+				}
+			}
+			_, err = serverCertificate(conf)
+			say("TLS certificate "+conf.ServerCert(), err)
+			if bad > 0 {
+				return &coded{exitCheck, fmt.Errorf("%d of the checks failed", bad)}
+			}
+			return nil
+		},
+	}
+	configFlag(c, &file)
+	return c
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, Run: func(cmd *cobra.Command, _ []string) {
+		fmt.Fprintf(cmd.OutOrStdout(), "sealkeeperd %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	}}
+}
+
+// workerCommand is what the daemon runs again as its HSM worker: the only process that loads the PKCS#11 module.
+func workerCommand() *cobra.Command {
+	var dir string
+	c := &cobra.Command{Use: "worker", Hidden: true, Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+		o := worker.Options{}
+		if dir != "" {
+			o.Guard = softhsm.Guard(dir)
+		}
+		return worker.Run(os.NewFile(3, "daemon"), o)
+	}}
+	c.Flags().StringVar(&dir, "token-dir", "", "directory of the embedded token")
+	return c
+}
+
+// tokenCommand makes an embedded token in a process of its own.
+func tokenCommand() *cobra.Command {
+	return &cobra.Command{Use: "token-init", Hidden: true, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		return softhsm.InitMain(cmd.InOrStdin(), cmd.OutOrStdout())
+	}}
+}

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"sealkeeper/api"
+	"sealkeeper/internal/config"
+)
+
+func serveCommand() *cobra.Command {
+	var file, level string
+	var text bool
+	c := &cobra.Command{
+		Use:     "serve",
+		Short:   "Run the appliance: issuance, public and operations listeners",
+		Long:    "serve runs until SIGTERM or SIGINT. Then it refuses new issue requests, finishes those in flight, publishes what was acknowledged, and ends.",
+		Example: "  sealkeeperd serve --config sealkeeper.yaml --log-text",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := logger(level, text)
+			if err != nil {
+				return err
+			}
+			conf, err := loadConfig(file)
+			if err != nil {
+				return err
+			}
+			a, err := assemble(cmd.Context(), conf, log, false)
+			if err != nil {
+				return err
+			}
+			err = a.serve(cmd.Context())
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), conf.Drain)
+			defer cancel()
+			return errors.Join(err, a.close(ctx))
+		},
+	}
+	configFlag(c, &file)
+	c.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	c.Flags().BoolVar(&text, "log-text", false, "log as text instead of JSON")
+	return c
+}
+
+func serverCertificate(c *config.Config) (tls.Certificate, error) {
+	cert, err := tls.LoadX509KeyPair(c.ServerCert(), c.ServerKey())
+	if err != nil {
+		return cert, fmt.Errorf("TLS certificate: %w (run `sealkeeperd init --config %s`)", err, c.File)
+	}
+	if left := time.Until(cert.Leaf.NotAfter); left <= 0 {
+		return cert, fmt.Errorf("TLS certificate %s expired at %s: remove it and run `sealkeeperd init --config %s`", c.ServerCert(), cert.Leaf.NotAfter.Format(time.RFC3339), c.File)
+	}
+	return cert, nil
+}
+
+// serve runs listeners and publisher until ctx ends, then drains: listeners first, so that the publisher still publishes what the last
+// requests changed.
+func (a *appliance) serve(ctx context.Context) error {
+	c := a.config
+	cert, err := serverCertificate(c)
+	if err != nil {
+		return &coded{exitUsage, err}
+	}
+	root, err := os.ReadFile(c.ClientCAFile())
+	if err != nil {
+		return &coded{exitUsage, fmt.Errorf("client CA: %w", err)}
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(root) {
+		return &coded{exitUsage, fmt.Errorf("client CA %s has no certificate", c.ClientCAFile())}
+	}
+	edge, err := api.New(api.Options{Authority: api.Of(a.ca), Certificate: cert, ClientCAs: pool, Clock: a.clock, Log: a.log, Metrics: a.metrics, MaxIssues: c.Concurrent})
+	if err != nil {
+		return err
+	}
+	issuance, err := edge.Issuance()
+	if err != nil {
+		return err
+	}
+	servers := []struct {
+		name, address string
+		server        *http.Server
+		tls           bool
+	}{{"issuance", c.Issuance, issuance, true}, {"public", c.Public, edge.Public(), false}, {"operations", c.Operations, edge.Operations(), false}}
+	if host, _, _ := net.SplitHostPort(c.Operations); !isLoopback(host) {
+		a.log.Warn("the operations listener has no authentication and is not bound to loopback", "address", c.Operations)
+	}
+
+	publishing, stopPublishing := context.WithCancel(context.WithoutCancel(ctx))
+	published := make(chan error, 1)
+	go func() { published <- a.ca.Run(publishing) }()
+	defer func() { stopPublishing(); <-published }()
+
+	g, gctx := errgroup.WithContext(ctx)
+	for _, s := range servers {
+		l, err := net.Listen("tcp", s.address)
+		if err != nil {
+			return fmt.Errorf("%s listener: %w", s.name, err)
+		}
+		defer l.Close()
+		a.log.Info("listening", "listener", s.name, "address", l.Addr().String())
+		g.Go(func() error {
+			err := http.ErrServerClosed
+			if s.tls {
+				err = s.server.ServeTLS(l, "", "")
+			} else {
+				err = s.server.Serve(l)
+			}
+			if errors.Is(err, http.ErrServerClosed) {
+				return nil
+			}
+			return fmt.Errorf("%s listener: %w", s.name, err)
+		})
+	}
+	g.Go(func() error {
+		<-gctx.Done()
+		a.log.Info("draining")
+		edge.BeginDrain()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Drain)
+		defer cancel()
+		var errs []error
+		for _, s := range servers { // issuance first; readers and operators can look until the end
+			errs = append(errs, s.server.Shutdown(ctx))
+		}
+		return errors.Join(errs...)
+	})
+	err = g.Wait()
+	if derr := a.ca.Drain(context.WithoutCancel(ctx), c.Drain); derr != nil {
+		err = errors.Join(err, fmt.Errorf("publishing the last changes: %w", derr))
+	}
+	a.log.Info("stopped")
+	return err
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || (ip != nil && ip.IsLoopback())
+}

@@ -1,0 +1,505 @@
+package scenario
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"sealkeeper/client"
+	"sealkeeper/contract"
+	"sealkeeper/tests/phone"
+	"sealkeeper/verifier"
+)
+
+// The main job: a phone gets its card, is lost, is found, and is replaced.
+func TestStory(t *testing.T) {
+	a := install(t).start()
+	const subject = "900101-1234567"
+	phone1, phone2 := newPhone(t, 1), newPhone(t, 1)
+	first := a.issue(phone1, subject, false)
+	m1, s1 := byFormat(first)
+
+	raw, err := base64.RawURLEncoding.DecodeString(m1.Credential)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := verifier.VerifyMDoc(raw, a.roots, time.Now()); err != nil {
+		t.Errorf("mdoc: %v", err)
+	}
+	sd, err := verifier.VerifySDJWT([]byte(s1.Credential), a.roots, time.Now())
+	if err != nil {
+		t.Fatalf("SD-JWT VC: %v", err)
+	}
+	if sd.Claims["family_name"] != canary {
+		t.Errorf("family_name is %v", sd.Claims["family_name"])
+	}
+	a.eventually(m1.Status, verifier.Valid)
+	a.eventually(s1.Status, verifier.Valid)
+
+	// lock(phone1): the SD-JWT VC is suspended, the MSO revoked for good
+	if got := a.change("telecom-a", lock, subject, "telecom_lost", ""); !got.Changed {
+		t.Error("the lock changed nothing")
+	}
+	a.eventually(s1.Status, verifier.Suspended)
+	a.eventually(m1.Status, verifier.Invalid)
+	// a second report of the same loss changes nothing
+	if got := a.change("telecom-a", lock, subject, "telecom_lost", ""); got.Changed {
+		t.Error("the same lock changed something twice")
+	}
+	// another reason joins; the card stays locked until both are gone
+	a.change("loss-desk", lock, subject, "self_lost", "")
+	a.change("telecom-a", unlock, subject, "telecom_lost", "")
+	if got := a.status(s1.Status); got != verifier.Suspended {
+		t.Errorf("with one lock left the status is %d", got)
+	}
+	if _, err := a.as("ward-office-1").Refresh(context.Background(), newKey(t), a.request(phone1, subject)); client.Code(err) != "card.locked" {
+		t.Errorf("refresh of a locked card: %v", err)
+	}
+	a.change("loss-desk", unlock, subject, "self_lost", "")
+	a.eventually(s1.Status, verifier.Valid)
+
+	// refresh on the same device
+	fresh, err := a.as("ward-office-1").Refresh(context.Background(), newKey(t), a.request(phone1, subject))
+	if err != nil {
+		t.Fatalf("refresh: %v", err)
+	}
+	if fresh.Device != first.Device {
+		t.Error("a refresh changed the device")
+	}
+	m1b, s1b := byFormat(fresh)
+
+	// a new phone: the old one is revoked in signed lists before the answer leaves
+	second := a.issue(phone2, subject, true)
+	for _, ref := range []contract.StatusRef{s1.Status, s1b.Status, m1b.Status, m1.Status} {
+		if got := a.status(ref); got != verifier.Invalid {
+			t.Errorf("phone 1's entry %d is %d after the replacement", ref.Index, got)
+		}
+	}
+	// a late `found` for phone 1 never revives it
+	if got := a.change("telecom-a", unlock, subject, "telecom_lost", first.Device); got.Changed {
+		t.Error("a late report for the replaced phone changed something")
+	}
+	h, err := a.as("auditor").Holder(context.Background(), contract.StateRequest{DocumentType: kr, Subject: subject})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h.Device != second.Device || len(h.Locks) != 0 {
+		t.Errorf("end state %+v", h)
+	}
+	a.stop()
+	a.check()
+	a.noCanary(subject)
+}
+
+// noCanary searches everything at rest, and what was logged, for what the requests said of persons.
+func (a *appliance) noCanary(subject string) {
+	a.t.Helper()
+	look := func(where string, b []byte) {
+		for _, word := range []string{canary, subject, "1990-01-01"} {
+			if bytes.Contains(b, []byte(word)) {
+				a.t.Errorf("%s contains %q", where, word)
+			}
+		}
+	}
+	look("the log", []byte(a.log.String()))
+	err := filepath.Walk(filepath.Join(a.dir, "data"), func(path string, i os.FileInfo, err error) error {
+		if err != nil || i.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		look(path, b)
+		return err
+	})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// A request may carry several attested keys of one device: copies, each with its own index; a lock acts on all of them.
+func TestCopies(t *testing.T) {
+	a := install(t).start()
+	p := newPhone(t, 3)
+	out := a.issue(p, "copies-1", false)
+	if len(out.Credentials) != 6 {
+		t.Fatalf("%d credentials for 3 keys in 2 formats", len(out.Credentials))
+	}
+	seen := map[string]bool{}
+	for _, c := range out.Credentials {
+		ref := fmt.Sprint(c.Status)
+		if seen[ref] {
+			t.Errorf("index used twice: %s", ref)
+		}
+		seen[ref] = true
+	}
+	a.change("telecom-a", lock, "copies-1", "telecom_lost", "")
+	for _, c := range out.Credentials {
+		want := byte(verifier.Suspended)
+		if c.Format == "mso_mdoc" {
+			want = verifier.Invalid
+		}
+		a.eventually(c.Status, want)
+	}
+	a.stop()
+	a.check()
+}
+
+// 1,000 device keys for one subject at once (acceptance 3; requirements.md T1, fact 15).
+func TestRaceOfAThousandPhones(t *testing.T) {
+	n := 1000
+	if testing.Short() {
+		n = 50
+	}
+	for _, replace := range []bool{false, true} {
+		t.Run(fmt.Sprintf("replace=%v", replace), func(t *testing.T) {
+			a := install(t).start()
+			const subject = "one-person"
+			requests := make([]contract.IssueRequest, n)
+			for i := range requests {
+				requests[i] = a.request(newPhone(t, 1), subject)
+				requests[i].Replace = replace
+			}
+			var won, lost atomic.Int64
+			answers := make([]contract.IssueAnswer, n)
+			var wg sync.WaitGroup
+			gate := make(chan struct{})
+			slots := make(chan struct{}, 250) // connections at once
+			for i := range requests {
+				wg.Add(1)
+				go func() {
+					defer wg.Done()
+					<-gate
+					slots <- struct{}{}
+					defer func() { <-slots }()
+					out, err := a.as("ward-office-1").Issue(context.Background(), newKey(t), requests[i])
+					switch {
+					case err == nil:
+						won.Add(1)
+						answers[i] = out
+					case client.Code(err) == "slot.occupied":
+						lost.Add(1)
+					default:
+						t.Errorf("phone %d: %v", i, err)
+					}
+				}()
+			}
+			close(gate)
+			wg.Wait()
+			if replace && won.Load() != int64(n) {
+				t.Errorf("%d of %d phones got a card", won.Load(), n)
+			}
+			if !replace && (won.Load() != 1 || lost.Load() != int64(n-1)) {
+				t.Errorf("%d won and %d got 409", won.Load(), lost.Load())
+			}
+			h, err := a.as("auditor").Holder(context.Background(), contract.StateRequest{DocumentType: kr, Subject: subject})
+			if err != nil {
+				t.Fatal(err)
+			}
+			lists := map[string]*verifier.StatusList{}
+			live := 0
+			for _, out := range answers {
+				for _, c := range out.Credentials {
+					l := lists[c.Status.URI]
+					if l == nil {
+						if l, err = verifier.DecodeStatusList(a.get(strings.TrimPrefix(c.Status.URI, publicURL)), verifier.MaxEntries); err != nil {
+							t.Fatal(err)
+						}
+						lists[c.Status.URI] = l
+					}
+					v, _ := l.Get(c.Status.Index)
+					if (v == verifier.Valid) != (out.Device == h.Device) {
+						t.Errorf("device %s: entry %d is %d, bound is %s", out.Device, c.Status.Index, v, h.Device)
+					}
+					if v == verifier.Valid {
+						live++
+					}
+				}
+			}
+			if live != 2 {
+				t.Errorf("%d live credentials, wanted one in each format", live)
+			}
+			a.stop()
+			a.check()
+		})
+	}
+}
+
+// The same key and body give the same bytes: at once, after a restart, and after a crash at each step (acceptance 4).
+func TestRetries(t *testing.T) {
+	a := install(t).start()
+	body, key := a.request(newPhone(t, 1), "retry-0"), newKey(t)
+	post := func(key string, body any) (int, []byte) {
+		t.Helper()
+		st, b, err := a.post("ward-office-1", "/v1/credentials", key, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st, b
+	}
+	st, want := post(key, body)
+	if st != 200 && st != 201 {
+		t.Fatalf("%d %s", st, want)
+	}
+	if _, got := post(key, body); !bytes.Equal(got, want) {
+		t.Error("a retry at once gives other bytes")
+	}
+	other := body
+	other.Replace = true
+	if st, b := post(key, other); st != 409 || code(b) != "idempotency.mismatch" {
+		t.Errorf("another body under the same key: %d %s", st, b)
+	}
+	a.stop()
+	a.start()
+	if _, got := post(key, body); !bytes.Equal(got, want) {
+		t.Error("a retry after a restart gives other bytes")
+	}
+	a.kill()
+	a.start()
+	if _, got := post(key, body); !bytes.Equal(got, want) {
+		t.Error("a retry after kill -9 gives other bytes")
+	}
+	a.stop()
+	a.check()
+}
+
+func TestRetryAfterCrash(t *testing.T) {
+	points := []string{"ca.issue.drafted", "ledger.reserve.before-commit", "ledger.reserve.after-commit", "ca.issue.reserved", "ca.signed", "ca.issue.joined",
+		"ledger.settle.before-commit", "ledger.settle.after-commit", "ca.issue.settled", "ca.publish.reserved", "ca.publish.settled", "ca.publish.token-written"}
+	a := install(t)
+	for i, point := range points {
+		t.Run(point, func(t *testing.T) {
+			a.t = t
+			a.start()
+			subject := fmt.Sprintf("crash-%d", i)
+			before := a.issue(newPhone(t, 1), subject, false)
+			body, key := a.request(newPhone(t, 1), subject), newKey(t)
+			body.Replace = true
+			a.stop()
+			// The publisher's first version after the start would meet its own points: it publishes nothing when nothing is due.
+			a.launch("SEAL_CRASH=" + point)
+			a.untilUp()
+			st, b, err := a.post("ward-office-1", "/v1/credentials", key, body)
+			if err == nil {
+				t.Fatalf("the daemon did not die: %d %s", st, b)
+			}
+			a.wait()
+			a.start()
+			// Two at once, as two impatient services would: one answer.
+			answers := make([][]byte, 2)
+			var wg sync.WaitGroup
+			for i := range answers {
+				wg.Add(1)
+				go func() {
+					defer wg.Done()
+					st, b, err := a.post("ward-office-1", "/v1/credentials", key, body)
+					if err != nil || (st != 200 && st != 201) {
+						t.Errorf("resume: %d %s %v", st, b, err)
+					}
+					answers[i] = b
+				}()
+			}
+			wg.Wait()
+			if !bytes.Equal(answers[0], answers[1]) {
+				t.Errorf("two resumes gave two answers:\n%s\n%s", answers[0], answers[1])
+			}
+			st, b, err = a.post("ward-office-1", "/v1/credentials", key, body)
+			if err != nil || !bytes.Equal(b, answers[0]) {
+				t.Errorf("a later retry: %d %v, other bytes", st, err)
+			}
+			for _, c := range before.Credentials {
+				if got := a.status(c.Status); got != verifier.Invalid {
+					t.Errorf("the replaced phone's entry is %d", got)
+				}
+			}
+			var out contract.IssueAnswer
+			if err := json.Unmarshal(answers[0], &out); err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range out.Credentials {
+				a.eventually(c.Status, verifier.Valid)
+			}
+			a.stop()
+			a.check()
+		})
+	}
+}
+
+// untilUp waits for the issuance listener alone: a daemon that will crash in its publisher never gets ready.
+func (a *appliance) untilUp() {
+	a.t.Helper()
+	for range 1500 {
+		if _, _, err := a.post("ward-office-1", "/v1/nonces", "", contract.NonceRequest{DocumentType: kr}); err == nil {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	a.t.Fatalf("the daemon does not listen\n%s", a.log.String())
+}
+
+// Workers are killed and stopped under load: no request fails (acceptance 5).
+func TestWorkersDieUnderLoad(t *testing.T) {
+	a := install(t).start()
+	const clients, each = 8, 12
+	var done atomic.Bool
+	var wg sync.WaitGroup
+	for c := range clients {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for i := range each {
+				r, err := a.tryRequest(mustPhone(), fmt.Sprintf("load-%d-%d", c, i))
+				if err != nil {
+					t.Errorf("nonce: %v", err)
+					return
+				}
+				key, err := client.NewKey()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				st, b, err := a.post("ward-office-1", "/v1/credentials", key, r) // no retries: the appliance itself must not fail
+				if err != nil || (st != 200 && st != 201) {
+					t.Errorf("request %d of client %d: %d %s %v", i, c, st, b, err)
+				}
+			}
+		}()
+	}
+	var hits int
+	go func() {
+		wg.Wait()
+		done.Store(true)
+	}()
+	for i := 0; !done.Load(); i++ {
+		for _, pid := range a.workers() {
+			sig := syscall.SIGKILL
+			if i%2 == 1 {
+				sig = syscall.SIGSTOP
+			}
+			if syscall.Kill(pid, sig) == nil {
+				hits++
+			}
+			break // one at a time, so that there is always another one to go to
+		}
+		time.Sleep(300 * time.Millisecond)
+	}
+	if hits < 2 {
+		t.Fatalf("only %d workers were hit", hits)
+	}
+	if !strings.Contains(a.metrics(), "sealkeeper_worker_restarts_total") {
+		t.Error("restarts are not counted")
+	}
+	a.stop()
+	a.check()
+}
+
+func mustPhone() *phone.Phone {
+	p, err := phone.New(1)
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
+
+// A graceful stop under load fails no accepted request.
+func TestDrain(t *testing.T) {
+	a := install(t).start()
+	requests := make([]contract.IssueRequest, 16)
+	for i := range requests {
+		requests[i] = a.request(newPhone(t, 1), fmt.Sprintf("drain-%d", i))
+	}
+	var wg sync.WaitGroup
+	started := make(chan struct{}, len(requests))
+	for i := range requests {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			started <- struct{}{}
+			st, b, err := a.post("ward-office-1", "/v1/credentials", newKey(t), requests[i])
+			if err != nil {
+				if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.ECONNRESET) && !strings.Contains(err.Error(), "EOF") {
+					t.Errorf("request %d: %v", i, err)
+				}
+				return
+			}
+			if st != 200 && st != 201 && code(b) != "draining" {
+				t.Errorf("request %d: %d %s", i, st, b)
+			}
+		}()
+	}
+	for range requests {
+		<-started
+	}
+	a.stop()
+	wg.Wait()
+	a.check()
+}
+
+// An old ledger put back is FENCED: nothing is signed, the exit code says so; after the fence is lifted no index repeats and list versions
+// have jumped ahead.
+func TestOldLedgerIsFenced(t *testing.T) {
+	a := install(t).start()
+	first := a.issue(newPhone(t, 1), "fence-1", false)
+	a.stop()
+	ledger := filepath.Join(a.dir, "data", "ledger.db")
+	old, err := os.ReadFile(ledger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.start()
+	second := a.issue(newPhone(t, 1), "fence-2", false)
+	a.change("telecom-a", lock, "fence-1", "telecom_lost", "")
+	a.stop()
+	for _, suffix := range []string{"-wal", "-shm"} {
+		os.Remove(ledger + suffix)
+	}
+	if err := os.WriteFile(ledger, old, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a.launch()
+	if got := a.wait(); got != 3 {
+		t.Fatalf("a fenced daemon ended with %d\n%s", got, a.log.String())
+	}
+	if !strings.Contains(a.log.String(), "FENCED") {
+		t.Error("the log does not say FENCED")
+	}
+	a.command(0, "accept", "fence")
+	a.start()
+	third := a.issue(newPhone(t, 1), "fence-3", false)
+	used := map[contract.StatusRef]bool{}
+	for _, out := range []contract.IssueAnswer{first, second} {
+		for _, c := range out.Credentials {
+			used[c.Status] = true
+		}
+	}
+	for _, c := range third.Credentials {
+		if used[c.Status] {
+			t.Errorf("index %v was used before", c.Status)
+		}
+		for ref := range used {
+			if ref.URI == c.Status.URI {
+				t.Errorf("list %s was opened before the fence", ref.URI)
+			}
+		}
+	}
+	a.stop()
+	a.check()
+}
+
+func (a *appliance) command(want int, args ...string) string {
+	a.t.Helper()
+	out, err := runCommand(append(args, "--config", filepath.Join(a.dir, "sealkeeper.yaml"))...)
+	if out.code != want {
+		a.t.Fatalf("%v ended with %d (%v):\n%s", args, out.code, err, out.text)
+	}
+	return out.text
+}
