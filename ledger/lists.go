@@ -95,21 +95,10 @@ func (l *Ledger) loadLists(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		var all []change
-		err = scan(ctx, l.store, TableChanges, prefix, func(e Entry) error {
-			c, err := decode[ChangeRecord](TableChanges, e.Value)
-			if err == nil && c.Index >= li.row.Size {
-				err = fmt.Errorf("a change of index %d in list %s of %d entries", c.Index, id, li.row.Size)
-			}
-			if err == nil {
-				all = append(all, change{ChangeRecord: *c, seq: e.Revision - 1})
-			}
-			return err
-		})
+		all, err := changesOf(ctx, l.store, &li.row)
 		if err != nil {
 			return err
 		}
-		slices.SortStableFunc(all, func(a, b change) int { return cmp.Compare(a.seq, b.seq) })
 		for _, c := range all {
 			li.add(c)
 		}
@@ -129,6 +118,22 @@ func (l *Ledger) loadLists(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// changesOf reads a list's changes in journal order.
+func changesOf(ctx context.Context, s Store, r *ListRecord) (all []change, err error) {
+	err = scan(ctx, s, TableChanges, append([]byte(r.ID), 0), func(e Entry) error {
+		c, err := decode[ChangeRecord](TableChanges, e.Value)
+		if err == nil && c.Index >= r.Size {
+			err = fmt.Errorf("a change of index %d in list %s of %d entries", c.Index, r.ID, r.Size)
+		}
+		if err == nil {
+			all = append(all, change{ChangeRecord: *c, seq: e.Revision - 1})
+		}
+		return err
+	})
+	slices.SortStableFunc(all, func(a, b change) int { return cmp.Compare(a.seq, b.seq) })
+	return all, err
 }
 
 // LastIssued is the newest iat of any signed list; zero if there is none.

@@ -1,0 +1,174 @@
+package ledger
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/go-json-experiment/json"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// Audit reads a ledger as it is stored, for fsck and auditors. It writes nothing and needs no secret.
+type Audit struct{ store Store }
+
+// OpenAudit reads a ledger file as of this instant, also while a daemon goes on writing to it. Close it soon: the file can't shrink its
+// log while it is read.
+func OpenAudit(ctx context.Context, path string) (*Audit, error) {
+	s, err := snapshotSQLite(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	return &Audit{store: s}, nil
+}
+
+// Audit reads the open ledger. What it reads later may be newer.
+func (l *Ledger) Audit() *Audit { return &Audit{store: l.store} }
+
+// Close ends an audit that OpenAudit began.
+func (a *Audit) Close() error { return a.store.Close() }
+
+// Head is the log's size and root hash, computed from the stored hashes.
+func (a *Audit) Head(ctx context.Context) (size uint64, root tlog.Hash, err error) {
+	return a.store.Head(ctx)
+}
+
+// Hashes reads the log's stored hashes.
+func (a *Audit) Hashes() tlog.HashReader { return a.store }
+
+// Journal calls f for every leaf in order: the decoded leaf and the bytes whose hash is in the log.
+func (a *Audit) Journal(ctx context.Context, f func(seq uint64, leaf Leaf, body []byte) error) error {
+	const page = 1000
+	for from := uint64(0); ; {
+		bodies, err := a.store.Journal(ctx, from, page)
+		if err != nil {
+			return err
+		}
+		for _, body := range bodies {
+			var leaf Leaf
+			if err := json.Unmarshal(body, &leaf, json.RejectUnknownMembers(true)); err != nil {
+				return fmt.Errorf("journal entry %d is damaged: %w", from, err)
+			}
+			if err := f(from, leaf, body); err != nil {
+				return err
+			}
+			from++
+		}
+		if len(bodies) < page {
+			return nil
+		}
+	}
+}
+
+// Slots calls f for every subject and document type. Seq is the journal entry that wrote the row last, here and below.
+func (a *Audit) Slots(ctx context.Context, f func(seq uint64, r SlotRecord) error) error {
+	return each(ctx, a, TableSlots, func(_ []byte, seq uint64, r SlotRecord) error { return f(seq, r) })
+}
+
+// Reservations calls f for every reservation; Seq of the record is the entry that made it.
+func (a *Audit) Reservations(ctx context.Context, f func(seq uint64, r ReservationRecord) error) error {
+	return each(ctx, a, TableReservations, func(_ []byte, seq uint64, r ReservationRecord) error {
+		if r.Progress == InProgress {
+			r.Seq = seq
+		}
+		return f(seq, r)
+	})
+}
+
+// Attempts calls f for every attempt: attempt n at an item of a reservation.
+func (a *Audit) Attempts(ctx context.Context, f func(seq uint64, reservation string, item, n int, r AttemptRecord) error) error {
+	return each(ctx, a, TableAttempts, func(key []byte, seq uint64, r AttemptRecord) error {
+		name, rest, err := split(TableAttempts, key, 8)
+		if err != nil {
+			return err
+		}
+		return f(seq, name, int(binary.BigEndian.Uint32(rest)), int(binary.BigEndian.Uint32(rest[4:])), r)
+	})
+}
+
+// Requests calls f for every request that can still be repeated. Answers in it are sealed.
+func (a *Audit) Requests(ctx context.Context, f func(seq uint64, key []byte, r RequestRecord) error) error {
+	return each(ctx, a, TableRequests, func(key []byte, seq uint64, r RequestRecord) error { return f(seq, key, r) })
+}
+
+// Burns calls f for everything that was used and is not forgotten.
+func (a *Audit) Burns(ctx context.Context, f func(seq uint64, kind string, id [32]byte, r BurnRecord) error) error {
+	return each(ctx, a, TableBurnt, func(key []byte, seq uint64, r BurnRecord) error {
+		kind, rest, err := split(TableBurnt, key, 32)
+		if err != nil {
+			return err
+		}
+		return f(seq, kind, [32]byte(rest), r)
+	})
+}
+
+// Credentials calls f for every status index that was given to a credential.
+func (a *Audit) Credentials(ctx context.Context, f func(seq uint64, list string, index uint64, r CredentialRecord) error) error {
+	return each(ctx, a, TableCredentials, func(key []byte, seq uint64, r CredentialRecord) error {
+		list, rest, err := split(TableCredentials, key, 8)
+		if err != nil {
+			return err
+		}
+		return f(seq, list, binary.BigEndian.Uint64(rest), r)
+	})
+}
+
+// Changes calls f for every status change, list by list; within a list sort by seq to get the order in which they happened.
+func (a *Audit) Changes(ctx context.Context, f func(seq uint64, list string, r ChangeRecord) error) error {
+	return each(ctx, a, TableChanges, func(key []byte, seq uint64, r ChangeRecord) error {
+		list, _, err := split(TableChanges, key, 20)
+		if err != nil {
+			return err
+		}
+		return f(seq, list, r)
+	})
+}
+
+// Lists calls f for every status list.
+func (a *Audit) Lists(ctx context.Context, f func(seq uint64, r ListRecord) error) error {
+	return each(ctx, a, TableLists, func(_ []byte, seq uint64, r ListRecord) error { return f(seq, r) })
+}
+
+// Versions calls f for the newest settled version of every list, with its token.
+func (a *Audit) Versions(ctx context.Context, f func(seq uint64, r VersionRecord) error) error {
+	return each(ctx, a, TableVersions, func(_ []byte, seq uint64, r VersionRecord) error { return f(seq, r) })
+}
+
+// Keys calls f for every key of the registry.
+func (a *Audit) Keys(ctx context.Context, f func(seq uint64, k Key) error) error {
+	return each(ctx, a, TableKeys, func(_ []byte, seq uint64, k Key) error { return f(seq, k) })
+}
+
+// Certificates calls f for every certificate that was settled.
+func (a *Audit) Certificates(ctx context.Context, f func(seq uint64, c Certificate) error) error {
+	return each(ctx, a, TableCertificates, func(_ []byte, seq uint64, c Certificate) error { return f(seq, c) })
+}
+
+// Image is a list's bytes after every change up to a journal entry, replayed from the stored changes.
+func (a *Audit) Image(ctx context.Context, r ListRecord, through uint64) ([]byte, error) {
+	li := newList(r, 0)
+	all, err := changesOf(ctx, a.store, &r)
+	for _, c := range all {
+		li.add(c)
+	}
+	return li.upTo(through), err
+}
+
+func each[T any](ctx context.Context, a *Audit, t Table, f func(key []byte, seq uint64, r T) error) error {
+	return scan(ctx, a.store, t, nil, func(e Entry) error {
+		r, err := decode[T](t, e.Value)
+		if err != nil {
+			return err
+		}
+		return f(e.Key, e.Revision-1, *r)
+	})
+}
+
+// split takes a key of the form name ‖ 0 ‖ rest apart.
+func split(t Table, key []byte, rest int) (string, []byte, error) {
+	at := len(key) - rest
+	if at < 2 || key[at-1] != 0 {
+		return "", nil, fmt.Errorf("a key of table %s has %d bytes and no name", t, len(key))
+	}
+	return string(key[:at-1]), key[at:], nil
+}
