@@ -60,8 +60,12 @@ func TestStatusListVectors(t *testing.T) {
 			Bits int    `cbor:"bits"`
 			List []byte `cbor:"lst"`
 		}
-		if v.CBOR != "" {
-			raw, _ := hex.DecodeString(v.CBOR)
+		{
+			_, after, ok := strings.Cut(v.CBOR, "encoded:") // two of them stand behind the array itself
+			if !ok {
+				after = v.CBOR
+			}
+			raw, _ := hex.DecodeString(after)
 			if err := tight.Unmarshal(raw, &c); err != nil || c.Bits != v.Bits || !bytes.Equal(c.List, lst) {
 				t.Errorf("%d bits: the CBOR form differs: %v", v.Bits, err)
 			}

@@ -179,7 +179,7 @@ func TestBytes(t *testing.T) {
 	}
 	// {"nameSpaces": {"org.iso.18013.5.1": [24(<<{"digestID": 0, "random": h'32 bytes', "elementIdentifier": "birth_date", "elementValue": 1004("1990-02-28")}>>)]},
 	//  "issuerAuth": [<<{1: -7}>>, {33: h'leaf'}, payload, signature]}
-	const head = "a2" + "6a6e616d65537061636573" + "a1" + "716f72672e69736f2e31383031332e352e31" + "81" + "d8185862" +
+	const head = "a2" + "6a6e616d65537061636573" + "a1" + "716f72672e69736f2e31383031332e352e31" + "81" + "d818586c" +
 		"a4" + "686469676573744944" + "00" + "6672616e646f6d" + "5820"
 	const tail = "71656c656d656e744964656e746966696572" + "6a62697274685f64617465" + "6c656c656d656e7456616c7565" + "d903ec6a313939302d30322d3238" +
 		"6a69737375657241757468" + "84" + "43a10126" + "a11821"
@@ -208,7 +208,7 @@ func TestBytes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	item, _ := hex.DecodeString(got[strings.Index(got, "d8185862"):strings.Index(got, "6a69737375657241757468")])
+	item, _ := hex.DecodeString(got[strings.Index(got, "d818586c"):strings.Index(got, "6a69737375657241757468")])
 	order := []string{`{"version": "1.0", "digestAlgorithm": "SHA-256", "valueDigests": {"org.iso.18013.5.1": {0: h'` + fmt.Sprintf("%x", sha256.Sum256(item)) + `'}}, ` +
 		`"deviceKeyInfo": {"deviceKey": {1: 2, -1: 1, -2: h'`, `"docType": "org.iso.18013.5.1.mDL", "validityInfo": {"signed": 0("2026-11-23T00:00:00Z"), ` +
 		`"validFrom": 0("2026-11-23T00:00:00Z"), "validUntil": 0("2027-02-21T00:00:00Z")}, ` +
