@@ -93,7 +93,10 @@ func Restore(src, dir string) (err error) {
 	if err := write(part, files); err != nil {
 		return err
 	}
-	if err := os.Rename(part, dir); err != nil { // replaces an empty directory
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) { // only if it is empty
+		return err
+	}
+	if err := os.Rename(part, dir); err != nil {
 		return err
 	}
 	return durable.SyncDir(filepath.Dir(dir))
