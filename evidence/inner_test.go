@@ -2,10 +2,8 @@ package evidence
 
 import (
 	"bytes"
-	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
@@ -17,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	jose "github.com/go-jose/go-jose/v4"
 	"github.com/go-json-experiment/json/jsontext"
 	"pgregory.net/rapid"
 
@@ -251,122 +248,3 @@ func claimsFor(p *phone.Phone, nonce string) string {
 	return string(b)
 }
 
-func seeds(f *testing.F) (attestations, proofs []string, provider *phone.Provider) {
-	p, err := phone.New(2)
-	if err != nil {
-		f.Fatal(err)
-	}
-	provider = newProvider(f, phone.Bend{})
-	return []string{
-			p.Attest(provider, "n", now), p.Attest(provider, "n", now, phone.Header("crit", []string{"x"})), p.Attest(provider, "n", now, phone.RawClaims(`{}`)), "a.b.c", "",
-		}, []string{
-			p.Prove(0, "a", "n", now, ""), p.Prove(0, "a", "n", now, "x.y.z"), p.Prove(1, "a", "n", now, "", phone.Header("jwk", nil), phone.Header("kid", p.Thumbprint(1))),
-			p.Prove(0, "a", "n", now, "", phone.RawHeader(`{"alg":"none","alg":"ES256"}`)), "..", "e30.e30.AA",
-		}, provider
-}
-
-func FuzzProof(f *testing.F) {
-	_, proofs, _ := seeds(f)
-	for _, s := range proofs {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		p, err := readProof(s)
-		if err != nil {
-			return
-		}
-		if again := b64(p.header) + "." + b64(p.payload) + "." + b64(p.signature); again != s {
-			t.Fatalf("%q was read as %q: two texts of one proof", s, again)
-		}
-		if p.key != nil && p.signedBy(p.key.Public) { // then another implementation must say the same
-			jws, err := jose.ParseSignedCompact(s, []jose.SignatureAlgorithm{jose.ES256, jose.ES384, jose.EdDSA})
-			if err != nil {
-				t.Fatalf("go-jose can't read an accepted proof: %v", err)
-			}
-			if _, err := jws.Verify(p.key.Public); err != nil {
-				t.Fatalf("go-jose doesn't accept the signature: %v", err)
-			}
-		}
-		_ = p.check(About{Client: "c", DocumentType: "d", Audience: "a", At: now}, Trust{NonceLife: time.Minute})
-	})
-}
-
-func FuzzAttestation(f *testing.F) {
-	attestations, _, provider := seeds(f)
-	for _, s := range attestations {
-		f.Add(s)
-	}
-	c := newChains([]*x509.Certificate{provider.Anchor()})
-	f.Fuzz(func(t *testing.T, s string) {
-		a, err := readAttestation(s, 4)
-		if err != nil {
-			return
-		}
-		if again := b64(a.header) + "." + b64(a.payload) + "." + b64(a.signature); again != s {
-			t.Fatalf("%q was read as %q: two texts of one attestation", s, again)
-		}
-		if len(a.keys) == 0 || len(a.keys) > 4 {
-			t.Fatalf("%d keys", len(a.keys))
-		}
-		if issuer, err := c.verify(a.x5c, now); err == nil {
-			a.signedBy(issuer.key)
-		}
-	})
-}
-
-func FuzzChain(f *testing.F) {
-	p := newProvider(f, phone.Bend{Intermediates: new(2)})
-	f.Add([]byte(x5cOf(f, p)))
-	f.Add([]byte(`["MAA=",1]`))
-	f.Add([]byte(`[`))
-	f.Fuzz(func(t *testing.T, x5c []byte) {
-		c := newChains([]*x509.Certificate{p.Anchor()})
-		a, err := c.verify(x5c, now)
-		if err == nil && !a.key.Equal(p.Leaf().PublicKey) {
-			t.Fatal("a chain to another leaf was accepted")
-		}
-	})
-}
-
-func FuzzNonce(f *testing.F) {
-	v := NewVerifier(Trust{NonceKey: [32]byte{1}, NonceLife: time.Minute, Skew: time.Second})
-	good, _ := v.Nonce("c", "d", now, [16]byte{1})
-	for _, s := range []string{good, good[:75], good + "A", "", strings.Repeat("A", 76)} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		if _, err := v.checkNonce(About{Client: "c", DocumentType: "d", At: now}, s); (err == nil) != (s == good) {
-			t.Fatalf("%q: %v", s, err)
-		}
-	})
-}
-
-func FuzzJWK(f *testing.F) {
-	for _, kind := range []func(int) (*phone.Phone, error){phone.New, phone.NewP384, phone.NewEd25519} {
-		p, err := kind(1)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add([]byte(p.JWK(0)))
-		f.Add(p.HolderJWK(0))
-	}
-	f.Add([]byte(`{"kty":"EC","kty":"OKP"}`))
-	f.Add([]byte(`null`))
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		k, err := readJWK(raw)
-		if err != nil {
-			return
-		}
-		again, err := readJWK(k.JWK)
-		if err != nil || again.Thumbprint != k.Thumbprint || !bytes.Equal(again.JWK, k.JWK) {
-			t.Fatalf("%s is not canonical: %v", k.JWK, err)
-		}
-		var theirs jose.JSONWebKey
-		if err := theirs.UnmarshalJSON(k.JWK); err != nil {
-			t.Fatalf("go-jose can't read %s: %v", k.JWK, err)
-		}
-		if sum, err := theirs.Thumbprint(crypto.SHA256); err != nil || [sha256.Size]byte(sum) != k.Thumbprint {
-			t.Fatalf("go-jose has another thumbprint for %s: %v", k.JWK, err)
-		}
-	})
-}
