@@ -489,7 +489,6 @@ func (p *pool) take(w *process) (wire.Request, *batch) {
 			r.Sign[i] = wire.Sign{KeyID: j.keyID, Purpose: string(j.purpose), TBS: j.tbs}
 			p.unqueued(j)
 			p.metrics.QueueSeconds.WithLabelValues(lane.String()).Observe(b.sent.Sub(j.since).Seconds())
-			p.metrics.Attempts.WithLabelValues(j.keyID, string(j.purpose)).Inc()
 		}
 	default:
 		return r, nil
