@@ -247,4 +247,3 @@ func claimsFor(p *phone.Phone, nonce string) string {
 	b, _ := json.Marshal(map[string]any{"iat": now.Unix(), "exp": now.Unix() + 60, "nonce": nonce, "attested_keys": []json.RawMessage{p.JWK(0)}})
 	return string(b)
 }
-
