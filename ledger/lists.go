@@ -180,6 +180,9 @@ func (l *Ledger) List(id string) (ListSnapshot, error) {
 		Until: li.version.Expires,
 		Dirty: li.dirty,
 	}
+	if s.Facts.Prev == nil && li.version.Version > 0 {
+		s.Facts.Prev = make([]byte, len(li.next)) // its number jumped before it was ever signed
+	}
 	for _, c := range li.changes {
 		s.Facts.Changes = append(s.Facts.Changes, policy.ListChange{Index: c.Index, From: c.From, To: c.To})
 		if s.Dirty.IsZero() || c.At.Before(s.Dirty) {

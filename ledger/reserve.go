@@ -207,7 +207,7 @@ type issuing struct {
 	release     func() // gives the tickets back: nothing was committed
 }
 
-func (l *Ledger) prepareIssue(a *policy.Approval, d []Draft, c *Call) (p *issuing, err error) {
+func (l *Ledger) prepareIssue(a *policy.Approval, d []Draft, c *Call) (_ *issuing, err error) {
 	secrets, err := l.unlocked()
 	if err != nil {
 		return nil, err
@@ -227,16 +227,17 @@ func (l *Ledger) prepareIssue(a *policy.Approval, d []Draft, c *Call) (p *issuin
 		return nil, err
 	}
 	rec.DocumentType, rec.Subject, rec.Request = issue.DocumentType, issue.Subject, lookup(secrets, a.Client(), c.Key)
-	p = &issuing{issue: issue, leaf: decided("reserve", a)}
+	p := &issuing{issue: issue, leaf: decided("reserve", a)}
 	var taken []*Ticket
-	p.release = func() {
+	release := func() {
 		for _, t := range taken {
 			t.fresh.Store(true)
 		}
 	}
+	p.release = release
 	defer func() {
 		if err != nil {
-			p.release()
+			release()
 		}
 	}()
 	type copyOf struct {
