@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/miekg/pkcs11"
+	"golang.org/x/sys/unix"
 
 	"sealkeeper/signer/wire"
 )
@@ -275,14 +276,19 @@ func ecSPKI(c elliptic.Curve, point []byte) ([]byte, error) {
 	return x509.MarshalPKIXPublicKey(k)
 }
 
-// writable runs f in a read-write session of its own.
+// writable runs f in a read-write session of its own, and returns only when what f made would survive a power cut. SoftHSM does not fsync its
+// files, and the ledger is about to register the key. (sync(2) waits for the disk on Linux; keys are made rarely.)
 func (t *token) writable(f func(h pkcs11.SessionHandle) error) error {
 	h, err := t.ctx.OpenSession(t.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
 	if err != nil {
 		return calling("C_OpenSession", err)
 	}
 	defer t.ctx.CloseSession(h)
-	return f(h)
+	if err := f(h); err != nil {
+		return err
+	}
+	unix.Sync()
+	return nil
 }
 
 func newID() []byte {

@@ -517,6 +517,25 @@ func TestPublicKeyForms(t *testing.T) {
 	}
 }
 
+// Signatures of one worker through the socket, in batches as the daemon sends them under load.
+func BenchmarkSign(b *testing.B) {
+	h := newHSM(b)
+	k := h.ready(h.hello()).generate(wire.ES256, true)
+	hello := h.hello(k)
+	hello.Copies = true
+	w := h.ready(hello)
+	q := wire.Request{Op: wire.OpSign, Sign: make([]wire.Sign, 32)}
+	for i := range q.Sign {
+		q.Sign[i] = wire.Sign{KeyID: k.ID, Purpose: k.Purpose, TBS: append(tbs("ES256", i), bytes.Repeat([]byte("A"), 1600)...)}
+	}
+	for b.Loop() {
+		if a := w.ask(q); a.Results[31].Class != wire.OK {
+			b.Fatalf("%+v", a)
+		}
+	}
+	b.ReportMetric(float64(b.N*len(q.Sign))/b.Elapsed().Seconds(), "signatures/s")
+}
+
 // --- children
 
 func child0(user bool) (*pkcs11.Ctx, pkcs11.SessionHandle) {
