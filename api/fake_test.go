@@ -1,0 +1,233 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"sealkeeper/ca"
+	"sealkeeper/contract"
+	"sealkeeper/internal/clock"
+	"sealkeeper/internal/metrics"
+)
+
+var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+
+const policyHash = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+
+// fake is an Authority that answers what the contract shows, or the error it is told to.
+type fake struct {
+	mu    sync.Mutex
+	err   error
+	panic any
+	calls []string // operation, client
+	last  ca.Call
+	gate  chan struct{} // if set: Issue waits for it
+	in    chan struct{} // if set: Issue says that it waits
+	ready bool
+	gone  map[string]bool // clients that the policy does not know any more
+}
+
+func (f *fake) call(op string, c ca.Caller) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls = append(f.calls, op+" "+c.ID)
+	if f.panic != nil {
+		panic(f.panic)
+	}
+	return f.err
+}
+
+var decided = contract.Decision{Result: "allowed", Rules: []string{"permit-issue"}, Policy: policyHash, PolicyVersion: 1, Identity: "asserted-by-client"}
+
+const issued = `{"issuance":"01JDD7Q0B5GZ","device":"4tQe2Qk0mWmM4vXoZP0b6Q","replaced":false,"credentials":[{"format":"dc+sd-jwt","credential":"e30.e30.c2ln~",` +
+	`"key_thumbprint":"NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs","status":{"uri":"https://cards.example/status-lists/f3a1c2","idx":412703},` +
+	`"valid_until":"2027-02-21T00:00:00Z"}],"decision":{"result":"allowed","rules":["permit-issue"],"policy":"` + policyHash + `","policy_version":1}}`
+
+func (f *fake) Nonce(_ context.Context, c ca.Caller, _ contract.NonceRequest) (contract.NonceAnswer, error) {
+	return contract.NonceAnswer{Nonce: "AWkicQDP2uKf5FQ0m1Sx8g3nT2Nc1mVw6V5k7vR0b5eGZbX3dQ", ExpiresAt: noon.Add(5 * time.Minute)}, f.call("nonce", c)
+}
+
+func (f *fake) Issue(_ context.Context, c ca.Caller, k ca.Call, _ contract.IssueRequest) ([]byte, error) {
+	if f.gate != nil {
+		f.in <- struct{}{}
+		<-f.gate
+	}
+	err := f.call("issue", c)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.last = k
+	return []byte(issued), err
+}
+
+func (f *fake) Refresh(ctx context.Context, c ca.Caller, k ca.Call, r contract.IssueRequest) ([]byte, error) {
+	f.last = k
+	return []byte(issued), f.call("refresh", c)
+}
+
+func (f *fake) DryRunIssue(_ context.Context, c ca.Caller, _ contract.IssueRequest) (contract.Decision, error) {
+	return decided, f.call("dry-run issue", c)
+}
+
+func (f *fake) DryRunRefresh(_ context.Context, c ca.Caller, _ contract.IssueRequest) (contract.Decision, error) {
+	return decided, f.call("dry-run refresh", c)
+}
+
+func (f *fake) change(op string, c ca.Caller) (contract.ChangeAnswer, error) {
+	return contract.ChangeAnswer{Changed: true, Sequence: 4711, Lists: []string{"https://cards.example/status-lists/f3a1c2"}, Decision: decided,
+		Holder: contract.Holder{DocumentType: "kr-resident", Bound: true, Device: "4tQe2Qk0mWmM4vXoZP0b6Q", Epoch: 2,
+			Locks: []contract.Lock{{Reason: "telecom_lost", Class: "telecom"}}, Credentials: []contract.CredentialStatus{}}}, f.call(op, c)
+}
+
+func (f *fake) Lock(_ context.Context, c ca.Caller, _ contract.ChangeRequest) (contract.ChangeAnswer, error) {
+	return f.change("lock", c)
+}
+
+func (f *fake) Unlock(_ context.Context, c ca.Caller, _ contract.ChangeRequest) (contract.ChangeAnswer, error) {
+	return f.change("unlock", c)
+}
+
+func (f *fake) Revoke(_ context.Context, c ca.Caller, _ contract.ChangeRequest) (contract.ChangeAnswer, error) {
+	return f.change("revoke", c)
+}
+
+func (f *fake) Holder(_ context.Context, c ca.Caller, _ contract.StateRequest) (contract.Holder, error) {
+	return contract.Holder{DocumentType: "kr-resident", Locks: []contract.Lock{}, Credentials: []contract.CredentialStatus{}}, f.call("state", c)
+}
+
+func (f *fake) WhoAmI(c ca.Caller) (contract.WhoAmI, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return contract.WhoAmI{Client: c.ID, Role: c.Role, May: map[string][]string{"kr-resident": {"issue"}}, Expires: c.Expires, Policy: policyHash}, !f.gone[c.ID]
+}
+
+func object(media, body, zipped string, expires time.Time) ca.Object {
+	sum := sha256.Sum256([]byte(body))
+	o := ca.Object{MediaType: media, Bytes: []byte(body), ETag: `"` + hex.EncodeToString(sum[:16]) + `"`, Modified: noon.Add(-time.Minute), MaxAge: 30 * time.Second, Expires: expires}
+	if zipped != "" {
+		o.Gzip, o.ETagGzip = []byte(zipped), o.ETag[:33]+`-gzip"`
+	}
+	return o
+}
+
+func (f *fake) Public(path string) (ca.Object, bool) {
+	o, ok := map[string]ca.Object{
+		"status-lists/jwt":           object("application/statuslist+jwt", "aaa.bbb.ccc", "zipped", noon.Add(time.Hour)),
+		"status-lists/cwt":           object("application/statuslist+cwt", "\xd2\x84", "", noon.Add(time.Hour)),
+		"status-lists/dying":         object("application/statuslist+jwt", "aaa.bbb.ddd", "zipped", noon.Add(7*time.Second)),
+		"status-lists/dead":          object("application/statuslist+jwt", "aaa.bbb.eee", "zipped", noon.Add(-time.Second)),
+		"certificates/iaca.pem":      object("application/x-pem-file", "-----BEGIN", "", time.Time{}),
+		"certificates/iaca.cer":      object("application/pkix-cert", "0\x82", "", time.Time{}),
+		"crl/iaca.crl":               object("application/pkix-crl", "0\x81", "", noon.Add(time.Hour)),
+		".well-known/jwt-vc-issuer":  object("application/json", `{"issuer":"https://issuer.example","jwks":{"keys":[]}}`, "", time.Time{}),
+		"holders/900101-1234567.txt": object("text/plain", "must never be reached", "", time.Time{}),
+	}[path]
+	return o, ok
+}
+
+func (f *fake) Status(context.Context) contract.Status {
+	s := contract.Status{Version: "test", Ready: f.ready, Problems: []string{}, Tokens: []contract.TokenStatus{}, Keys: []contract.KeyStatus{}, Lists: []contract.ListStatus{}, Clock: "trusted"}
+	if !f.ready {
+		s.Problems = append(s.Problems, "token online: no worker is ready")
+	}
+	return s
+}
+
+// house is an edge over a fake, with its log.
+type house struct {
+	*fake
+	edge  *Edge
+	clock *clock.Fake
+	log   *syncBuffer
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+func (s *syncBuffer) String() string { s.mu.Lock(); defer s.mu.Unlock(); return s.b.String() }
+
+func newHouse(t testing.TB, issues int) *house {
+	t.Helper()
+	h := &house{fake: &fake{ready: true, gone: map[string]bool{}}, clock: clock.NewFake(noon), log: &syncBuffer{}}
+	e, err := New(Options{Authority: h.fake, Clock: h.clock, Log: slog.New(slog.NewJSONHandler(h.log, nil)), Metrics: metrics.New(), MaxIssues: issues})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.edge = e
+	return h
+}
+
+// connection is what a handshake leaves: a verified chain whose leaf has these names, valid from noon − 1 h to noon + 1 h.
+func connection(uris ...string) *tls.ConnectionState {
+	leaf := &x509.Certificate{NotBefore: noon.Add(-time.Hour), NotAfter: noon.Add(time.Hour)}
+	for _, u := range uris {
+		parsed, err := url.Parse(u)
+		if err != nil {
+			panic(err)
+		}
+		leaf.URIs = append(leaf.URIs, parsed)
+	}
+	root := &x509.Certificate{NotBefore: noon.Add(-100 * time.Hour), NotAfter: noon.Add(100 * time.Hour)}
+	return &tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}, VerifiedChains: [][]*x509.Certificate{{leaf, root}}}
+}
+
+const goodKey = "5yU0zqKQp4o2m9cX1vWl7Ra3tE8bN6hd"
+
+var bodies = map[string]string{
+	"/v1/nonces":                      `{"document_type":"kr-resident"}`,
+	"/v1/credentials":                 `{"document_type":"kr-resident","subject":"900101-1234567","claims":{"family_name":"Hong"},"proof":"e30.e30.c2ln"}`,
+	"/v1/credentials/refresh":         `{"document_type":"kr-resident","subject":"900101-1234567","claims":{"family_name":"Hong"},"proof":"e30.e30.c2ln"}`,
+	"/v1/credentials/dry-run":         `{"document_type":"kr-resident","subject":"900101-1234567","claims":{"family_name":"Hong"},"proof":"e30.e30.c2ln"}`,
+	"/v1/credentials/refresh/dry-run": `{"document_type":"kr-resident","subject":"900101-1234567","claims":{"family_name":"Hong"},"proof":"e30.e30.c2ln"}`,
+	"/v1/locks":                       `{"document_type":"kr-resident","subject":"900101-1234567","reason":"telecom_lost"}`,
+	"/v1/unlocks":                     `{"document_type":"kr-resident","subject":"900101-1234567","reason":"telecom_lost"}`,
+	"/v1/revocations":                 `{"document_type":"kr-resident","subject":"900101-1234567","reason":"deceased"}`,
+	"/v1/holders/state":               `{"document_type":"kr-resident","subject":"900101-1234567"}`,
+}
+
+// request is a good one for the route, by a client of this role.
+func request(method, path, role string) *http.Request {
+	var body io.Reader
+	if b := bodies[path]; b != "" && method == http.MethodPost {
+		body = strings.NewReader(b)
+	}
+	r := httptest.NewRequest(method, path, body)
+	r.TLS = connection("urn:sealkeeper:client:" + role + ":" + role + "-1")
+	if method == http.MethodPost {
+		r.Header.Set("Content-Type", "application/json")
+		if path == "/v1/credentials" || path == "/v1/credentials/refresh" {
+			r.Header.Set("Idempotency-Key", goodKey)
+		}
+	}
+	return r
+}
+
+func with(r *http.Request, body string) *http.Request {
+	r.Body, r.ContentLength = io.NopCloser(strings.NewReader(body)), int64(len(body))
+	return r
+}
+
+func answer(h http.Handler, r *http.Request) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
