@@ -70,6 +70,10 @@ func (a *Authority) Issue(ctx context.Context, c Caller, call Call, op policy.Op
 	}
 	crashpoint.Here("ca.issue.settled")
 
+	// A credential never points to a list that nobody can fetch yet.
+	if err := a.awaitPublished(ctx, j.lists(), 0); err != nil {
+		return nil, problem(fmt.Errorf("waiting for the first version of a list: %w", err), nil)
+	}
 	// The replaced phone's card is revoked in the ledger since Reserve. The new one leaves only after a list that says so is signed.
 	if issue, _ := j.approval.Issue(); issue.WaitRevoked {
 		if err := a.awaitPublished(ctx, j.reservation.Superseded(), j.reservation.Seq()); err != nil {
@@ -101,6 +105,7 @@ type job struct {
 type draft struct {
 	format policy.Format
 	key    evidence.Key
+	list   string
 	ticket contract.StatusRef
 	ledger ledger.Draft
 	tbs    interface {
@@ -108,6 +113,14 @@ type draft struct {
 		NotAfter() time.Time
 	}
 	join func(c *release.Checked, i int) ([]byte, error)
+}
+
+func (j *job) lists() []string {
+	out := make([]string, len(j.drafts))
+	for i, d := range j.drafts {
+		out[i] = d.list
+	}
+	return out
 }
 
 func (j *job) bytes() [][]byte {
@@ -318,7 +331,7 @@ var purposes = map[policy.Format]policy.Purpose{policy.MDoc: policy.PurposeMDoc,
 
 func drafted(approval *policy.Approval, f policy.Format, t *ledger.Ticket, key ledger.Key, i int, seed [32]byte) (draft, error) {
 	issue, _ := approval.Issue()
-	d := draft{format: f, key: issue.Keys[i], ticket: contract.StatusRef{URI: t.URI(), Index: t.Index()}}
+	d := draft{format: f, key: issue.Keys[i], list: t.List(), ticket: contract.StatusRef{URI: t.URI(), Index: t.Index()}}
 	switch f {
 	case policy.MDoc:
 		tbs, err := mdoc.Draft(approval, t, mdoc.Params{Key: i, Seed: seed, Signer: key, SignedAt: approval.At()})

@@ -155,7 +155,8 @@ func (a *Authority) Run(ctx context.Context) error {
 	tests := make(chan struct{})
 	go func() { // beside the publisher: a self test in a full lane must not keep a lock from being seen
 		defer close(tests)
-		for a.selftest.once(ctx, a); ctx.Err() == nil; a.selftest.once(ctx, a) {
+		for ctx.Err() == nil {
+			a.selftest.once(ctx, a)
 			t := time.NewTimer(selftestEvery)
 			select {
 			case <-ctx.Done():

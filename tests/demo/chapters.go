@@ -84,16 +84,16 @@ func (s *story) refusals() error {
 	}
 	swapped := s.request(phone2, nonce)
 	swapped.KeyAttestation = phone1.Attest(s.provider, nonce, time.Now())
-	if err := s.refused("phone 2's proof with phone 1's attestation", "ward-office-1", "/v1/credentials", idempotencyKey(), swapped, 422, "evidence.key_not_attested"); err != nil {
+	if err := s.refused("phone 2's proof with phone 1's attestation", "ward-office-1", "/v1/credentials", idempotencyKey(), swapped, 422, "evidence.proof_key_unattested"); err != nil {
 		return err
 	}
 
-	if err := s.refused("a carrier asks for a card", "telecom-a", "/v1/credentials", idempotencyKey(), second, 403, "role.forbidden"); err != nil {
+	if err := s.refused("a carrier asks for a card", "telecom-a", "/v1/credentials", idempotencyKey(), second, 403, "route.forbidden"); err != nil {
 		return err
 	}
 
 	body := []byte(`{"document_type":"kr-resident","subject":"900101-1234567","claims":{},"proof":"x","admin":true}`)
-	if err := s.refused("an unknown field", "ward-office-1", "/v1/credentials", idempotencyKey(), body, 400, "request.malformed"); err != nil {
+	if err := s.refused("an unknown field", "ward-office-1", "/v1/credentials", idempotencyKey(), body, 400, "request.unknown_member"); err != nil {
 		return err
 	}
 

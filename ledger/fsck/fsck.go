@@ -1,0 +1,586 @@
+// Package fsck reads a ledger as an outsider and says exactly where it does not keep what the appliance promises. It shares no code path
+// with the daemon but the pure state functions and the record types: every count is made again, from the rows, the leaves and the published
+// files. It writes nothing.
+package fsck
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"crypto/sha512"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+	"strings"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"sealkeeper/ledger"
+	"sealkeeper/ledger/state"
+	"sealkeeper/policy"
+	"sealkeeper/verifier"
+)
+
+// Options of Run.
+type Options struct {
+	Ledger  string // file
+	Publish string // publish directory; empty: not looked at
+}
+
+// Report is the result, check by check.
+type Report struct {
+	Ledger string   `json:"ledger"`
+	Size   uint64   `json:"journal_size"`
+	Root   string   `json:"journal_root"`
+	Checks []*Check `json:"checks"`
+}
+
+// Check is one invariant of docs/invariants.md.
+type Check struct {
+	Invariant string   `json:"invariant"`
+	Title     string   `json:"title"`
+	Checked   int      `json:"checked"`
+	Problems  []string `json:"problems"`
+	Omitted   int      `json:"omitted,omitempty"` // problems beyond the first hundred
+}
+
+const mostProblems = 100
+
+func (c *Check) fail(format string, args ...any) {
+	if len(c.Problems) >= mostProblems {
+		c.Omitted++
+		return
+	}
+	c.Problems = append(c.Problems, fmt.Sprintf(format, args...))
+}
+
+// Clean reports whether nothing is wrong.
+func (r *Report) Clean() bool { return r.Problems() == 0 }
+
+// Problems counts what is wrong.
+func (r *Report) Problems() int {
+	n := 0
+	for _, c := range r.Checks {
+		n += len(c.Problems) + c.Omitted
+	}
+	return n
+}
+
+func (r *Report) check(invariant, title string) *Check {
+	c := &Check{Invariant: invariant, Title: title, Problems: []string{}}
+	r.Checks = append(r.Checks, c)
+	return c
+}
+
+// run is the state of one check-up.
+type run struct {
+	ctx          context.Context
+	o            Options
+	a            *ledger.Audit
+	r            *Report
+	leaves       map[string]leafAt   // "reserve" leaves by reservation
+	settled      map[string]struct{} // "settle" leaves by reservation
+	tries        map[string][]triedAt
+	reservations map[string]ledger.ReservationRecord
+	credentials  map[slot]ledger.CredentialRecord
+	lists        map[string]ledger.ListRecord
+	images       map[string][]byte // now
+	keys         map[string]ledger.Key
+}
+
+type leafAt struct {
+	seq  uint64
+	leaf ledger.Leaf
+}
+
+type triedAt struct {
+	item, n int
+	record  ledger.AttemptRecord
+}
+
+type slot struct {
+	list  string
+	index uint64
+}
+
+// Run checks a ledger file. The error says that it could not be read at all; what is wrong in it is in the report.
+func Run(ctx context.Context, o Options) (*Report, error) {
+	if _, err := os.Stat(o.Ledger); err != nil {
+		return nil, fmt.Errorf("ledger: %w", err)
+	}
+	a, err := ledger.OpenAudit(ctx, o.Ledger)
+	if err != nil {
+		return nil, fmt.Errorf("opening %s: %w", o.Ledger, err)
+	}
+	defer a.Close()
+	f := &run{ctx: ctx, o: o, a: a, r: &Report{Ledger: o.Ledger}, leaves: map[string]leafAt{}, settled: map[string]struct{}{}, tries: map[string][]triedAt{},
+		reservations: map[string]ledger.ReservationRecord{}, credentials: map[slot]ledger.CredentialRecord{}, lists: map[string]ledger.ListRecord{}, images: map[string][]byte{}, keys: map[string]ledger.Key{}}
+	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.versions, f.certificates, f.published} {
+		if err := step(); err != nil {
+			return nil, err
+		}
+	}
+	sort.SliceStable(f.r.Checks, func(i, j int) bool { return f.r.Checks[i].Invariant < f.r.Checks[j].Invariant })
+	return f.r, nil
+}
+
+// log: the journal has no gap, and the stored Merkle hashes are those of its leaves (I6).
+func (f *run) log() error {
+	c := f.r.check("I6", "journal without gaps, Merkle hashes of exactly its leaves")
+	size, root, err := f.a.Head(f.ctx)
+	if err != nil {
+		return fmt.Errorf("reading the log's head: %w", err)
+	}
+	f.r.Size, f.r.Root = size, fmt.Sprintf("%x", root[:])
+	var stored []tlog.Hash // computed again from the leaves
+	reader := tlog.HashReaderFunc(func(at []int64) ([]tlog.Hash, error) {
+		out := make([]tlog.Hash, len(at))
+		for i, n := range at {
+			if n < 0 || n >= int64(len(stored)) {
+				return nil, fmt.Errorf("hash %d is not there", n)
+			}
+			out[i] = stored[n]
+		}
+		return out, nil
+	})
+	err = f.a.Journal(f.ctx, func(seq uint64, leaf ledger.Leaf, body []byte) error {
+		c.Checked++
+		hashes, err := tlog.StoredHashesForRecordHash(int64(seq), tlog.RecordHash(body), reader)
+		if err != nil {
+			return err
+		}
+		stored = append(stored, hashes...)
+		if leaf.Reservation != "" {
+			switch {
+			case leaf.Kind == "settle":
+				if _, twice := f.settled[leaf.Reservation]; twice {
+					c.fail("reservation %s was settled twice, again in entry %d", leaf.Reservation, seq)
+				}
+				f.settled[leaf.Reservation] = struct{}{}
+			case strings.HasPrefix(leaf.Kind, "reserve"):
+				f.leaves[leaf.Reservation] = leafAt{seq, leaf}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		c.fail("the journal can't be read to its end: %v", err)
+		return nil
+	}
+	if uint64(c.Checked) != size {
+		c.fail("the journal has %d entries, the log %d leaves", c.Checked, size)
+		return nil
+	}
+	again, err := tlog.TreeHash(int64(size), reader)
+	if err != nil {
+		return err
+	}
+	if again != root {
+		c.fail("the leaves give root %x, stored is %x: a leaf or a hash was changed", again[:8], root[:8])
+	}
+	return nil
+}
+
+func (f *run) load() error {
+	return errors.Join(
+		f.a.Keys(f.ctx, func(_ uint64, k ledger.Key) error { f.keys[k.ID] = k; return nil }),
+		f.a.Reservations(f.ctx, func(_ uint64, r ledger.ReservationRecord) error { f.reservations[r.ID] = r; return nil }),
+		f.a.Lists(f.ctx, func(_ uint64, l ledger.ListRecord) error { f.lists[l.ID] = l; return nil }),
+		f.a.Credentials(f.ctx, func(_ uint64, list string, index uint64, r ledger.CredentialRecord) error {
+			f.credentials[slot{list, index}] = r
+			return nil
+		}),
+		f.a.Attempts(f.ctx, func(_ uint64, id string, item, n int, r ledger.AttemptRecord) error {
+			f.tries[id] = append(f.tries[id], triedAt{item, n, r})
+			return nil
+		}))
+}
+
+// reserved: every reservation was journalled with the exact TBS hashes, keys, policy and client before it could be signed (I1).
+func (f *run) reserved() error {
+	c := f.r.check("I1", "an earlier durable record of TBS hash, key, policy and client for every signature")
+	for id, r := range f.reservations {
+		c.Checked++
+		l, ok := f.leaves[id]
+		if !ok {
+			c.fail("reservation %s has no leaf", id)
+			continue
+		}
+		if l.seq != r.Seq {
+			c.fail("reservation %s says it was made in entry %d, its leaf is entry %d", id, r.Seq, l.seq)
+		}
+		if l.leaf.Client != r.Client || (l.leaf.Policy != r.Policy.String() && !(l.leaf.Policy == "" && r.Policy == policy.Hash{})) {
+			c.fail("reservation %s: client or policy of the leaf differ", id)
+		}
+		if len(l.leaf.Items) != len(r.Items) {
+			c.fail("reservation %s has %d items, its leaf %d", id, len(r.Items), len(l.leaf.Items))
+			continue
+		}
+		for i, it := range r.Items {
+			if j := l.leaf.Items[i]; j.Key != it.KeyID || !bytes.Equal(j.TBS, it.TBSHash[:]) || j.Purpose != it.Purpose {
+				c.fail("reservation %s item %d: key, purpose or TBS hash of the leaf differ", id, i)
+			}
+			if k, ok := f.keys[it.KeyID]; !ok {
+				c.fail("reservation %s item %d: key %s is not registered", id, i, it.KeyID)
+			} else if k.Purpose != it.Purpose {
+				c.fail("reservation %s item %d: key %s is for %s, not %s", id, i, it.KeyID, k.Purpose, it.Purpose)
+			}
+		}
+		if _, ok := f.settled[id]; ok != (r.Progress == ledger.Settled) {
+			c.fail("reservation %s is %s, which its leaves deny", id, r.Progress)
+		}
+	}
+	for id := range f.leaves {
+		if _, ok := f.reservations[id]; !ok {
+			c.fail("reservation %s is in the journal and nowhere else", id)
+		}
+	}
+	return nil
+}
+
+// attempts: each belongs to a reserved item, each reserved item has a first one, each settled item exactly one settled one (I6).
+func (f *run) attempts() error {
+	c := f.r.check("I6", "every attempt belongs to one reserved signature, one of a settled one's is settled")
+	for id, tries := range f.tries {
+		r, ok := f.reservations[id]
+		if !ok {
+			c.fail("attempts at reservation %s, which does not exist", id)
+			continue
+		}
+		settled := make([]int, len(r.Items))
+		seen := make([][]int, len(r.Items))
+		for _, t := range tries {
+			c.Checked++
+			if t.item >= len(r.Items) {
+				c.fail("reservation %s has no item %d that an attempt names", id, t.item)
+				continue
+			}
+			seen[t.item] = append(seen[t.item], t.n)
+			if t.record.State == ledger.TrySettled {
+				settled[t.item]++
+			}
+		}
+		for i := range r.Items {
+			slices.Sort(seen[i])
+			for n, at := range seen[i] {
+				if n != at {
+					c.fail("reservation %s item %d: attempt %d is missing", id, i, n)
+					break
+				}
+			}
+			want := 0
+			if r.Progress == ledger.Settled {
+				want = 1
+			}
+			if settled[i] != want {
+				c.fail("reservation %s (%s) item %d: %d attempts are settled", id, r.Progress, i, settled[i])
+			}
+		}
+	}
+	for id, r := range f.reservations {
+		have := map[int]bool{}
+		for _, t := range f.tries[id] {
+			have[t.item] = true
+		}
+		for i := range r.Items {
+			if !have[i] {
+				c.fail("reservation %s item %d was reserved without an attempt", id, i)
+			}
+		}
+	}
+	return nil
+}
+
+// indices: every status index belongs to at most one credential, was leased, and is the one that was reserved (I2).
+func (f *run) indices() error {
+	c := f.r.check("I2", "a status index belongs to at most one credential")
+	given := map[string]uint64{}
+	for s, cr := range f.credentials {
+		c.Checked++
+		given[s.list]++
+		l, ok := f.lists[s.list]
+		if !ok {
+			c.fail("index %d of list %s, which does not exist", s.index, s.list)
+			continue
+		}
+		if s.index >= l.Size || l.Format != cr.Format {
+			c.fail("index %d of list %s: outside the list, or of another format", s.index, s.list)
+		}
+		r, ok := f.reservations[cr.Reservation]
+		if !ok || cr.Item >= len(r.Items) {
+			c.fail("index %d of list %s: reservation %s does not exist", s.index, s.list, cr.Reservation)
+		} else if it := r.Items[cr.Item]; it.List != s.list || it.Index != s.index {
+			c.fail("index %d of list %s: reservation %s reserved index %d of %s", s.index, s.list, cr.Reservation, it.Index, it.List)
+		}
+	}
+	taken := map[slot]string{}
+	for id, r := range f.reservations {
+		for i, it := range r.Items {
+			if it.List == "" {
+				continue
+			}
+			s := slot{it.List, it.Index}
+			if other, twice := taken[s]; twice {
+				c.fail("index %d of list %s was reserved by %s and by %s", it.Index, it.List, other, id)
+			}
+			taken[s] = id
+			if cr, ok := f.credentials[s]; !ok || cr.Reservation != id || cr.Item != i {
+				c.fail("index %d of list %s, reserved by %s, is given to something else", it.Index, it.List, id)
+			}
+		}
+	}
+	for id, n := range given {
+		if l, ok := f.lists[id]; ok && n > l.Leased {
+			c.fail("list %s gave %d indices and leased %d", id, n, l.Leased)
+		}
+	}
+	return nil
+}
+
+// changes: statuses move only as they may: REVOKED is terminal, mdoc knows 0 → 1 alone, each change starts where the last one ended (I4).
+func (f *run) changes() error {
+	c := f.r.check("I4", "REVOKED is terminal; every change starts where the last one ended")
+	type change struct {
+		seq uint64
+		ledger.ChangeRecord
+	}
+	all := map[string][]change{}
+	if err := f.a.Changes(f.ctx, func(seq uint64, list string, r ledger.ChangeRecord) error {
+		all[list] = append(all[list], change{seq, r})
+		return nil
+	}); err != nil {
+		return err
+	}
+	for id, l := range f.lists {
+		list := all[id]
+		delete(all, id)
+		sort.SliceStable(list, func(i, j int) bool { return list[i].seq < list[j].seq })
+		now := map[uint64]byte{}
+		for _, ch := range list {
+			c.Checked++
+			if now[ch.Index] != ch.From {
+				c.fail("list %s index %d, entry %d: changes from %d, but was %d", id, ch.Index, ch.seq, ch.From, now[ch.Index])
+			}
+			if ch.From == state.Invalid {
+				c.fail("list %s index %d, entry %d: changes after it was revoked", id, ch.Index, ch.seq)
+			}
+			if l.Format == policy.MDoc && ch.To != state.Invalid {
+				c.fail("list %s index %d, entry %d: an mdoc's status became %d", id, ch.Index, ch.seq, ch.To)
+			}
+			if _, ok := f.credentials[slot{id, ch.Index}]; !ok {
+				c.fail("list %s index %d, entry %d: changes without ever having been given out", id, ch.Index, ch.seq)
+			}
+			now[ch.Index] = ch.To
+		}
+		image := make([]byte, l.Size*uint64(l.Bits)/8)
+		for i, v := range now {
+			if i < l.Size {
+				image[i*uint64(l.Bits)/8] |= v << (i * uint64(l.Bits) % 8)
+			}
+		}
+		f.images[id] = image
+	}
+	for id := range all {
+		c.fail("changes in list %s, which does not exist", id)
+	}
+	return nil
+}
+
+func get(image []byte, bits int, i uint64) byte {
+	at := i * uint64(bits)
+	if at/8 >= uint64(len(image)) {
+		return 0xff
+	}
+	return image[at/8] >> (at % 8) & (1<<bits - 1)
+}
+
+// subjects: one live device, and statuses that are those of the subject's state (I3).
+func (f *run) subjects() error {
+	c := f.r.check("I3", "one live device for each subject and document type; its statuses follow from its state")
+	return f.a.Slots(f.ctx, func(_ uint64, r ledger.SlotRecord) error {
+		c.Checked++
+		who := fmt.Sprintf("subject %.8s… (%s)", r.Subject.String(), r.DocumentType)
+		for _, cr := range r.State.Credentials {
+			live := cr.Phase == state.Reserved || cr.Phase == state.Signed
+			if live && (r.State.Device == nil || r.State.Device.ID != cr.Device) {
+				c.fail("%s: a live credential of device %s, which is not bound", who, cr.Device)
+			}
+			l, ok := f.lists[cr.List]
+			if !ok {
+				c.fail("%s: list %s does not exist", who, cr.List)
+				continue
+			}
+			if got, want := get(f.images[cr.List], l.Bits, cr.Index), r.State.Status(cr); got != want {
+				c.fail("%s: index %d of list %s is %d, its state says %d", who, cr.Index, cr.List, got, want)
+			}
+			given, ok := f.credentials[slot{cr.List, cr.Index}]
+			if !ok || given.Reservation != cr.Reservation {
+				c.fail("%s: index %d of list %s is not its own", who, cr.Index, cr.List)
+			}
+			if res := f.reservations[cr.Reservation]; cr.Phase == state.Signed && res.Progress != ledger.Settled {
+				c.fail("%s: a credential of reservation %s is signed, the reservation is %q", who, cr.Reservation, res.Progress)
+			}
+		}
+		return nil
+	})
+}
+
+// versions: each settled list token shows exactly the changes that it says it does, and verifies with its pinned key (I4, I5).
+func (f *run) versions() error {
+	c := f.r.check("I5", "every stored list and certificate verifies with the pinned key and shows what the ledger has")
+	return f.a.Versions(f.ctx, func(_ uint64, v ledger.VersionRecord) error {
+		if len(v.Token) == 0 { // jumped ahead by lifting a fence, not signed yet
+			return nil
+		}
+		c.Checked++
+		t, err := verifier.DecodeStatusList(v.Token, verifier.MaxEntries)
+		if err != nil {
+			c.fail("list %s version %d: %v", v.ID, v.Version, err)
+			return nil
+		}
+		l, ok := f.lists[v.ID]
+		if !ok {
+			c.fail("list %s was signed and does not exist", v.ID)
+			return nil
+		}
+		if t.Subject != l.URI || t.Version != v.Version || t.Bits != l.Bits || t.IssuedAt.Unix() != v.IssuedAt.Unix() || t.Expires.Unix() != v.Expires.Unix() {
+			c.fail("list %s version %d: the token says %s version %d", v.ID, v.Version, t.Subject, t.Version)
+		}
+		image, err := f.a.Image(f.ctx, l, v.Through)
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(image, t.Image) {
+			c.fail("list %s version %d does not show exactly the changes up to entry %d", v.ID, v.Version, v.Through)
+		}
+		if err := f.pinned(t.Chain[0], policy.PurposeList); err != nil {
+			c.fail("list %s version %d: %v", v.ID, v.Version, err)
+			return nil
+		}
+		leaf, err := x509.ParseCertificate(t.Chain[0])
+		if err != nil {
+			c.fail("list %s version %d: %v", v.ID, v.Version, err)
+			return nil
+		}
+		if err := t.VerifySignature(leaf.PublicKey); err != nil {
+			c.fail("list %s version %d: %v", v.ID, v.Version, err)
+		}
+		return nil
+	})
+}
+
+// pinned: the certificate's key is registered for the purpose.
+func (f *run) pinned(der []byte, p policy.Purpose) error {
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return err
+	}
+	for _, k := range f.keys {
+		if k.Purpose == p && bytes.Equal(k.SPKI, cert.RawSubjectPublicKeyInfo) {
+			return nil
+		}
+	}
+	return fmt.Errorf("signed by a key that is not registered for %s", p)
+}
+
+// certificates: each verifies with a registered CA key.
+func (f *run) certificates() error {
+	c := f.r.Checks[len(f.r.Checks)-1]
+	return f.a.Certificates(f.ctx, func(_ uint64, s ledger.Certificate) error {
+		if len(s.DER) == 0 {
+			return nil
+		}
+		c.Checked++
+		cert, err := x509.ParseCertificate(s.DER)
+		if err != nil {
+			c.fail("certificate %x: %v", s.Serial, err)
+			return nil
+		}
+		for _, k := range f.keys {
+			if (k.Purpose == policy.PurposeIACA || k.Purpose == policy.PurposeClientCA) && signedBy(k.SPKI, cert.RawTBSCertificate, cert.Signature) {
+				return nil
+			}
+		}
+		c.fail("certificate %x (%s %q) verifies with no registered CA key", s.Serial, s.Profile, s.Name)
+		return nil
+	})
+}
+
+func signedBy(spki, tbs, sig []byte) bool {
+	pub, err := x509.ParsePKIXPublicKey(spki)
+	if err != nil {
+		return false
+	}
+	switch k := pub.(type) {
+	case *ecdsa.PublicKey:
+		if k.Params().BitSize > 256 {
+			sum := sha512.Sum384(tbs)
+			return ecdsa.VerifyASN1(k, sum[:], sig)
+		}
+		sum := sha256.Sum256(tbs)
+		return ecdsa.VerifyASN1(k, sum[:], sig)
+	case ed25519.PublicKey:
+		return ed25519.Verify(k, tbs, sig)
+	}
+	return false
+}
+
+// published: nothing outside is ahead of the ledger, and what is there is what was settled (I4).
+func (f *run) published() error {
+	if f.o.Publish == "" {
+		return nil
+	}
+	c := f.r.check("I4", "published lists are those that were settled")
+	settled := map[string]ledger.VersionRecord{}
+	if err := f.a.Versions(f.ctx, func(_ uint64, v ledger.VersionRecord) error { settled[v.ID] = v; return nil }); err != nil {
+		return err
+	}
+	dir := filepath.Join(f.o.Publish, "status-lists")
+	metas, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil {
+		return err
+	}
+	for _, name := range metas {
+		c.Checked++
+		var m struct {
+			ID      string `json:"id"`
+			Version uint64 `json:"version"`
+			File    string `json:"file"`
+		}
+		data, err := os.ReadFile(name)
+		if err == nil {
+			err = json.Unmarshal(data, &m)
+		}
+		if err != nil || m.File != filepath.Base(m.File) {
+			c.fail("%s: %v", name, err)
+			continue
+		}
+		v, ok := settled[m.ID]
+		if !ok {
+			c.fail("%s: the ledger settled no version of list %s", name, m.ID)
+			continue
+		}
+		token, err := os.ReadFile(filepath.Join(dir, m.File))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		t, err := verifier.DecodeStatusList(token, verifier.MaxEntries)
+		switch {
+		case err != nil:
+			c.fail("%s: %v", m.File, err)
+		case m.Version > v.Version || t.Version > v.Version:
+			c.fail("%s: version %d is ahead of the ledger's %d", m.File, max(m.Version, t.Version), v.Version)
+		case t.Version == v.Version && !bytes.Equal(token, v.Token):
+			c.fail("%s: version %d has other bytes than were settled", m.File, t.Version)
+		}
+	}
+	return nil
+}
