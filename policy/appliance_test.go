@@ -46,14 +46,20 @@ func TestListIsItsPredecessorPlusTheCommittedChanges(t *testing.T) {
 		alter func(*ListFacts)
 		code  string // empty: allowed
 	}{
-		"lock and unlock":           {func(f *ListFacts) {}, ""},
-		"mdoc revocation":           {mdoc, ""},
-		"first version":             {func(f *ListFacts) { f.PrevVersion, f.PrevIssued, f.Prev, f.Changes, f.Next = 0, time.Time{}, nil, nil, []byte{0, 0} }, ""},
+		"lock and unlock": {func(f *ListFacts) {}, ""},
+		"mdoc revocation": {mdoc, ""},
+		"first version": {func(f *ListFacts) {
+			f.PrevVersion, f.PrevIssued, f.Prev, f.Changes, f.Next = 0, time.Time{}, nil, nil, []byte{0, 0}
+		}, ""},
 		"re-signed without changes": {func(f *ListFacts) { f.Changes, f.Next = nil, f.Prev }, ""},
 		"the same second":           {func(f *ListFacts) { f.PrevIssued = f.IssuedAt }, ""},
-		"wall clock fell back":      {func(f *ListFacts) { f.PrevIssued = noon.Add(time.Hour); f.IssuedAt = f.PrevIssued; f.Expires = noon.Add(2 * time.Hour) }, ""},
-		"revoked twice":             {func(f *ListFacts) { f.Changes = append(f.Changes, ListChange{Index: 7, From: 1, To: 1}) }, ""},
-		"grows by empty entries":    {func(f *ListFacts) { f.Next = append(f.Next, 0, 0) }, ""},
+		"wall clock fell back": {func(f *ListFacts) {
+			f.PrevIssued = noon.Add(time.Hour)
+			f.IssuedAt = f.PrevIssued
+			f.Expires = noon.Add(2 * time.Hour)
+		}, ""},
+		"revoked twice":          {func(f *ListFacts) { f.Changes = append(f.Changes, ListChange{Index: 7, From: 1, To: 1}) }, ""},
+		"grows by empty entries": {func(f *ListFacts) { f.Next = append(f.Next, 0, 0) }, ""},
 
 		"a change is missing":          {func(f *ListFacts) { f.Changes = f.Changes[:1] }, "list.changes"},
 		"a change more":                {func(f *ListFacts) { f.Next[1] |= 0x10 }, "list.changes"},

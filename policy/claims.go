@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -235,7 +236,10 @@ func join(path, name string) string {
 func decodeValue(d *jsontext.Decoder, n *node, path string) (v Value, missing []string, r *refusal) {
 	v = Value{Name: n.name, Kind: n.kind, MediaType: n.mediaType, Element: n.element, Namespace: n.namespace, SDName: n.sdName, Disclosure: n.disclosure}
 	want := map[string]string{"string": `"`, "date": `"`, "bytes": `"`, "bool": "tf", "int": "0", "array": "[", "object": "{"}[n.kind]
-	if k := d.PeekKind(); k == 0 || !bytes.ContainsRune([]byte(want), rune(k)) {
+	switch k := d.PeekKind(); {
+	case k == 0 || k == '}' || k == ']': // there is no value
+		return v, nil, syntax(path)
+	case !strings.ContainsRune(want, rune(k)):
 		return v, nil, claimWrong("type", path, "must be of kind %s", n.kind)
 	}
 	switch n.kind {
@@ -296,14 +300,14 @@ func decodeValue(d *jsontext.Decoder, n *node, path string) (v Value, missing []
 			return v, nil, claimWrong("value", path, "is not one of the values of its schema")
 		case n.values == nil && (length < n.min || length > n.max):
 			return v, nil, claimWrong("size", path, "must have %d to %d characters", n.min, n.max)
-		case bytes.ContainsFunc([]byte(s), unicode.IsControl):
+		case strings.ContainsFunc(s, unicode.IsControl):
 			return v, nil, claimWrong("value", path, "contains a control character")
 		}
 		v.V = s
 	case "bytes":
 		b, err := base64.RawURLEncoding.Strict().DecodeString(t.String())
 		switch size := int64(len(b)); {
-		case err != nil || bytes.ContainsAny([]byte(t.String()), "\r\n"): // the decoder skips line ends
+		case err != nil || strings.ContainsAny(t.String(), "\r\n"): // the decoder skips line ends
 			return v, nil, claimWrong("type", path, "must be unpadded base64url")
 		case size < n.min || size > n.max:
 			return v, nil, claimWrong("size", path, "must have %d to %d octets", n.min, n.max)
