@@ -96,7 +96,7 @@ func module(t *testing.T) string {
 
 func command(t *testing.T, dir, what string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(append(os.Environ(), mode+"="+what, "DIR="+dir, "MODULE="+module(t)), Env(dir)...)
+	cmd.Env = append(append(os.Environ(), "GORACE=atexit_sleep_ms=0", mode+"="+what, "DIR="+dir, "MODULE="+module(t)), Env(dir)...)
 	return cmd
 }
 

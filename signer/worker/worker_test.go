@@ -88,7 +88,7 @@ func newHSM(t testing.TB) *hsm {
 
 func (h *hsm) command(what string, extra ...string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), mode+"="+what, "SOFTHSM2_CONF="+h.conf, "MODULE="+h.module)
+	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", mode+"="+what, "SOFTHSM2_CONF="+h.conf, "MODULE="+h.module)
 	cmd.Env = append(cmd.Env, extra...)
 	cmd.Stderr = os.Stderr
 	return cmd
