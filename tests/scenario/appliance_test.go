@@ -436,20 +436,11 @@ func (a *appliance) issue(p *phone.Phone, subject string, replace bool) contract
 	a.t.Helper()
 	r := a.request(p, subject)
 	r.Replace = replace
-	out, err := a.as("ward-office-1").Issue(context.Background(), newKey(a.t), r)
+	out, err := a.as("ward-office-1").Issue(context.Background(), client.NewKey(), r)
 	if err != nil {
 		a.t.Fatalf("issuing: %v", err)
 	}
 	return out
-}
-
-func newKey(t *testing.T) string {
-	t.Helper()
-	k, err := client.NewKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
 }
 
 func (a *appliance) change(id string, op func(*client.Client) func(context.Context, contract.ChangeRequest) (contract.ChangeAnswer, error), subject, reason, device string) contract.ChangeAnswer {

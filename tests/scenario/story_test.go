@@ -63,14 +63,14 @@ func TestStory(t *testing.T) {
 	if got := a.status(s1.Status); got != verifier.Suspended {
 		t.Errorf("with one lock left the status is %d", got)
 	}
-	if _, err := a.as("ward-office-1").Refresh(context.Background(), newKey(t), a.request(phone1, subject)); client.Code(err) != "card.locked" {
+	if _, err := a.as("ward-office-1").Refresh(context.Background(), client.NewKey(), a.request(phone1, subject)); client.Code(err) != "card.locked" {
 		t.Errorf("refresh of a locked card: %v", err)
 	}
 	a.change("loss-desk", unlock, subject, "self_lost", "")
 	a.eventually(s1.Status, verifier.Valid)
 
 	// refresh on the same device
-	fresh, err := a.as("ward-office-1").Refresh(context.Background(), newKey(t), a.request(phone1, subject))
+	fresh, err := a.as("ward-office-1").Refresh(context.Background(), client.NewKey(), a.request(phone1, subject))
 	if err != nil {
 		t.Fatalf("refresh: %v", err)
 	}
@@ -181,7 +181,7 @@ func TestRaceOfAThousandPhones(t *testing.T) {
 					<-gate
 					slots <- struct{}{}
 					defer func() { <-slots }()
-					out, err := a.as("ward-office-1").Issue(context.Background(), newKey(t), requests[i])
+					out, err := a.as("ward-office-1").Issue(context.Background(), client.NewKey(), requests[i])
 					switch {
 					case err == nil:
 						won.Add(1)
@@ -237,7 +237,7 @@ func TestRaceOfAThousandPhones(t *testing.T) {
 // The same key and body give the same bytes: at once, after a restart, and after a crash at each step (acceptance 4).
 func TestRetries(t *testing.T) {
 	a := install(t).start()
-	body, key := a.request(newPhone(t, 1), "retry-0"), newKey(t)
+	body, key := a.request(newPhone(t, 1), "retry-0"), client.NewKey()
 	post := func(key string, body any) (int, []byte) {
 		t.Helper()
 		st, b, err := a.post("ward-office-1", "/v1/credentials", key, body)
@@ -273,8 +273,8 @@ func TestRetries(t *testing.T) {
 }
 
 func TestRetryAfterCrash(t *testing.T) {
-	points := []string{"ca.issue.drafted", "ledger.reserve.before-commit", "ledger.reserve.after-commit", "ca.issue.reserved", "ca.signed", "ca.issue.joined",
-		"ledger.settle.before-commit", "ledger.settle.after-commit", "ca.issue.settled", "ca.publish.reserved", "ca.publish.settled", "ca.publish.token-written"}
+	points := []string{"ca.issue.drafted", "ledger.reserve.issue.before-commit", "ledger.reserve.issue.after-commit", "ca.issue.reserved", "ca.issue.signed", "ca.issue.joined",
+		"ledger.settle.issue.before-commit", "ledger.settle.issue.after-commit", "ca.issue.settled", "ca.publish.reserved", "ca.publish.settled", "ca.publish.token-written"}
 	a := install(t)
 	for i, point := range points {
 		t.Run(point, func(t *testing.T) {
@@ -282,7 +282,7 @@ func TestRetryAfterCrash(t *testing.T) {
 			a.start()
 			subject := fmt.Sprintf("crash-%d", i)
 			before := a.issue(newPhone(t, 1), subject, false)
-			body, key := a.request(newPhone(t, 1), subject), newKey(t)
+			body, key := a.request(newPhone(t, 1), subject), client.NewKey()
 			body.Replace = true
 			a.stop()
 			// The publisher's first version after the start would meet its own points: it publishes nothing when nothing is due.
@@ -362,12 +362,7 @@ func TestWorkersDieUnderLoad(t *testing.T) {
 					t.Errorf("nonce: %v", err)
 					return
 				}
-				key, err := client.NewKey()
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				st, b, err := a.post("ward-office-1", "/v1/credentials", key, r) // no retries: the appliance itself must not fail
+				st, b, err := a.post("ward-office-1", "/v1/credentials", client.NewKey(), r) // no retries: the appliance itself must not fail
 				if err != nil || (st != 200 && st != 201) {
 					t.Errorf("request %d of client %d: %d %s %v", i, c, st, b, err)
 				}
@@ -424,7 +419,7 @@ func TestDrain(t *testing.T) {
 		go func() {
 			defer wg.Done()
 			started <- struct{}{}
-			st, b, err := a.post("ward-office-1", "/v1/credentials", newKey(t), requests[i])
+			st, b, err := a.post("ward-office-1", "/v1/credentials", client.NewKey(), requests[i])
 			if err != nil {
 				if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.ECONNRESET) && !strings.Contains(err.Error(), "EOF") {
 					t.Errorf("request %d: %v", i, err)
