@@ -130,7 +130,7 @@ func open(ctx context.Context, o Options, s Store) (_ *Ledger, err error) {
 	l := &Ledger{o: o, store: s, random: rand.Reader, lists: map[string]*list{}, days: map[string]bool{},
 		changed: make(chan struct{}, 1), moved: make(chan struct{}, 1), stop: make(chan struct{})}
 	defer func() {
-		if err != nil {
+		if l.commits == nil && err != nil { // a fenced ledger stays open for reading
 			err = errors.Join(err, s.Close())
 		}
 	}()
