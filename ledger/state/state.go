@@ -216,7 +216,7 @@ func (s State) Status(c Credential) byte {
 }
 
 // Slot is what policy may see at an instant: credentials expired by then don't count; a device whose credentials all expired is still bound.
-// Live and Newest count unrevoked credentials, suspended and reserved ones included.
+// Live, MSOs and Newest count unrevoked credentials, suspended and reserved ones included.
 func (s State) Slot(at time.Time) policy.Slot {
 	p := policy.Slot{Epoch: s.Epoch, Locks: slices.Clone(s.Locks)}
 	if s.Device != nil {
@@ -227,6 +227,9 @@ func (s State) Slot(at time.Time) policy.Slot {
 			continue
 		}
 		p.Live++
+		if c.Format == policy.MDoc {
+			p.MSOs++
+		}
 		if c.Made.After(p.Newest) {
 			p.Newest = c.Made
 		}

@@ -410,7 +410,11 @@ func TestSlot(t *testing.T) {
 		t.Fatal(err)
 	}
 	newest := w.at.UTC()
-	w.tell(t, "wait(24h) → lost(p1)")
+	w.tell(t, "wait(24h)")
+	if s := w.Slot(w.at); s.Live != 4 || s.MSOs != 2 {
+		t.Errorf("before the loss: %d live, %d MSOs, want 4 and 2", s.Live, s.MSOs)
+	}
+	w.tell(t, "lost(p1)") // which ends the MSOs
 	want := policy.Slot{Epoch: 3, Bound: true, Device: "p1", Keys: [][32]byte{key("p1"), fresh}, Live: 2, Since: since, Newest: newest,
 		Locks: []policy.Lock{{Reason: "telecom_lost", Class: "telecom"}}}
 	got := w.Slot(w.at)
