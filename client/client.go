@@ -279,14 +279,16 @@ func retryable(err error, onlyOnce bool) (atLeast time.Duration, again bool) {
 	if !errors.As(err, &l) {
 		return 0, false
 	}
-	var ours *tls.CertificateVerificationError
-	var theirs tls.AlertError
-	if errors.As(err, &ours) || errors.As(err, &theirs) {
+	var certificate *tls.CertificateVerificationError
+	var op *net.OpError
+	isOp := errors.As(err, &op)
+	switch {
+	case errors.As(err, &certificate): // theirs is not believed
 		return 0, false
-	}
-	if onlyOnce { // only if it never left
-		var op *net.OpError
-		return 0, errors.As(err, &op) && op.Op == "dial"
+	case isOp && op.Op == "remote error": // a TLS alert: ours is not
+		return 0, false
+	case onlyOnce: // only if it never left
+		return 0, isOp && op.Op == "dial"
 	}
 	return 0, true
 }
