@@ -127,7 +127,7 @@ var inTests = map[string][]allowed{
 	"signer":  {{"signer/worker", "the worker process is the test binary run again"}, {"evidence", "a request"}},
 	"release": {{"signer/...", "the worker process is the test binary run again"}, {"evidence", "a request"}},
 	"ledger":  {{"ledger/...", "the conformance suite, fsck"}},
-	"client":  {{"api", "the real edge"}},
+	"client":  {{"api", "the real edge"}, {"ca", "what the edge's authority takes and gives"}, {"internal/...", "the edge's clock and metrics"}},
 }
 
 // foreign: packages of others that only some rooms may import.
