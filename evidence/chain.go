@@ -111,11 +111,14 @@ func (c *chains) check(x5c jsontext.Value, at time.Time) (*attester, error) {
 	if invalid := (x509.CertificateInvalidError{}); errors.As(err, &invalid) && invalid.Reason == x509.Expired {
 		return nil, refuse("attestation_chain_expired", "a certificate of the key attestation's chain is expired or not valid yet")
 	}
+	if err != nil {
+		return nil, refuse("attestation_untrusted", "x5c doesn't lead to a configured wallet provider")
+	}
 	whole := slices.IndexFunc(paths, func(path []*x509.Certificate) bool {
 		return len(path) == len(certs)+1 && slices.EqualFunc(path[:len(certs)], certs, (*x509.Certificate).Equal)
 	})
-	if err != nil || whole < 0 {
-		return nil, refuse("attestation_untrusted", "x5c doesn't lead to a configured wallet provider")
+	if whole < 0 {
+		return nil, refuse("attestation_chain_order", "x5c holds a certificate that is not on the way from the leaf to the anchor")
 	}
 	a := &attester{key: leaf.PublicKey.(*ecdsa.PublicKey), spki: leaf.RawSubjectPublicKeyInfo, subject: subject, from: leaf.NotBefore, until: leaf.NotAfter}
 	for _, cert := range paths[whole] {

@@ -196,6 +196,26 @@ func TestChainCache(t *testing.T) {
 	}
 }
 
+// TestChainCacheAsksAll: the time of a remembered chain is that of its shortest certificate, not of its leaf.
+func TestChainCacheAsksAll(t *testing.T) {
+	for depth := range 3 {
+		p := newProvider(t, phone.Bend{Certificate: func(d int, c *x509.Certificate) {
+			if d == depth {
+				c.NotBefore, c.NotAfter = now.Add(-time.Hour), now.Add(time.Hour)
+			}
+		}})
+		c := newChains([]*x509.Certificate{p.Anchor()})
+		for at, good := range map[time.Duration]bool{-time.Hour - 1: false, -time.Hour: true, time.Hour: true, time.Hour + time.Second: false} {
+			if _, err := c.verify(x5cOf(t, p), now); err != nil { // now it is remembered
+				t.Fatal(err)
+			}
+			if _, err := c.verify(x5cOf(t, p), now.Add(at)); (err == nil) != good {
+				t.Errorf("certificate %d, %s from now: %v", depth, at, err)
+			}
+		}
+	}
+}
+
 // TestDearInputs feeds what costs most for its size. An input may take 1 MiB of memory until it is refused (faults F25).
 func TestDearInputs(t *testing.T) {
 	p, err := phone.New(1)

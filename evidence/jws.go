@@ -58,22 +58,18 @@ func (t *token) signedBy(key crypto.PublicKey) bool {
 	if algorithm(key) != t.alg {
 		return false
 	}
-	var digest []byte
-	switch t.alg {
-	case "ES256":
-		d := sha256.Sum256([]byte(t.input))
-		digest = d[:]
-	case "ES384":
-		d := sha512.Sum384([]byte(t.input))
-		digest = d[:]
-	}
 	switch key := key.(type) {
-	case *ecdsa.PublicKey: // r and s of full length each, RFC 7518 3.4
-		n := (key.Curve.Params().BitSize + 7) / 8
-		if len(t.signature) != 2*n {
-			return false
+	case *ecdsa.PublicKey:
+		n, digest := 32, []byte(nil) // r and s of full length each, RFC 7518 3.4
+		if key.Curve == elliptic.P256() {
+			d := sha256.Sum256([]byte(t.input))
+			digest = d[:]
+		} else {
+			d := sha512.Sum384([]byte(t.input))
+			n, digest = 48, d[:]
 		}
-		return ecdsa.Verify(key, digest, new(big.Int).SetBytes(t.signature[:n]), new(big.Int).SetBytes(t.signature[n:]))
+		return len(t.signature) == 2*n &&
+			ecdsa.Verify(key, digest, new(big.Int).SetBytes(t.signature[:n]), new(big.Int).SetBytes(t.signature[n:]))
 	case ed25519.PublicKey:
 		return ed25519.Verify(key, []byte(t.input), t.signature)
 	}

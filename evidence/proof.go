@@ -118,8 +118,7 @@ func readProof(compact string) (*proof, error) {
 func (p *proof) check(about About, t Trust) error {
 	aud, ok := text(p.audience)
 	if !ok { // RFC 7519 4.1.3 allows an array; with more than one element the proof would be good elsewhere too
-		n := 0
-		ok = each(p.audience, 1, func(v jsontext.Value) (ok bool) { n++; aud, ok = text(v); return ok }) && n == 1
+		ok = each(p.audience, 1, func(v jsontext.Value) (ok bool) { aud, ok = text(v); return ok })
 	}
 	if !ok || aud != about.Audience {
 		return refuse("proof_audience", "the proof's aud is not the issuer identifier configured for this client")

@@ -188,6 +188,10 @@ var refusals = []struct {
 	{"jwk_malformed", "x padded", func(a *attempt) {
 		a.proof(phone.Header("jwk", a.with(map[string]any{"x": strings.Repeat("A", 43) + "="})))
 	}},
+	{"jwk_malformed", "Ed25519 with y", func(a *attempt) {
+		a.phone = newPhone(a.t, phone.NewEd25519, 1)
+		a.proof(phone.Header("jwk", a.with(map[string]any{"y": "AAAA"})))
+	}},
 	{"jwk_malformed", "attested key too large", func(a *attempt) {
 		a.attestation(phone.Claim("attested_keys", []any{a.with(map[string]any{"pad": strings.Repeat("x", 4<<10)})}))
 	}},
@@ -307,6 +311,17 @@ var refusals = []struct {
 		x5c := a.provider.X5C()
 		a.attestation(phone.Header("x5c", []string{x5c[0][:64] + "\n" + x5c[0][64:], x5c[1]}))
 	}},
+	{"attestation_chain_malformed", "spare bits set", func(a *attempt) {
+		p := provider(a.t, phone.Bend{})
+		for len(p.Leaf().Raw)%3 == 0 { // then there are no spare bits; the length of the signature varies
+			p = provider(a.t, phone.Bend{})
+		}
+		x5c := p.X5C()
+		last := strings.IndexByte(x5c[0], '=') - 1
+		x5c[0] = x5c[0][:last] + string(x5c[0][last]+1) + x5c[0][last+1:]
+		a.retrust(func(t *evidence.Trust) { t.WalletProviders = append(t.WalletProviders, p.Anchor()) })
+		a.attestationOf(p, phone.Header("x5c", x5c))
+	}},
 	{"attestation_chain_malformed", "seven certificates", func(a *attempt) { a.trusting(phone.Bend{Intermediates: new(6)}) }},
 	{"attestation_chain_malformed", "more than 64 KiB", func(a *attempt) {
 		a.trusting(phone.Bend{Certificate: func(depth int, c *x509.Certificate) {
@@ -359,9 +374,18 @@ var refusals = []struct {
 		x5c := a.provider.X5C()
 		a.attestation(phone.Header("x5c", []string{x5c[0], x5c[0], x5c[1]}))
 	}},
-	{"attestation_chain_order", "a loop of names", func(a *attempt) {
-		x5c := a.provider.X5C()
-		a.attestation(phone.Header("x5c", []string{x5c[0], x5c[1], x5c[0], x5c[1]}))
+	{"attestation_chain_order", "a name twice", func(a *attempt) { // valid, but such names can make path building costly
+		a.trusting(phone.Bend{Intermediates: new(3), Certificate: func(depth int, c *x509.Certificate) {
+			if depth == 3 {
+				c.Subject.CommonName = "intermediate 1"
+			}
+		}})
+	}},
+	{"attestation_chain_order", "a stranger with the anchor's name at the end", func(a *attempt) {
+		stranger := provider(a.t, phone.Bend{Certificate: func(depth int, c *x509.Certificate) {
+			c.Subject.CommonName = []string{"leaf", "root", "root of another"}[depth]
+		}})
+		a.attestation(phone.Header("x5c", append(a.provider.X5C(), stranger.X5C()[1])))
 	}},
 	{"attestation_leaf", "no keyUsage", func(a *attempt) { a.trusting(bendLeaf(func(c *x509.Certificate) { c.KeyUsage = 0 })) }},
 	{"attestation_leaf", "keyAgreement only", func(a *attempt) {
@@ -418,6 +442,17 @@ var refusals = []struct {
 	{"proof_signature", "kid of the other key", func(a *attempt) { a.proof(phone.Header("jwk", nil), phone.Header("kid", a.phone.Thumbprint(1))) }},
 	{"proof_signature", "kid, and alg of another curve", func(a *attempt) {
 		a.proof(phone.Header("jwk", nil), phone.Header("kid", a.phone.Thumbprint(0)), phone.Header("alg", "ES384"))
+	}},
+	{"proof_signature", "a zero before s", func(a *attempt) {
+		i := strings.LastIndexByte(a.bundle.Proof, '.') + 1
+		sig, _ := base64.RawURLEncoding.DecodeString(a.bundle.Proof[i:])
+		a.bundle.Proof = a.bundle.Proof[:i] + base64.RawURLEncoding.EncodeToString(slices.Insert(sig, 32, 0))
+	}},
+	{"proof_signature", "written down without a secret for an empty digest", func(a *attempt) { // (x, x) is good for z = 0 under the key (x, y)
+		a.proof(phone.Header("jwk", nil), phone.Header("kid", a.phone.Thumbprint(0)), phone.Header("alg", "EdDSA"))
+		x, _ := base64.RawURLEncoding.DecodeString(a.with(nil)["x"].(string))
+		i := strings.LastIndexByte(a.bundle.Proof, '.') + 1
+		a.bundle.Proof = a.bundle.Proof[:i] + base64.RawURLEncoding.EncodeToString(slices.Concat(x, x))
 	}},
 	{"proof_signature", "63 bytes", func(a *attempt) { a.bundle.Proof = a.bundle.Proof[:len(a.bundle.Proof)-2] }},
 	{"proof_signature", "zero", func(a *attempt) {
