@@ -125,7 +125,7 @@ var inTests = map[string][]allowed{
 	"api":     {{"policy", "roles and operations for the route table"}, {"ledger", "a real appliance behind the edge"}, {"client", "a caller"}},
 	"ca":      {{"signer/...", "a real worker"}, {"ledger/...", "a real ledger"}, {"client", "a caller"}},
 	"signer":  {{"signer/worker", "the worker process is the test binary run again"}, {"evidence", "a request"}},
-	"release": {{"signer/...", "the worker process is the test binary run again"}, {"evidence", "a request"}},
+	"release": {{"signer/...", "the worker process is the test binary run again"}, {"evidence", "a request"}, {"policy", "approvals to reserve with"}},
 	"ledger":  {{"ledger/...", "the conformance suite, fsck"}},
 	"client":  {{"api", "the real edge"}, {"ca", "what the edge's authority takes and gives"}, {"internal/...", "the edge's clock and metrics"}},
 }
