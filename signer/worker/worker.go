@@ -167,6 +167,9 @@ func (s *server) work(b *batch, own *session) {
 		if err == nil {
 			err = s.item(b, i, own)
 		}
+		if class(err) == wire.Session { // making a key has no second try here, as the first may have made one
+			err = &failure{wire.Worker, "not tried again", err}
+		}
 		if b.answer.Results == nil {
 			b.answer.Class, b.answer.Error = class(err), text(err)
 		} else {
