@@ -192,7 +192,7 @@ func oneDevice(f facts, r IssueRequest, s Slot, t *docType) *refusal {
 		case !s.Bound:
 			return refuse(ruleOneDevice, "slot.empty", "no phone has this card: issue it first")
 		case len(s.Locks) > 0:
-			return refuse(ruleLocks, "card.locked", "the card is locked (%d reasons): it can be refreshed once every lock is removed", len(s.Locks))
+			return refuse(ruleLocks, "card.locked", "the card is locked: it can be refreshed once every lock is removed")
 		case t != nil && t.refresh == nil:
 			return refuse(ruleRefresh, "refresh.forbidden", "credentials of this type are not refreshed: issue them anew")
 		case t != nil && t.refresh.SameKey && slices.ContainsFunc(f.keys, foreign):

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -514,4 +515,23 @@ func BenchmarkDecideIssue(b *testing.B) {
 			b.Fatal(d.Code)
 		}
 	}
+}
+
+// One bundle serves every connection at once. (Meant for -race.)
+func TestBundleIsSharedByManyRequests(t *testing.T) {
+	b := load(t, "demo.json")
+	s := aScene("kr-resident")
+	s.decide(b)
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 20 {
+				if a, d := b.decideIssue(s.facts, s.request, s.slot, s.at); !a.Valid() {
+					t.Error(d.Code)
+				}
+				b.Clients()
+			}
+		})
+	}
+	all.Wait()
 }
