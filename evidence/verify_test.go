@@ -317,12 +317,16 @@ func TestMutations(t *testing.T) {
 	for part, text := range []string{good.Proof, good.KeyAttestation} {
 		for i := range len(text) {
 			bit := alphabet[(strings.IndexByte(alphabet, text[i])+1<<(i%6))%64]
-			for _, changed := range []string{
+			changes := []string{
 				text[:i] + string(bit) + text[i+1:], // another value
 				text[:i] + text[i+1:],               // a character less
 				text[:i] + "\n" + text[i:],          // one that lax decoders skip
 				text[:i],                            // cut
-			} {
+			}
+			if i%8 != 0 {
+				changes = changes[:1]
+			}
+			for _, changed := range changes {
 				b := good
 				if part == 0 {
 					b.Proof = changed
