@@ -205,7 +205,8 @@ func (a attempts) again(ctx context.Context, items []int) error {
 // Sign claims the reservation and has every item signed. tbs are the exact bytes, in the order of the reservation's items.
 // Algorithm: ES256 and ES384 sign SHA-256 and SHA-384 of the TBS, EdDSA the TBS itself.
 //
-// If ctx ends first, answers that are still on their way are dropped; the reservation stays pending and can be resumed.
+// If ctx ends first, answers that are still on their way are dropped. After that, as after ErrBusy and ErrDown, the reservation is claimed
+// and stays pending: the retry resumes it.
 func (s *Signer) Sign(ctx context.Context, r *ledger.Reservation, tbs [][]byte) (*Signatures, error) {
 	if s == nil || r == nil {
 		return nil, errors.New("signing needs a signer and a reservation")
