@@ -1,0 +1,171 @@
+package ledger
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"sealkeeper/policy"
+)
+
+// backup copies the closed ledger; restore puts the copy back.
+func (w *town) backup() (restore func()) {
+	w.t.Helper()
+	must(w.t, w.Close())
+	b, err := os.ReadFile(w.o.Path)
+	must(w.t, err)
+	w.open()
+	return func() {
+		w.t.Helper()
+		must(w.t, w.Close())
+		for _, side := range []string{"-wal", "-shm"} {
+			if err := os.Remove(w.o.Path + side); err != nil && !errors.Is(err, os.ErrNotExist) {
+				w.t.Fatal(err)
+			}
+		}
+		must(w.t, os.WriteFile(w.o.Path, b, 0o600))
+	}
+}
+
+// fenced opens the ledger and demands that it is fenced for the given reasons.
+func (w *town) fenced(reasons ...string) {
+	w.t.Helper()
+	l, err := Open(context.Background(), w.o)
+	var f *Fenced
+	if !errors.As(err, &f) {
+		w.t.Fatalf("not fenced: %v", err)
+	}
+	for _, r := range reasons {
+		if !strings.Contains(err.Error(), r) {
+			w.t.Errorf("the reasons %q don't say %q", f.Reasons, r)
+		}
+	}
+	l.Unlock(testSecrets())
+	w.Ledger = l
+}
+
+// published is what the publisher leaves beside a token.
+func (w *town) published(id string, version uint64) {
+	w.t.Helper()
+	dir := filepath.Join(w.o.Publish, "status-lists")
+	must(w.t, os.MkdirAll(dir, 0o755))
+	b, err := json.Marshal(map[string]any{"id": id, "version": version, "iat": noon.Unix(), "exp": noon.Unix() + 60, "media_type": "x", "file": id + ".jwt"})
+	must(w.t, err)
+	must(w.t, os.WriteFile(filepath.Join(dir, id+".json"), b, 0o644))
+}
+
+func TestOldBackupIsFenced(t *testing.T) {
+	w := newTown(t)
+	ctx := context.Background()
+	w.issue(w.request(policy.OpIssue, 1, w.phone(), false))
+	w.publishAll()
+	lists := w.Lists()
+	restore := w.backup()
+	ticket := w.ticket(policy.SDJWT) // of a block that the backup knows nothing of
+	w.issue(w.request(policy.OpIssue, 2, w.phone(), false))
+	w.publishAll()
+	restore()
+
+	w.fenced("high-water record saw", "version 2 of list "+lists[0]+" and the ledger 1")
+	_, err := w.Lease(ctx, resident, policy.MDoc, 1)
+	refused(t, err, "ledger.fenced")
+	_, err = w.Reserve(ctx, w.approve(w.request(policy.OpIssue, 3, w.phone(), false)), nil, nil)
+	refused(t, err, "ledger.fenced")
+	s, _ := w.Subject(ctx, resident, policy.Pseudonym{1})
+	lock, _ := w.bundle.DecideChange(policy.ChangeRequest{Client: "telecom-a", Operation: policy.OpLock, DocumentType: resident, Subject: policy.Pseudonym{1}, Reason: "telecom_lost"}, s.Slot(), noon)
+	_, err = w.Change(ctx, lock)
+	refused(t, err, "ledger.fenced")
+	if got := w.statuses(1); !slices.Equal(got, []string{"mso_mdoc valid", "dc+sd-jwt valid"}) {
+		t.Errorf("a fenced ledger reads %q", got)
+	}
+	before, err := os.ReadFile(w.o.HighWater)
+	must(t, err)
+	must(t, w.Close())
+	if after, _ := os.ReadFile(w.o.HighWater); string(before) != string(after) {
+		t.Error("a fenced ledger overwrote the record that fenced it")
+	}
+	w.fenced() // it stays fenced
+
+	must(t, w.Unfence(ctx))
+	_ = ticket
+	for _, f := range []policy.Format{policy.MDoc, policy.SDJWT} {
+		if id := w.ticket(f).List(); slices.Contains(lists, id) {
+			t.Errorf("an index was taken from list %s, which was opened before the fence", id)
+		}
+	}
+	for _, id := range lists {
+		s, err := w.List(id)
+		must(t, err)
+		if s.Facts.PrevVersion <= 1002-1 || s.Dirty.IsZero() {
+			t.Errorf("list %s goes on at %d, dirty %s", id, s.Facts.PrevVersion, s.Dirty)
+		}
+	}
+	w.change("telecom-a", policy.OpLock, 1, "telecom_lost")
+	w.publishAll()
+	w.again() // and is not fenced any more
+	w.check()
+}
+
+func TestPublishedAhead(t *testing.T) {
+	w := newTown(t)
+	w.issue(w.request(policy.OpIssue, 1, w.phone(), false))
+	w.publishAll()
+	id := w.Lists()[0]
+	w.published(id, 1)
+	w.again() // as far as the ledger: nothing is wrong
+
+	w.published(id, 7)
+	w.published("unknown-list", 3)
+	must(t, w.Close())
+	w.fenced("version 7 of list "+id, "list unknown-list, which the ledger does not know")
+	must(t, w.Unfence(context.Background()))
+	if s, _ := w.List(id); s.Facts.PrevVersion != 1007 {
+		t.Errorf("the list goes on at %d", s.Facts.PrevVersion)
+	}
+	w.again() // what was accepted stays accepted, until it moves on
+	w.published("unknown-list", 4)
+	must(t, w.Close())
+	w.fenced("the publish directory has list unknown-list")
+}
+
+func TestOtherHistoryIsFenced(t *testing.T) {
+	w := newTown(t)
+	must(t, w.PutMeta(context.Background(), "a", []byte("1")))
+	must(t, w.Close())
+	b, err := os.ReadFile(w.o.HighWater)
+	must(t, err)
+	var h head
+	must(t, json.Unmarshal(b, &h))
+	h.Root = strings.Repeat("A", len(h.Root))
+	b, _ = json.Marshal(h)
+	must(t, os.WriteFile(w.o.HighWater, b, 0o600))
+	w.fenced("saw other journal entries")
+}
+
+func TestDamagedRecordsAreNoFirstStart(t *testing.T) {
+	for name, damage := range map[string]func(w *town){
+		"high-water record": func(w *town) { must(t, os.WriteFile(w.o.HighWater, []byte(`{"size":`), 0o600)) },
+		"published": func(w *town) {
+			w.published("a", 1)
+			must(t, os.Rename(filepath.Join(w.o.Publish, "status-lists", "a.json"), filepath.Join(w.o.Publish, "status-lists", "b.json")))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newTown(t)
+			must(t, w.Close())
+			damage(w)
+			l, err := Open(context.Background(), w.o)
+			if err == nil || l != nil {
+				t.Fatalf("opened: %v", err)
+			}
+			if !strings.Contains(err.Error(), "damaged") {
+				t.Errorf("the error does not say what is wrong: %v", err)
+			}
+		})
+	}
+}
