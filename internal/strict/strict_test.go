@@ -1,0 +1,74 @@
+package strict
+
+import (
+	"strings"
+	"testing"
+)
+
+type doc struct {
+	Name string         `json:"name"`
+	List []int          `json:"list,omitempty"`
+	Any  map[string]any `json:"any,omitempty"`
+}
+
+var limits = Limits{Bytes: 64, Depth: 3}
+
+func TestJSON(t *testing.T) {
+	for _, c := range []struct {
+		name, in string
+		strict   bool // accepted by JSON
+		loose    bool // accepted by Loose
+	}{
+		{"good", `{"name":"a","list":[1]}`, true, true},
+		{"unknown member", `{"name":"a","x":1}`, false, true},
+		{"duplicate member", `{"name":"a","name":"b"}`, false, false},
+		{"duplicate member deep inside", `{"any":{"a":{"b":1,"b":2}}}`, false, false},
+		{"duplicate by escape", `{"name":"a","\u006eame":"b"}`, false, false},
+		{"duplicate unknown member", `{"x":1,"x":2}`, false, false},
+		{"another case", `{"Name":"a"}`, false, true},
+		{"invalid UTF-8", "{\"name\":\"\xff\"}", false, false},
+		{"lone surrogate", `{"name":"\ud800"}`, false, false},
+		{"two documents", `{"name":"a"}{"name":"b"}`, false, false},
+		{"bytes behind", `{"name":"a"}x`, false, false},
+		{"nothing", ``, false, false},
+		{"another type", `{"name":1}`, false, false},
+		{"as deep as allowed", `{"any":{"a":[1]}}`, true, true},
+		{"deeper", `{"any":{"a":[[1]]}}`, false, false},
+		{"brackets in a string are no depth", `{"name":"[[[[\"[[[["}`, true, true},
+		{"as long as allowed", `{"name":"` + strings.Repeat("a", 64-11) + `"}`, true, true},
+		{"longer", `{"name":"` + strings.Repeat("a", 64-10) + `"}`, false, false},
+	} {
+		for _, f := range []struct {
+			name string
+			do   func([]byte, Limits, any) error
+			ok   bool
+		}{{"JSON", JSON, c.strict}, {"Loose", Loose, c.loose}} {
+			if err := f.do([]byte(c.in), limits, new(doc)); (err == nil) != f.ok {
+				t.Errorf("%s: %s: %v, accepted must be %v", f.name, c.name, err, f.ok)
+			}
+		}
+	}
+}
+
+// Names are case-sensitive: what looks like a member and is none does not slip into it.
+func TestLooseIsCaseSensitive(t *testing.T) {
+	var d doc
+	if err := Loose([]byte(`{"NAME":"x"}`), limits, &d); err != nil || d.Name != "" {
+		t.Errorf("%+v, %v", d, err)
+	}
+}
+
+func FuzzJSON(f *testing.F) {
+	for _, s := range []string{`{"name":"a","list":[1]}`, `{"name":"a","name":"b"}`, `{"any":{"a":[[1]]}}`, `"\\"`, `[[[[`, "{\"name\":\"\xff\"}"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		strict, loose := JSON(data, limits, new(doc)), Loose(data, limits, new(doc))
+		if strict == nil && loose != nil {
+			t.Errorf("JSON takes what Loose refuses: %v", loose)
+		}
+		if strict == nil && len(data) > limits.Bytes {
+			t.Errorf("%d bytes were taken", len(data))
+		}
+	})
+}
