@@ -103,23 +103,3 @@ func (h *house) list(id string) (*Reservation, []byte) {
 	must(h.t, r.Claim(h.Ledger, [][]byte{tbs}))
 	return r, tbs
 }
-
-func TestSmoke(t *testing.T) {
-	h := newHouse(t)
-	ctx := context.Background()
-	h.key("list", policy.PurposeList)
-	tickets, err := h.Lease(ctx, "kr-resident", policy.SDJWT, 3)
-	must(t, err)
-	r, _ := h.list(tickets[0].List())
-	answer, first, err := h.Settle(ctx, r, Settlement{Signatures: [][]byte{{1}}, Workers: []string{"w"}, Answer: []byte("token 1")})
-	must(t, err)
-	if !first || string(answer) != "token 1" {
-		t.Fatal(first, answer)
-	}
-	h.again()
-	s, err := h.List(h.Lists()[0])
-	must(t, err)
-	if s.Facts.PrevVersion != 1 || string(s.Token) != "token 1" {
-		t.Fatalf("%+v", s)
-	}
-}
