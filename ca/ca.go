@@ -72,7 +72,7 @@ func New(ctx context.Context, o Options) (*Authority, error) {
 			if !s.Dirty.IsZero() { // the token lacks changes; how many does not matter, the next version carries them all
 				through = 0
 			}
-			if err := a.shelve(s.Facts, s.Facts.PrevVersion, s.Facts.PrevIssued, s.Until, s.Token, through); err != nil {
+			if err := a.shelve("start", s.Facts, s.Facts.PrevVersion, s.Facts.PrevIssued, s.Until, s.Token, through); err != nil {
 				return nil, err
 			}
 		}

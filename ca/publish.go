@@ -82,7 +82,7 @@ func (a *Authority) Public(path string) (Object, bool) {
 
 // shelve puts a settled list version where readers find it: first the shelf, then the directory. Everything on it is in the ledger already,
 // so a crash between the two leaves an older file, which the next start overwrites.
-func (a *Authority) shelve(f policy.ListFacts, version uint64, issued, expires time.Time, token []byte, through uint64) error {
+func (a *Authority) shelve(step string, f policy.ListFacts, version uint64, issued, expires time.Time, token []byte, through uint64) error {
 	media, ext := statuslist.MediaJWT, ".jwt"
 	var zipped []byte
 	if f.Format == policy.MDoc {
@@ -111,7 +111,7 @@ func (a *Authority) shelve(f policy.ListFacts, version uint64, issued, expires t
 	if err := a.file(path+ext, token); err != nil {
 		return err
 	}
-	crashpoint.Here("ca.publish.token-written")
+	crashpoint.Here("ca", step, "token-written")
 	meta, err := json.Marshal(map[string]any{"id": f.ID, "version": version, "iat": issued.Unix(), "exp": expires.Unix(), "media_type": media, "file": f.ID + ext})
 	if err != nil {
 		return err
@@ -271,7 +271,7 @@ func (a *Authority) publish(ctx context.Context, id string) error {
 	if !out.First() {
 		return errors.New("another publisher settled this version")
 	}
-	if err := a.shelve(f, f.Version, f.IssuedAt, f.Expires, out.Bytes(), f.Through); err != nil {
+	if err := a.shelve("publish", f, f.Version, f.IssuedAt, f.Expires, out.Bytes(), f.Through); err != nil {
 		return fmt.Errorf("publishing: %w", err)
 	}
 	if !s.Dirty.IsZero() {
@@ -306,15 +306,26 @@ func (a *Authority) awaitPublished(ctx context.Context, lists []string, through 
 // awaitClean waits until every change acknowledged so far is on the shelf.
 func (a *Authority) awaitClean(ctx context.Context) error {
 	for _, id := range a.o.Ledger.Lists() {
-		s, err := a.o.Ledger.List(id)
+		first, err := a.o.Ledger.List(id)
 		if err != nil {
 			return err
 		}
-		if s.Dirty.IsZero() {
-			continue
-		}
-		if err := a.awaitPublished(ctx, []string{id}, s.Facts.Through); err != nil {
-			return err
+		for s := first; ; {
+			a.public.mu.RLock()
+			moved, shown := a.public.moved, a.public.lists[id]
+			a.public.mu.RUnlock()
+			// Clean: nothing is waiting and the shelf has the newest version. Or the shelf has moved past where we came in.
+			if s.Dirty.IsZero() && (s.Token == nil || shown.version == s.Facts.PrevVersion) || shown.through >= first.Facts.Through {
+				break
+			}
+			select {
+			case <-moved:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			if s, err = a.o.Ledger.List(id); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

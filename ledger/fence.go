@@ -184,7 +184,8 @@ func (l *Ledger) Unfence(ctx context.Context) error {
 			rows = append(rows, Row{Table: TableLists, Key: []byte(id), Value: encode(row), If: If(li.rev)})
 		}
 		v := li.version
-		v.ID, v.Version = id, max(v.Version, l.outside.versions[id])+jump
+		// Without its token, so that the next start signs the list again at once.
+		v.ID, v.Version, v.Token = id, max(v.Version, l.outside.versions[id])+jump, nil
 		jumped[id] = v
 		rows = append(rows, Row{Table: TableVersions, Key: []byte(id), Value: encode(v), If: Any})
 	}

@@ -353,7 +353,7 @@ func (l *Ledger) reserveIssue(ctx context.Context, a *policy.Approval, d []Draft
 	rows = append(rows, burnRows(a.Conditions().Burns)...)
 	rows = append(rows, Row{Table: TableReservations, Key: []byte(rec.ID), Value: encode(rec)})
 	rows = append(append(rows, p.rows...), status...)
-	crashpoint.Here("ledger.reserve.before-commit")
+	crashpoint.Here("ledger", "reserve", string(rec.Kind), "before-commit")
 	out, err := l.commit(ctx, p.leaf, rows, a.Lane() == policy.LaneLock, func(seq uint64) {
 		applied(seq)
 		p.horizons()
@@ -364,7 +364,7 @@ func (l *Ledger) reserveIssue(ctx context.Context, a *policy.Approval, d []Draft
 	if out.Conflict != nil {
 		return nil, conflict(out.Conflict)
 	}
-	crashpoint.Here("ledger.reserve.after-commit")
+	crashpoint.Here("ledger", "reserve", string(rec.Kind), "after-commit")
 	if len(changes) > 0 {
 		l.wake()
 	}
@@ -432,7 +432,7 @@ func (l *Ledger) reserveOwn(ctx context.Context, a *policy.Approval, d []Draft, 
 	attempts, tries, items := l.firstAttempts(&rec)
 	leaf.Items = items
 	rows := append([]Row{{Table: TableReservations, Key: []byte(rec.ID), Value: encode(rec)}}, attempts...)
-	crashpoint.Here("ledger.reserve.before-commit")
+	crashpoint.Here("ledger", "reserve", string(rec.Kind), "before-commit")
 	out, err := l.commit(ctx, leaf, rows, a.Lane() == policy.LaneLock, nil)
 	if err != nil {
 		return nil, err
@@ -440,7 +440,7 @@ func (l *Ledger) reserveOwn(ctx context.Context, a *policy.Approval, d []Draft, 
 	if out.Conflict != nil {
 		return nil, conflict(out.Conflict)
 	}
-	crashpoint.Here("ledger.reserve.after-commit")
+	crashpoint.Here("ledger", "reserve", string(rec.Kind), "after-commit")
 	return l.reservation(rec, out.Seq, nil, image, tries), nil
 }
 

@@ -88,7 +88,7 @@ func (l *Ledger) settle(ctx context.Context, r *Reservation, s Settlement) (answ
 	rows = append(rows, Row{Table: TableReservations, Key: []byte(rec.ID), Value: encode(rec), If: If(rev)})
 	attempts, items := r.outcome(s.Workers, rec.Progress == Settled)
 	leaf.Items = items
-	crashpoint.Here("ledger.settle.before-commit")
+	crashpoint.Here("ledger", "settle", string(rec.Kind), "before-commit")
 	out, err := l.commit(ctx, leaf, append(rows, attempts...), rec.Lane == policy.LaneLock, applied)
 	if err != nil {
 		return nil, false, false, err
@@ -96,7 +96,7 @@ func (l *Ledger) settle(ctx context.Context, r *Reservation, s Settlement) (answ
 	if out.Conflict != nil {
 		return nil, false, true, nil
 	}
-	crashpoint.Here("ledger.settle.after-commit")
+	crashpoint.Here("ledger", "settle", string(rec.Kind), "after-commit")
 	if changed {
 		l.wake()
 	}

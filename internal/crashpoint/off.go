@@ -3,4 +3,4 @@
 package crashpoint
 
 // Here does nothing in this build.
-func Here(string) {}
+func Here(...string) {}

@@ -26,9 +26,9 @@ func init() {
 	}
 }
 
-// Here kills the process if this point was asked for.
-func Here(name string) {
-	if target != "" && name == target && passes.Add(1) == after {
+// Here kills the process if this point was asked for. The parts of a name are joined with dots.
+func Here(name ...string) {
+	if target != "" && strings.Join(name, ".") == target && passes.Add(1) == after {
 		_ = syscall.Kill(syscall.Getpid(), syscall.SIGKILL)
 		select {}
 	}

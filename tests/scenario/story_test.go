@@ -275,11 +275,9 @@ func TestRetries(t *testing.T) {
 func TestRetryAfterCrash(t *testing.T) {
 	points := []string{"ca.issue.drafted", "ledger.reserve.issue.before-commit", "ledger.reserve.issue.after-commit", "ca.issue.reserved", "ca.issue.signed", "ca.issue.joined",
 		"ledger.settle.issue.before-commit", "ledger.settle.issue.after-commit", "ca.issue.settled", "ca.publish.reserved", "ca.publish.settled", "ca.publish.token-written"}
-	a := install(t)
 	for i, point := range points {
 		t.Run(point, func(t *testing.T) {
-			a.t = t
-			a.start()
+			a := install(t).start()
 			subject := fmt.Sprintf("crash-%d", i)
 			before := a.issue(newPhone(t, 1), subject, false)
 			body, key := a.request(newPhone(t, 1), subject), client.NewKey()
@@ -290,7 +288,7 @@ func TestRetryAfterCrash(t *testing.T) {
 			a.untilUp()
 			st, b, err := a.post("ward-office-1", "/v1/credentials", key, body)
 			if err == nil {
-				t.Fatalf("the daemon did not die: %d %s", st, b)
+				t.Fatalf("the daemon did not die: %d %.200s", st, b)
 			}
 			a.wait()
 			a.start()
@@ -310,7 +308,7 @@ func TestRetryAfterCrash(t *testing.T) {
 			}
 			wg.Wait()
 			if !bytes.Equal(answers[0], answers[1]) {
-				t.Errorf("two resumes gave two answers:\n%s\n%s", answers[0], answers[1])
+				t.Errorf("two resumes gave two answers:\n%.200s\n%.200s", answers[0], answers[1])
 			}
 			st, b, err = a.post("ward-office-1", "/v1/credentials", key, body)
 			if err != nil || !bytes.Equal(b, answers[0]) {
