@@ -11,6 +11,7 @@ import (
 	"encoding/asn1"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -294,7 +295,8 @@ func checkDigests(spaces map[string][]cbor.RawMessage, o *mso) (claims map[strin
 		hidden += len(ids)
 	}
 	claims = map[string]map[string]any{}
-	for space, items := range spaces {
+	for _, space := range slices.Sorted(maps.Keys(spaces)) { // one order, so that the first error is always the same one
+		items := spaces[space]
 		claims[space] = map[string]any{}
 		seen := map[uint64]bool{}
 		for _, raw := range items {
