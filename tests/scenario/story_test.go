@@ -160,8 +160,8 @@ func TestRaceOfAThousandPhones(t *testing.T) {
 	if testing.Short() {
 		n = 50
 	}
-	for _, replace := range []bool{false, true} {
-		t.Run(fmt.Sprintf("replace=%v", replace), func(t *testing.T) {
+	for name, replace := range map[string]bool{"one wins": false, "the last wins": true} {
+		t.Run(name, func(t *testing.T) {
 			a := install(t).start()
 			const subject = "one-person"
 			requests := make([]contract.IssueRequest, n)
