@@ -24,6 +24,7 @@ test: ## everything: static checks, unit and end-to-end tests with the race dete
 
 unit:
 	$(GO) test -race -timeout 10m ./...
+	$(GO) test -run TestRaceOfAThousandPhones -timeout 5m ./tests/scenario
 
 check:
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || (echo "run gofmt -w on these files" && exit 1)
