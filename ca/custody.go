@@ -37,18 +37,23 @@ type KeySpec struct {
 const day = 24 * time.Hour
 
 // Founding lists the keys of a new installation, roots first. Private-key use of the credential signers ends 100 days before their
-// certificates, so that a credential of 90 days never outlives its signer's certificate.
+// certificates, so that a credential of 90 days never outlives its signer's certificate. EdDSA is for the credential signers alone: ISO/IEC
+// 18013-5 B.1 and B.9 allow only EC keys for the IACA and for status lists, and TLS stacks are slow to take Ed25519 roots.
 func Founding(name, algorithm, issuerURL string, copies bool) []KeySpec {
+	ec := algorithm
+	if ec == "EdDSA" {
+		ec = "ES256"
+	}
 	var uris []string
 	if issuerURL != "" {
 		uris = []string{issuerURL}
 	}
 	return []KeySpec{
-		{ID: "iaca-1", Token: "iaca", Purpose: policy.PurposeIACA, Algorithm: algorithm, Profile: "iaca", Name: name + " IACA 1", Issuer: "iaca-1", Life: 9 * 365 * day, Use: 7 * 365 * day},
-		{ID: "client-ca-1", Token: "online", Purpose: policy.PurposeClientCA, Algorithm: algorithm, Profile: "client-ca", Name: name + " client CA 1", Issuer: "client-ca-1", Life: 5 * 365 * day, Use: 4 * 365 * day, Copies: copies},
+		{ID: "iaca-1", Token: "iaca", Purpose: policy.PurposeIACA, Algorithm: ec, Profile: "iaca", Name: name + " IACA 1", Issuer: "iaca-1", Life: 9 * 365 * day, Use: 7 * 365 * day},
+		{ID: "client-ca-1", Token: "online", Purpose: policy.PurposeClientCA, Algorithm: ec, Profile: "client-ca", Name: name + " client CA 1", Issuer: "client-ca-1", Life: 5 * 365 * day, Use: 4 * 365 * day, Copies: copies},
 		{ID: "ds-1", Token: "online", Purpose: policy.PurposeMDoc, Algorithm: algorithm, Profile: "document-signer", Name: name + " document signer 1", Issuer: "iaca-1", Life: 450 * day, Use: 350 * day, Copies: copies},
 		{ID: "sdjwt-issuer-1", Token: "online", Purpose: policy.PurposeSDJWT, Algorithm: algorithm, Profile: "sdjwt-issuer", Name: name + " SD-JWT issuer 1", Issuer: "iaca-1", Life: 450 * day, Use: 350 * day, URIs: uris, Copies: copies},
-		{ID: "status-1", Token: "online", Purpose: policy.PurposeList, Algorithm: algorithm, Profile: "status-signer", Name: name + " status list signer 1", Issuer: "iaca-1", Life: 1180 * day, Use: 1170 * day, Copies: copies},
+		{ID: "status-1", Token: "online", Purpose: policy.PurposeList, Algorithm: ec, Profile: "status-signer", Name: name + " status list signer 1", Issuer: "iaca-1", Life: 1180 * day, Use: 1170 * day, Copies: copies},
 	}
 }
 
