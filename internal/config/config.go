@@ -4,6 +4,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -11,14 +12,17 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
 )
 
-// file is the YAML as written. Every key is documented in docs/config.md.
+// file is the YAML as written. deploy/sealkeeper.example.yaml explains every key.
 type file struct {
 	Installation struct {
 		Name         string `yaml:"name"`
@@ -140,9 +144,14 @@ type Error struct {
 	What string
 }
 
-func (e *Error) Error() string { return fmt.Sprintf("%s:%d: %s: %s", e.File, e.Line, e.Key, e.What) }
+func (e *Error) Error() string {
+	if e.Key == "" {
+		return fmt.Sprintf("%s:%d: %s", e.File, e.Line, e.What)
+	}
+	return fmt.Sprintf("%s:%d: %s: %s", e.File, e.Line, e.Key, e.What)
+}
 
-const maxFile = 1 << 20
+const maxFile = 64 << 10 // thirty times the commented example
 
 // Load reads and checks a file. All complaints are joined, so that one run shows everything.
 func Load(path string) (*Config, error) {
@@ -161,66 +170,150 @@ func Load(path string) (*Config, error) {
 var yamlLine = regexp.MustCompile(`^(?:yaml: )?line (\d+): (.*)$`)
 
 // Parse checks the bytes of a configuration file; path is used for messages and as the base of relative paths.
+//
+// The tree of nodes is compared with the known keys before anything is decoded: only so does every complaint have its line and its key,
+// and nothing is expanded that an alias points to.
 func Parse(path string, data []byte) (*Config, error) {
 	if len(data) > maxFile {
 		return nil, fmt.Errorf("%s: the file is larger than %d bytes", path, maxFile)
 	}
-	var raw file
+	var root, second yaml.Node
 	d := yaml.NewDecoder(bytes.NewReader(data))
-	d.KnownFields(true)
-	if err := d.Decode(&raw); err != nil && !errors.Is(err, io.EOF) {
-		return nil, yamlError(path, err)
+	if err := d.Decode(&root); err != nil && !errors.Is(err, io.EOF) {
+		return nil, syntax(path, err)
 	}
-	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%s: the file has a second YAML document; remove it", path)
+	switch err := d.Decode(&second); {
+	case err == nil:
+		return nil, &Error{File: path, Line: max(second.Line, 1), What: "a second YAML document begins; remove it"}
+	case !errors.Is(err, io.EOF):
+		return nil, syntax(path, err)
 	}
-	var root yaml.Node
-	if err := yaml.Unmarshal(data, &root); err != nil {
-		return nil, yamlError(path, err)
+	c := checker{file: path, root: &root, base: filepath.Dir(path), bad: map[string]bool{}}
+	if root.Kind == yaml.DocumentNode {
+		c.root = root.Content[0]
 	}
-	c := checker{file: path, root: &root, base: filepath.Dir(path)}
+	var raw file
+	if c.root.Kind != 0 && c.root.Tag != "!!null" && c.shape(c.root, reflect.TypeFor[file](), "") { // else the file says nothing
+		if err := c.root.Decode(&raw); err != nil {
+			return nil, syntax(path, err)
+		}
+	}
 	out := c.config(&raw)
 	if len(c.errs) > 0 {
-		return nil, errors.Join(c.errs...)
+		slices.SortStableFunc(c.errs, func(a, b *Error) int { return cmp.Or(cmp.Compare(a.Line, b.Line), strings.Compare(a.Key, b.Key)) })
+		errs := make([]error, len(c.errs))
+		for i, e := range c.errs {
+			errs[i] = e
+		}
+		return nil, errors.Join(errs...)
 	}
 	return out, nil
 }
 
-func yamlError(path string, err error) error {
-	var many *yaml.TypeError
-	lines := []string{err.Error()}
-	if errors.As(err, &many) {
-		lines = many.Errors
+// syntax gives the YAML library's complaint our form.
+func syntax(path string, err error) error {
+	if m := yamlLine.FindStringSubmatch(err.Error()); m != nil {
+		return fmt.Errorf("%s:%s: %s", path, m[1], m[2])
 	}
-	var out []error
-	for _, l := range lines {
-		if m := yamlLine.FindStringSubmatch(l); m != nil {
-			what := m[2]
-			if i := strings.Index(what, " in type "); i > 0 {
-				what = strings.Replace(what[:i], "field ", "unknown key ", 1)
-				what = strings.TrimSuffix(what, " not found") + "; remove it or see docs/config.md"
-			}
-			out = append(out, fmt.Errorf("%s:%s: %s", path, m[1], what))
-		} else {
-			out = append(out, fmt.Errorf("%s: %s", path, l))
-		}
-	}
-	return errors.Join(out...)
+	return fmt.Errorf("%s: %s", path, strings.TrimPrefix(err.Error(), "yaml: "))
 }
 
 type checker struct {
 	file string
 	root *yaml.Node
 	base string
-	errs []error
+	errs []*Error
+
+	bad map[string]bool // keys that were complained about: one complaint each
+}
+
+// shape compares a node with the type of its key: known keys, each once, of the right type, without anchors and aliases. What is wrong is
+// complained about and taken out of the tree, so that the rest can be decoded and checked; false: n itself has to go.
+func (c *checker) shape(n *yaml.Node, t reflect.Type, key string) bool {
+	complain := func(n *yaml.Node, key, format string, args ...any) bool {
+		c.errs = append(c.errs, &Error{File: c.file, Line: max(n.Line, 1), Key: key, What: fmt.Sprintf(format, args...)})
+		c.bad[key] = true
+		return false
+	}
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch {
+	case n.Kind == yaml.AliasNode || n.Anchor != "":
+		return complain(n, key, "anchors and aliases are refused; write the value out")
+	case n.Tag == "!!null":
+		return complain(n, key, "has no value; write one, or remove the key")
+	case t.Kind() == reflect.Struct:
+		if n.Kind != yaml.MappingNode {
+			return complain(n, key, "must hold keys of its own; see deploy/sealkeeper.example.yaml")
+		}
+		seen := map[string]int{}
+		var kept []*yaml.Node
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			name, value := n.Content[i], n.Content[i+1]
+			full := strings.TrimPrefix(key+"."+printable(name.Value), ".")
+			field, known := fieldOf(t, name)
+			switch {
+			case !known:
+				complain(name, full, "is no key of this file; remove it, or see deploy/sealkeeper.example.yaml")
+			case seen[name.Value] > 0:
+				complain(name, full, "stands there twice, first on line %d; remove one", seen[name.Value])
+			default:
+				seen[name.Value] = name.Line
+				if c.shape(value, field, full) {
+					kept = append(kept, name, value)
+				}
+			}
+		}
+		n.Content = kept
+		return true
+	case t.Kind() == reflect.Slice:
+		if n.Kind != yaml.SequenceNode {
+			return complain(n, key, "must be a list; write [a, b]")
+		}
+		return !slices.ContainsFunc(n.Content, func(e *yaml.Node) bool { return !c.shape(e, t.Elem(), key) })
+	}
+	what, is := "text", n.Tag != "!!binary"
+	switch t.Kind() {
+	case reflect.Bool:
+		what, is = "truth value; write true or false", n.Tag == "!!bool"
+	case reflect.Int, reflect.Uint64:
+		what, is = "whole number", n.Tag == "!!int"
+	}
+	if n.Kind != yaml.ScalarNode || !is || n.Decode(reflect.New(t).Interface()) != nil {
+		return complain(n, key, "%s is no %s", quoted(n), what)
+	}
+	return true
+}
+
+func fieldOf(t reflect.Type, name *yaml.Node) (reflect.Type, bool) {
+	for i := range t.NumField() {
+		if f := t.Field(i); name.Kind == yaml.ScalarNode && name.Anchor == "" && f.Tag.Get("yaml") == name.Value {
+			return f.Type, true
+		}
+	}
+	return nil, false
+}
+
+// printable bounds a foreign key for a person's eyes.
+func printable(s string) string {
+	s = strings.Trim(strconv.QuoteToASCII(s), `"`)
+	if len(s) > 60 {
+		s = s[:60] + "…"
+	}
+	return s
+}
+
+func quoted(n *yaml.Node) string {
+	if n.Kind != yaml.ScalarNode {
+		return "this"
+	}
+	return `"` + printable(n.Value) + `"`
 }
 
 // line finds where a key stands; a missing key is reported at its parent.
 func (c *checker) line(key string) int {
 	n := c.root
-	if n.Kind == yaml.DocumentNode && len(n.Content) > 0 {
-		n = n.Content[0]
-	}
 	line := max(n.Line, 1)
 	for _, part := range strings.Split(key, ".") {
 		found := false
@@ -238,7 +331,20 @@ func (c *checker) line(key string) int {
 }
 
 func (c *checker) fail(key, format string, args ...any) {
+	for k := key; k != "."; k = parent(k) {
+		if c.bad[k] {
+			return
+		}
+	}
 	c.errs = append(c.errs, &Error{File: c.file, Line: c.line(key), Key: key, What: fmt.Sprintf(format, args...)})
+}
+
+// parent of a.b is a, of a the root (""), of the root ".".
+func parent(key string) string {
+	if key == "" {
+		return "."
+	}
+	return key[:max(0, strings.LastIndexByte(key, '.'))]
 }
 
 func (c *checker) required(key, v string) string {
@@ -295,7 +401,8 @@ func (c *checker) address(key, v, byDefault string) string {
 	if v == "" {
 		v = byDefault
 	}
-	if _, _, err := net.SplitHostPort(v); err != nil {
+	_, port, err := net.SplitHostPort(v)
+	if _, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil {
 		c.fail(key, "%q is no address; write host:port, for example %s", v, byDefault)
 	}
 	return v
@@ -327,18 +434,30 @@ func (c *checker) config(f *file) *Config {
 		o.WalletProviders = append(o.WalletProviders, c.path("wallet_providers", w, ""))
 	}
 	o.PublicURL = strings.TrimSuffix(c.required("public_url", f.PublicURL), "/")
-	if u, err := url.Parse(o.PublicURL); o.PublicURL != "" && (err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Host == "" || u.RawQuery != "" || u.Fragment != "") {
+	u, err := url.Parse(o.PublicURL)
+	based := err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && u.User == nil && u.RawQuery == "" && u.Fragment == ""
+	if o.PublicURL != "" && !based {
 		c.fail("public_url", "%q is no base URL; write https://host[:port][/path]: it becomes part of every credential", f.PublicURL)
 	}
 	if o.CRLURL = f.CRLURL; o.CRLURL == "" {
 		o.CRLURL = "http" + strings.TrimPrefix(strings.TrimPrefix(o.PublicURL, "https"), "http") + "/crl/iaca.crl"
 	}
-	if u, err := url.Parse(o.CRLURL); o.PublicURL != "" && (err != nil || u.Scheme != "http" || u.Host == "") {
+	if u, err := url.Parse(o.CRLURL); (based || f.CRLURL != "") && (err != nil || u.Scheme != "http" || u.Host == "") {
 		c.fail("crl_url", "%q is no plain HTTP URL; a CRL is signed, and fetching it over TLS would need another CRL", o.CRLURL)
 	}
 	o.Issuance = c.address("listen.issuance", f.Listen.Issuance, "127.0.0.1:8443")
 	o.Public = c.address("listen.public", f.Listen.Public, "127.0.0.1:8080")
 	o.Operations = c.address("listen.operations", f.Listen.Operations, "127.0.0.1:9464")
+	for i, l := range [][2]string{{"listen.issuance", o.Issuance}, {"listen.public", o.Public}, {"listen.operations", o.Operations}} {
+		if before := []string{o.Issuance, o.Public, o.Operations}[:i]; slices.Contains(before, l[1]) && !strings.HasSuffix(l[1], ":0") {
+			c.fail(l[0], "%s is the address of another listener; each has its own", l[1])
+		}
+	}
+	for _, h := range f.TLS.Hosts {
+		if h == "" || strings.ContainsAny(h, "/ \t\r\n@") || strings.Contains(h, ":") && net.ParseIP(h) == nil {
+			c.fail("tls.hosts", "%q is no host name or IP address; leave out scheme and port", h)
+		}
+	}
 	if o.Hosts = f.TLS.Hosts; len(o.Hosts) == 0 {
 		o.Hosts = []string{"localhost", "127.0.0.1"}
 	}
@@ -363,8 +482,11 @@ func (c *checker) config(f *file) *Config {
 	o.Deadline = c.duration("hsm.deadline", f.HSM.Deadline, time.Second, 50*time.Millisecond, time.Minute)
 	o.Online = c.token("online", f.HSM.Online, o)
 	o.IACA = c.token("iaca", f.HSM.IACA, o)
-	if o.Online.PINFile == o.IACA.PINFile {
+	if o.Online.PINFile == o.IACA.PINFile && o.Online.PINFile != "" {
 		c.fail("hsm.iaca.pin_file", "is the file of the online token; the IACA has a token and a PIN of its own")
+	}
+	if !o.Embedded && o.Online.Label == o.IACA.Label && o.Online.Serial == o.IACA.Serial {
+		c.fail("hsm.iaca.label", "names the online token; the IACA has a token and a PIN of its own")
 	}
 	o.ListEntries = 1 << 20
 	if e := f.Lists.Entries; e != nil {
@@ -400,7 +522,9 @@ func (c *checker) token(name string, t token, o *Config) Token {
 	if o.Data != "" {
 		byDefault = filepath.Join(o.Data, "pins", name)
 	}
-	out.PINFile = c.path("hsm."+name+".pin_file", t.PINFile, byDefault)
+	if t.PINFile != "" || byDefault != "" { // without data only data is complained about
+		out.PINFile = c.path("hsm."+name+".pin_file", t.PINFile, byDefault)
+	}
 	if o.Embedded {
 		out.Dir = filepath.Join(o.Data, "tokens", name)
 	}
