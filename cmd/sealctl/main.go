@@ -13,10 +13,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -66,14 +69,39 @@ func main() {
 	f.StringVar(&o.url, "url", envOr("SEALCTL_URL", "https://127.0.0.1:8443"), "issuance listener (SEALCTL_URL)")
 	f.StringVar(&o.identity, "identity", envOr("SEALCTL_IDENTITY", "."), "directory with key.pem, cert.pem and ca.pem (SEALCTL_IDENTITY)")
 	f.StringVar(&o.operations, "operations", envOr("SEALCTL_OPERATIONS", "http://127.0.0.1:9464"), "operations listener (SEALCTL_OPERATIONS)")
-	root.AddCommand(statusCommand(o), doctorCommand(o), holderCommand(o), changeCommand(o, "lock"), changeCommand(o, "unlock"), changeCommand(o, "revoke"), listCommand(o), verifyCommand(o), fsckCommand(o))
-	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "sealctl:", err)
-		var c *coded
-		if errors.As(err, &c) {
-			os.Exit(c.code)
+	root.AddCommand(statusCommand(o), doctorCommand(o), whoamiCommand(o), holderCommand(o), changeCommand(o, "lock"), changeCommand(o, "unlock"), changeCommand(o, "revoke"),
+		listCommand(o), verifyCommand(o), fsckCommand(o))
+	started := false
+	marked(root, &started)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return
+	}
+	code := exitFailed
+	var c *coded
+	switch {
+	case errors.As(err, &c):
+		code = c.code
+	case !started:
+		code = exitUsage
+	}
+	if !started {
+		err = fmt.Errorf("%w (see `%s --help`)", err, cmd.CommandPath())
+	}
+	fmt.Fprintln(os.Stderr, "sealctl:", err)
+	os.Exit(code)
+}
+
+// marked notes when a command's own code starts: what cobra refuses before that (arguments, flags, commands) is wrong usage.
+func marked(c *cobra.Command, started *bool) {
+	if run := c.RunE; run != nil {
+		c.RunE = func(cmd *cobra.Command, args []string) error {
+			*started = true
+			return run(cmd, args)
 		}
-		os.Exit(exitFailed)
+	}
+	for _, sub := range c.Commands() {
+		marked(sub, started)
 	}
 }
 
@@ -82,6 +110,14 @@ func envOr(name, byDefault string) string {
 		return v
 	}
 	return byDefault
+}
+
+// short fits an id into a table of 100 columns; --json has the whole.
+func short(id string) string {
+	if len(id) <= 24 {
+		return id
+	}
+	return id[:23] + "…"
 }
 
 // print writes JSON when asked for, else what table writes.
@@ -128,11 +164,11 @@ func statusCommand(o *options) *cobra.Command {
 				}
 				fmt.Fprintln(w, "\nKEY\tPURPOSE\tALG\tSTATE\tUSE UNTIL")
 				for _, k := range s.Keys {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", k.ID, k.Purpose, k.Algorithm, k.State, k.NotAfter.Format(time.DateOnly))
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", short(k.ID), k.Purpose, k.Algorithm, k.State, k.NotAfter.Format(time.DateOnly))
 				}
 				fmt.Fprintln(w, "\nLIST\tTYPE\tVERSION\tBYTES\tISSUED\tEXPIRES\tPENDING")
 				for _, l := range s.Lists {
-					fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%s\t%v\n", l.ID, strings.TrimPrefix(l.MediaType, "application/"), l.Version, l.Bytes, l.Issued.Format(time.TimeOnly), l.Expires.Format(time.DateTime), l.Dirty)
+					fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%s\t%v\n", short(l.ID), strings.TrimPrefix(l.MediaType, "application/"), l.Version, l.Bytes, l.Issued.Format(time.TimeOnly), l.Expires.Format(time.DateTime), l.Dirty)
 				}
 				for _, p := range s.Problems {
 					fmt.Fprintf(w, "\n✗ %s\n", p)
@@ -171,17 +207,36 @@ func doctorCommand(o *options) *cobra.Command {
 func (o *options) client() (*client.Client, error) {
 	cert, err := tls.LoadX509KeyPair(filepath.Join(o.identity, "cert.pem"), filepath.Join(o.identity, "key.pem"))
 	if err != nil {
-		return nil, &coded{exitUsage, fmt.Errorf("--identity %s: %w", o.identity, err)}
+		return nil, &coded{exitUsage, fmt.Errorf("--identity %s: %w (name the directory that `sealkeeperd enrol` wrote, with cert.pem, key.pem and ca.pem)", o.identity, err)}
 	}
 	roots, err := readCerts(filepath.Join(o.identity, "ca.pem"))
 	if err != nil {
-		return nil, &coded{exitUsage, err}
+		return nil, &coded{exitUsage, fmt.Errorf("--identity %s: %w", o.identity, err)}
 	}
 	pool := x509.NewCertPool()
 	for _, r := range roots {
 		pool.AddCert(r)
 	}
-	return client.New(client.Config{BaseURL: o.url, Certificate: cert, RootCAs: pool})
+	c, err := client.New(client.Config{BaseURL: o.url, Certificate: cert, RootCAs: pool})
+	if err != nil {
+		return nil, &coded{exitUsage, fmt.Errorf("--url %s: %w", o.url, err)}
+	}
+	return c, nil
+}
+
+// explain adds to an error of the connection what to look at. Refusals speak for themselves.
+func (o *options) explain(err error) error {
+	var theirs *tls.CertificateVerificationError
+	var op *net.OpError
+	switch isOp := errors.As(err, &op); {
+	case errors.As(err, &theirs):
+		return fmt.Errorf("%w (the appliance's certificate is not one of %s: does --identity belong to the installation at --url?)", err, filepath.Join(o.identity, "ca.pem"))
+	case isOp && op.Op == "remote error":
+		return fmt.Errorf("%w (the appliance refused the certificate: does --identity %s belong to it, and has it not expired?)", err, o.identity)
+	case isOp && op.Op == "dial":
+		return fmt.Errorf("%w (is the daemon running, and --url right?)", err)
+	}
+	return err
 }
 
 func readCerts(path string) ([]*x509.Certificate, error) {
@@ -212,6 +267,41 @@ func subjectArg(cmd *cobra.Command, arg string) (string, error) {
 	return strings.TrimSpace(string(b)), err
 }
 
+func explainRoot(err error, roots string) error {
+	var unknown x509.UnknownAuthorityError
+	if errors.As(err, &unknown) {
+		return fmt.Errorf("%w (is %s the root of this issuer?)", err, roots)
+	}
+	return err
+}
+
+func whoamiCommand(o *options) *cobra.Command {
+	return &cobra.Command{Use: "whoami", Short: "Show who the appliance takes this identity for, and what it may do", Args: cobra.NoArgs, Example: "  sealctl whoami --identity clients/loss-desk",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := o.client()
+			if err != nil {
+				return err
+			}
+			me, err := c.WhoAmI(cmd.Context())
+			if err != nil {
+				return o.explain(err)
+			}
+			return o.print(cmd.OutOrStdout(), me, func(w io.Writer) {
+				fmt.Fprintf(w, "client\t%s\nrole\t%s\n", me.Client, me.Role)
+				if me.Class != "" {
+					fmt.Fprintf(w, "class\t%s\n", me.Class)
+				}
+				if me.Issuer != "" {
+					fmt.Fprintf(w, "proofs' aud\t%s\n", me.Issuer)
+				}
+				fmt.Fprintf(w, "certificate\tuntil %s\npolicy\t%.16s…\n", me.Expires.Format(time.DateOnly), me.Policy)
+				for _, t := range slices.Sorted(maps.Keys(me.May)) {
+					fmt.Fprintf(w, "may, %s\t%s\n", t, strings.Join(me.May[t], " "))
+				}
+			})
+		}}
+}
+
 func holderTable(w io.Writer, h contract.Holder) {
 	fmt.Fprintf(w, "document type\t%s\nbound\t%v\ndevice\t%s\nepoch\t%d\n", h.DocumentType, h.Bound, h.Device, h.Epoch)
 	for _, l := range h.Locks {
@@ -236,7 +326,7 @@ func holderCommand(o *options) *cobra.Command {
 			}
 			h, err := c.Holder(cmd.Context(), contract.StateRequest{DocumentType: args[0], Subject: subject})
 			if err != nil {
-				return err
+				return o.explain(err)
 			}
 			return o.print(cmd.OutOrStdout(), h, func(w io.Writer) { holderTable(w, h) })
 		}}
@@ -244,8 +334,9 @@ func holderCommand(o *options) *cobra.Command {
 
 func changeCommand(o *options, op string) *cobra.Command {
 	var reason, device string
+	example := map[string]string{"lock": "self_lost", "unlock": "self_lost", "revoke": "user_request"}[op]
 	c := &cobra.Command{Use: op + " TYPE SUBJECT|- --reason REASON", Short: map[string]string{"lock": "Lock a card", "unlock": "Remove a lock that your authority added", "revoke": "Revoke a card for good"}[op],
-		Args: cobra.ExactArgs(2), Example: "  echo 900101-1234567 | sealctl " + op + " kr-resident - --reason self_lost --identity clients/loss-desk",
+		Args: cobra.ExactArgs(2), Example: "  echo 900101-1234567 | sealctl " + op + " kr-resident - --reason " + example + " --identity clients/loss-desk",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := o.client()
 			if err != nil {
@@ -266,7 +357,7 @@ func changeCommand(o *options, op string) *cobra.Command {
 				a, err = c.Revoke(cmd.Context(), r)
 			}
 			if err != nil {
-				return err
+				return o.explain(err)
 			}
 			return o.print(cmd.OutOrStdout(), a, func(w io.Writer) {
 				fmt.Fprintf(w, "changed\t%v\nsequence\t%d\nlists\t%s\n", a.Changed, a.Sequence, strings.Join(a.Lists, ", "))
@@ -300,7 +391,7 @@ func load(ctx context.Context, name string) ([]byte, error) {
 	}
 	defer r.Body.Close()
 	if r.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s: %s", name, r.Status)
+		return nil, fmt.Errorf("%s: %s (is the URL the one that the card names?)", name, r.Status)
 	}
 	return io.ReadAll(io.LimitReader(r.Body, most))
 }
@@ -308,7 +399,12 @@ func load(ctx context.Context, name string) ([]byte, error) {
 func listCommand(o *options) *cobra.Command {
 	var roots string
 	var index int64
-	list := &cobra.Command{Use: "list", Short: "Work with status lists"}
+	list := &cobra.Command{Use: "list", Short: "Work with status lists", Example: "  sealctl list decode --help", RunE: func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return &coded{exitUsage, fmt.Errorf("unknown command %q for %q (see `%[2]s --help`)", args[0], cmd.CommandPath())}
+		}
+		return cmd.Help()
+	}}
 	c := &cobra.Command{Use: "decode FILE|URL", Short: "Decode a status list token, and verify it if --root is given", Args: cobra.ExactArgs(1),
 		Example: "  sealctl list decode https://cards.example/status-lists/Xy… --root iaca.pem --index 4711",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -324,10 +420,10 @@ func listCommand(o *options) *cobra.Command {
 			if roots != "" {
 				certs, err := readCerts(roots)
 				if err != nil {
-					return err
+					return &coded{exitUsage, err}
 				}
 				if err := l.Verify(certs, time.Now()); err != nil {
-					return err
+					return explainRoot(err, roots)
 				}
 				verified = "yes"
 			}
@@ -379,13 +475,13 @@ func verifyCommand(o *options) *cobra.Command {
 			if text := strings.TrimSpace(string(data)); strings.Contains(text, "~") {
 				v, err := verifier.VerifySDJWT([]byte(text), certs, now)
 				if err != nil {
-					return err
+					return explainRoot(err, roots)
 				}
 				out["format"], out["type"], out["claims"], out["expires"], out["signer"], ref = "dc+sd-jwt", v.Type, v.Claims, v.Expires, v.Signer.Subject.String(), v.Status
 			} else {
 				v, err := verifier.VerifyMDoc(data, certs, now)
 				if err != nil {
-					return err
+					return explainRoot(err, roots)
 				}
 				out["format"], out["type"], out["claims"], out["expires"], out["signer"], ref = "mso_mdoc", v.DocType, v.Claims, v.ValidUntil, v.Signer.Subject.String(), v.Status
 			}
@@ -402,13 +498,15 @@ func verifyCommand(o *options) *cobra.Command {
 				}
 				v, err := verifier.VerifyStatus(token, ref.URI, ref.Index, certs, now)
 				if err != nil {
-					return err
+					return explainRoot(err, roots)
 				}
 				out["status"] = map[byte]string{0: "valid", 1: "invalid", 2: "suspended"}[v]
 			}
 			return o.print(cmd.OutOrStdout(), out, func(w io.Writer) {
 				for _, k := range []string{"format", "type", "signer", "expires", "status_uri", "status_index", "status"} {
-					if v, ok := out[k]; ok {
+					if v, ok := out[k].(time.Time); ok {
+						fmt.Fprintf(w, "%s\t%s\n", k, v.Format(time.RFC3339))
+					} else if v, ok := out[k]; ok {
 						fmt.Fprintf(w, "%s\t%v\n", k, v)
 					}
 				}

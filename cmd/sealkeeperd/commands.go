@@ -350,7 +350,7 @@ func checkCommand() *cobra.Command {
 }
 
 func versionCommand() *cobra.Command {
-	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, Run: func(cmd *cobra.Command, _ []string) {
+	return &cobra.Command{Use: "version", Short: "Print the version", Example: "  sealkeeperd version", Args: cobra.NoArgs, Run: func(cmd *cobra.Command, _ []string) {
 		fmt.Fprintf(cmd.OutOrStdout(), "sealkeeperd %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	}}
 }

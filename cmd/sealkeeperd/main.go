@@ -51,9 +51,28 @@ func main() {
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &coded{exitUsage, err} })
 	root.AddCommand(initCommand(), serveCommand(), checkCommand(), enrolCommand(), acceptCommand(), versionCommand(), workerCommand(), tokenCommand())
-	if err := root.ExecuteContext(ctx); err != nil {
+	started := false
+	marked(root, &started)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err != nil && !started {
+		err = &coded{exitUsage, fmt.Errorf("%w (see `%s --help`)", err, cmd.CommandPath())}
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "sealkeeperd:", err)
 		os.Exit(exitCode(err))
+	}
+}
+
+// marked notes when a command's own code starts: what cobra refuses before that (arguments, flags, commands) is wrong usage.
+func marked(c *cobra.Command, started *bool) {
+	if run := c.RunE; run != nil {
+		c.RunE = func(cmd *cobra.Command, args []string) error {
+			*started = true
+			return run(cmd, args)
+		}
+	}
+	for _, sub := range c.Commands() {
+		marked(sub, started)
 	}
 }
 
