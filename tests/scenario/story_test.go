@@ -158,7 +158,7 @@ func TestCopies(t *testing.T) {
 func TestRaceOfAThousandPhones(t *testing.T) {
 	n := 1000
 	if race || testing.Short() { // the race detector's daemon is some ten times slower; the full crowd comes without it
-		n = 100
+		n = 40
 	}
 	for name, replace := range map[string]bool{"one wins": false, "the last wins": true} {
 		t.Run(name, func(t *testing.T) {
