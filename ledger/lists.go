@@ -152,17 +152,47 @@ type ListSnapshot struct {
 }
 
 // Lists names all lists that must be kept published: the open ones, and the closed ones to which an unexpired credential points.
-func (l *Ledger) Lists() (ids []string) {
-	now := l.o.Clock.Now()
+func (l *Ledger) Lists() []string { return l.ListsAt(l.o.Clock.Now()) }
+
+// ListsAt is Lists at the caller's time, for a caller that knows better than the wall clock: a wall that jumped ahead must not end the
+// publishing of a closed list whose credentials still live.
+func (l *Ledger) ListsAt(at time.Time) (ids []string) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	for id, li := range l.lists {
-		if li.row.Closed.IsZero() || !now.After(li.horizon) {
+		if li.row.Closed.IsZero() || !at.After(li.horizon) {
 			ids = append(ids, id)
 		}
 	}
 	slices.Sort(ids)
 	return ids
+}
+
+// ListHead is what is known of a list without its images, which have megabytes.
+type ListHead struct {
+	Version uint64    // newest settled version; 0: none yet
+	Signed  bool      // its token is there
+	Until   time.Time // its exp
+	Dirty   time.Time // commit time of the oldest unpublished change; zero: none
+	Urgent  bool      // a status changed since
+	Through uint64    // the journal sequence number that this is the state of
+}
+
+// ListHead of a list; ok is false if there is no such list.
+func (l *Ledger) ListHead(id string) (h ListHead, ok bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	li := l.lists[id]
+	if li == nil {
+		return h, false
+	}
+	h = ListHead{Version: li.version.Version, Signed: li.version.Token != nil, Until: li.version.Expires, Dirty: li.dirty, Urgent: len(li.changes) > 0, Through: l.through}
+	for _, c := range li.changes {
+		if h.Dirty.IsZero() || c.At.Before(h.Dirty) {
+			h.Dirty = c.At
+		}
+	}
+	return h, true
 }
 
 // List takes a snapshot. The image holds every change acknowledged so far.

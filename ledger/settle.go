@@ -167,7 +167,9 @@ func (l *Ledger) settleIssue(ctx context.Context, r *Reservation, rec *Reservati
 	if err != nil {
 		return nil, nil, false, err
 	}
-	next, changes, err := before.Apply(state.Event{At: request.Settled, Settle: &state.Settle{Reservation: rec.ID}})
+	// As of the decision, which was made while the clock was trusted: a wall that jumped ahead since would drop credentials of the holder as
+	// expired, and the next lock would pass them by.
+	next, changes, err := before.Apply(state.Event{At: rec.At, Settle: &state.Settle{Reservation: rec.ID}})
 	if err != nil {
 		return nil, nil, false, refuseState(err)
 	}
