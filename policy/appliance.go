@@ -108,7 +108,7 @@ func DecideList(b *Bundle, f ListFacts, at time.Time) (*Approval, Decision) {
 			f.Version, f.ID, f.PrevVersion, len(f.Changes))
 	}
 
-	lane := LaneBatch
+	lane := LaneCRL // ahead of every issue: a list that waits behind a crowd of them would expire, and the next lock wait behind it
 	if f.Urgent {
 		lane = LaneLock
 	}

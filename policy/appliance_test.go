@@ -132,7 +132,7 @@ func TestLanesGoByPurpose(t *testing.T) {
 	routine, _ := DecideList(nil, f, noon)
 	f.Urgent = true
 	urgent, _ := DecideList(nil, f, noon)
-	if routine.Lane() != LaneBatch || urgent.Lane() != LaneLock {
+	if routine.Lane() != LaneCRL || urgent.Lane() != LaneLock {
 		t.Errorf("routine %v, urgent %v", routine.Lane(), urgent.Lane())
 	}
 }

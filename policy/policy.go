@@ -137,9 +137,9 @@ type Lane int
 
 const (
 	LaneLock  Lane = iota + 1 // locks, revocations and the lists that carry them; never shed
-	LaneCRL                   // CRLs and checkpoints
+	LaneCRL                   // CRLs, certificates, checkpoints, lists that carry no change
 	LaneIssue                 // single issue
-	LaneBatch                 // batches, campaigns, routine list refresh, self tests
+	LaneBatch                 // batches, campaigns, self tests
 )
 
 func (l Lane) String() string { return [...]string{"none", "lock", "crl", "issue", "batch"}[l] }
