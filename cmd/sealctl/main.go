@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -472,7 +473,12 @@ func verifyCommand(o *options) *cobra.Command {
 			now := time.Now()
 			out := map[string]any{}
 			var ref *verifier.StatusRef
-			if text := strings.TrimSpace(string(data)); strings.Contains(text, "~") {
+			// A JOSE header begins like this; an mdoc is a CBOR map, or its base64url as the API hands it out.
+			text := strings.TrimSpace(string(data))
+			if b, err := base64.RawURLEncoding.Strict().DecodeString(text); err == nil {
+				data = b
+			}
+			if strings.HasPrefix(text, "eyJ") {
 				v, err := verifier.VerifySDJWT([]byte(text), certs, now)
 				if err != nil {
 					return explainRoot(err, roots)
@@ -529,12 +535,13 @@ func fsckCommand(o *options) *cobra.Command {
 				return err
 			}
 			err = o.print(cmd.OutOrStdout(), r, func(w io.Writer) {
+				fmt.Fprintln(w, "RULE\tCHECKED\tWHAT HOLDS")
 				for _, c := range r.Checks {
 					mark := "✓"
 					if len(c.Problems) > 0 {
 						mark = "✗"
 					}
-					fmt.Fprintf(w, "%s %s\t%s\t%d checked\n", mark, c.Invariant, c.Title, c.Checked)
+					fmt.Fprintf(w, "%s %s\t%d\t%s\n", mark, c.Invariant, c.Checked, c.Title)
 					for _, p := range c.Problems {
 						fmt.Fprintf(w, "    %s\n", p)
 					}

@@ -38,6 +38,7 @@ const (
 // Made once for all tests: the binary with crash points compiled in, and a founded installation that each test gets a copy of.
 var (
 	binary   string
+	sealctl  string
 	template string
 	provider *phone.Provider
 )
@@ -57,12 +58,12 @@ func TestMain(m *testing.M) {
 }
 
 func prepare(dir string) error {
-	binary, template = filepath.Join(dir, "sealkeeperd"), filepath.Join(dir, "template")
-	args := []string{"build", "-tags", "crashpoints", "-o", binary}
+	binary, sealctl, template = filepath.Join(dir, "sealkeeperd"), filepath.Join(dir, "sealctl"), filepath.Join(dir, "template")
+	args := []string{"build", "-tags", "crashpoints", "-o", dir + "/"}
 	if race {
 		args = append(args, "-race")
 	}
-	if out, err := exec.Command("go", append(args, "sealkeeper/cmd/sealkeeperd")...).CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", append(args, "sealkeeper/cmd/sealkeeperd", "sealkeeper/cmd/sealctl")...).CombinedOutput(); err != nil {
 		return fmt.Errorf("building: %w\n%s", err, out)
 	}
 	var err error
