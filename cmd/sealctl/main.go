@@ -30,6 +30,7 @@ import (
 
 	"sealkeeper/client"
 	"sealkeeper/contract"
+	"sealkeeper/internal/metrics"
 	"sealkeeper/ledger/fsck"
 	"sealkeeper/verifier"
 )
@@ -176,33 +177,6 @@ func statusCommand(o *options) *cobra.Command {
 				}
 			})
 		}}
-}
-
-func doctorCommand(o *options) *cobra.Command {
-	return &cobra.Command{Use: "doctor", Short: "Say what is wrong and what to do", Args: cobra.NoArgs, Example: "  sealctl doctor", RunE: func(cmd *cobra.Command, _ []string) error {
-		s, err := o.status(cmd.Context())
-		if err != nil {
-			return err
-		}
-		now := time.Now()
-		for _, k := range s.Keys {
-			if left := k.NotAfter.Sub(now); k.State == "active" && left < 30*24*time.Hour {
-				s.Problems = append(s.Problems, fmt.Sprintf("key %s may be used for %d more days: make its successor", k.ID, int(left.Hours()/24)))
-			}
-		}
-		err = o.print(cmd.OutOrStdout(), map[string]any{"healthy": len(s.Problems) == 0, "problems": s.Problems}, func(w io.Writer) {
-			for _, p := range s.Problems {
-				fmt.Fprintf(w, "✗ %s\n", p)
-			}
-			if len(s.Problems) == 0 {
-				fmt.Fprintf(w, "✓ nothing is wrong: %d keys, %d lists, clock %s\n", len(s.Keys), len(s.Lists), s.Clock)
-			}
-		})
-		if err == nil && len(s.Problems) > 0 {
-			return &coded{exitCheck, fmt.Errorf("%d problems", len(s.Problems))}
-		}
-		return err
-	}}
 }
 
 func (o *options) client() (*client.Client, error) {
@@ -361,7 +335,10 @@ func changeCommand(o *options, op string) *cobra.Command {
 				return o.explain(err)
 			}
 			return o.print(cmd.OutOrStdout(), a, func(w io.Writer) {
-				fmt.Fprintf(w, "changed\t%v\nsequence\t%d\nlists\t%s\n", a.Changed, a.Sequence, strings.Join(a.Lists, ", "))
+				fmt.Fprintf(w, "changed\t%v\nsequence\t%d\n", a.Changed, a.Sequence)
+				for _, l := range a.Lists {
+					fmt.Fprintf(w, "list\t%s\n", l)
+				}
 				holderTable(w, a.Holder)
 			})
 		}}
@@ -526,13 +503,22 @@ func verifyCommand(o *options) *cobra.Command {
 }
 
 func fsckCommand(o *options) *cobra.Command {
-	var path, publish string
+	var path, publish, textfile string
 	c := &cobra.Command{Use: "fsck --ledger FILE", Short: "Check a ledger's invariants (while the daemon is stopped, or on a copy)", Args: cobra.NoArgs,
 		Example: "  sealctl fsck --ledger /var/lib/sealkeeper/ledger.db --publish /var/lib/sealkeeper/publish",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := fsck.Run(cmd.Context(), fsck.Options{Ledger: path, Publish: publish})
 			if err != nil {
 				return err
+			}
+			if textfile != "" {
+				found := map[string]int{}
+				for _, c := range r.Checks {
+					found[c.Invariant] += len(c.Problems) + c.Omitted
+				}
+				if err := metrics.WriteFsck(textfile, found, time.Now()); err != nil {
+					return err
+				}
 			}
 			err = o.print(cmd.OutOrStdout(), r, func(w io.Writer) {
 				fmt.Fprintln(w, "RULE\tCHECKED\tWHAT HOLDS")
@@ -554,6 +540,7 @@ func fsckCommand(o *options) *cobra.Command {
 		}}
 	c.Flags().StringVar(&path, "ledger", "", "ledger file")
 	c.Flags().StringVar(&publish, "publish", "", "publish directory; its lists are compared with the ledger")
+	c.Flags().StringVar(&textfile, "textfile", "", "write the result as metrics to this file, for node_exporter's textfile collector")
 	_ = c.MarkFlagRequired("ledger")
 	return c
 }

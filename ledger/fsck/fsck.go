@@ -404,7 +404,7 @@ func get(image []byte, bits int, i uint64) byte {
 
 // subjects: one live device, and statuses that are those of the subject's state (I3).
 func (f *run) subjects() error {
-	c := f.r.check("I3", "one live device for each subject and document type; its statuses follow from its state")
+	c := f.r.check("I3", "one live device per subject and document type; its statuses follow from its state")
 	return f.a.Slots(f.ctx, func(_ uint64, r ledger.SlotRecord) error {
 		c.Checked++
 		who := fmt.Sprintf("subject %.8s… (%s)", r.Subject.String(), r.DocumentType)
