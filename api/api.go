@@ -133,6 +133,9 @@ func New(o Options) (*Edge, error) {
 	if o.Random == nil {
 		o.Random = rand.Reader
 	}
+	if leaf := o.Certificate.Leaf; leaf != nil {
+		o.Metrics.CertExpires.WithLabelValues("tls-server").Set(float64(leaf.NotAfter.Unix()))
+	}
 	return &Edge{o: o, issues: admission{max: o.MaxIssues, share: max(1, o.MaxIssues/shareOfIssues), clients: map[string]int{}}}, nil
 }
 

@@ -138,7 +138,8 @@ func (f *fake) Public(path string) (ca.Object, bool) {
 }
 
 func (f *fake) Status(context.Context) contract.Status {
-	s := contract.Status{Version: "test", Ready: f.ready, Problems: []string{}, Tokens: []contract.TokenStatus{}, Keys: []contract.KeyStatus{}, Lists: []contract.ListStatus{}, Clock: "trusted"}
+	s := contract.Status{Version: "test", Ready: f.ready, Problems: []string{}, Tokens: []contract.TokenStatus{}, Keys: []contract.KeyStatus{}, Lists: []contract.ListStatus{}, Clock: "trusted",
+		Certificates: []contract.CertificateStatus{}, Conditions: []contract.Condition{}}
 	if !f.ready {
 		s.Problems = append(s.Problems, "token online: no worker is ready")
 	}

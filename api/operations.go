@@ -34,6 +34,7 @@ func (e *Edge) OperationsHandler() http.Handler {
 		}
 		switch x.route {
 		case "/metrics":
+			e.o.Metrics.Look()
 			metrics.ServeHTTP(x, r)
 		case "/livez":
 			x.json(http.StatusOK, contract.Readiness{Ready: true, Problems: []string{}})
@@ -52,6 +53,13 @@ func (e *Edge) OperationsHandler() http.Handler {
 
 func (e *Edge) status(r *http.Request) contract.Status {
 	s := e.o.Authority.Status(r.Context())
+	if leaf := e.o.Certificate.Leaf; leaf != nil {
+		s.Certificates = append(s.Certificates, contract.CertificateStatus{Name: "tls-server", NotAfter: leaf.NotAfter})
+		if c, soon := ca.Expiring("tls-server", leaf.NotAfter, e.o.Clock.Now()); soon {
+			s.Conditions = append(s.Conditions, c)
+			ca.Urgent(s.Conditions)
+		}
+	}
 	if e.issues.drained() {
 		s.Ready, s.Problems = false, append(s.Problems, "the appliance is shutting down")
 	}

@@ -56,23 +56,20 @@ type Authority struct {
 	subjects subjects
 	public   shelf
 	selftest selftests
+	crl      lastError
 }
 
 // New makes the authority and puts what was published before on its shelf, so that readers are served before anything is signed.
 func New(ctx context.Context, o Options) (*Authority, error) {
 	a := &Authority{o: o}
 	a.public.init()
-	for _, id := range o.Ledger.Lists() {
+	for _, id := range o.Ledger.ListsAt(o.Guard.ForLists()) {
 		s, err := o.Ledger.List(id)
 		if err != nil {
 			return nil, fmt.Errorf("reading list %s: %w", id, err)
 		}
 		if s.Token != nil {
-			through := s.Facts.Through
-			if !s.Dirty.IsZero() { // the token lacks changes; how many does not matter, the next version carries them all
-				through = 0
-			}
-			if err := a.shelve("start", s.Facts, s.Facts.PrevVersion, s.Facts.PrevIssued, s.Until, s.Token, through); err != nil {
+			if err := a.shelveAgain(s); err != nil {
 				return nil, err
 			}
 		}
@@ -80,6 +77,7 @@ func New(ctx context.Context, o Options) (*Authority, error) {
 	if err := a.shelveCertificates(ctx); err != nil {
 		return nil, err
 	}
+	o.Metrics.OnLook(a.look)
 	return a, nil
 }
 
@@ -208,10 +206,8 @@ func (a *Authority) Nonce(ctx context.Context, c Caller, r contract.NonceRequest
 func (a *Authority) now() (time.Time, error) {
 	t, err := a.o.Guard.Trusted()
 	if err != nil {
-		a.o.Metrics.ClockTrusted.Set(0)
 		return t, &Problem{Code: "clock.untrusted", Detail: "the appliance does not trust its clock; issuing is stopped", cause: err}
 	}
-	a.o.Metrics.ClockTrusted.Set(1)
 	return t, nil
 }
 

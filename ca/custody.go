@@ -17,6 +17,7 @@ import (
 	profile "sealkeeper/ca/x509"
 	"sealkeeper/ledger"
 	"sealkeeper/policy"
+	"sealkeeper/signer"
 )
 
 // KeySpec is one key that Found makes.
@@ -176,9 +177,15 @@ func (a *Authority) renewCRL(ctx context.Context, now time.Time) (time.Duration,
 	due := next.Add(-a.o.CRLLife / 3)
 	if number == 0 || !now.Before(due) {
 		now = now.Truncate(time.Second)
+		if now.Before(this) { // the wall was ahead when the last one was signed
+			now = this
+		}
 		f := policy.CRLFacts{LastNumber: number, LastUpdate: this,
 			CRL: policy.CRL{Number: number + 1, ThisUpdate: now, NextUpdate: now.Add(a.o.CRLLife), IssuerKey: iaca.ID}}
 		if f.CRL.Revoked, err = a.revoked(ctx); err != nil {
+			return time.Hour, err
+		}
+		if f.Last, err = listed(der); err != nil {
 			return time.Hour, err
 		}
 		approval, d := policy.DecideCRL(a.o.Bundle, f, now)
@@ -195,14 +202,30 @@ func (a *Authority) renewCRL(ctx context.Context, now time.Time) (time.Duration,
 		this, next = now, f.CRL.NextUpdate
 		due = next.Add(-a.o.CRLLife / 3)
 	}
+	a.o.Metrics.CRLIssued.Set(float64(this.Unix()))
 	a.o.Metrics.CRLExpires.Set(float64(next.Unix()))
 	if o, ok := a.Public("crl/iaca.crl"); !ok || string(o.Bytes) != string(der) {
-		a.public.put("crl/iaca.crl", Object{MediaType: "application/pkix-crl", Bytes: der, Modified: this, MaxAge: time.Hour, Expires: next})
-		if err := a.file("crl/iaca.crl", der); err != nil {
+		if err := a.file("crl/iaca.crl", der); err != nil { // first: what is on the shelf is not written again
 			return time.Hour, err
 		}
+		a.public.put("crl/iaca.crl", Object{MediaType: "application/pkix-crl", Bytes: der, Modified: this, MaxAge: time.Hour, Expires: next})
 	}
 	return max(due.Sub(now), time.Second), nil
+}
+
+// listed reads the entries of the last CRL out of its signed bytes: policy lets none of them vanish, whatever the ledger's rows say now.
+func listed(der []byte) (out []policy.Revoked, err error) {
+	if der == nil {
+		return nil, nil
+	}
+	l, err := x509.ParseRevocationList(der)
+	if err != nil {
+		return nil, fmt.Errorf("reading the last CRL: %w", err)
+	}
+	for _, e := range l.RevokedCertificateEntries {
+		out = append(out, policy.Revoked{Serial: e.SerialNumber.Bytes(), At: e.RevocationTime})
+	}
+	return out, nil
 }
 
 // revoked lists the IACA's certificates that were revoked.
@@ -237,7 +260,7 @@ var names = map[policy.Purpose]string{policy.PurposeIACA: "iaca", policy.Purpose
 
 // shelveCertificates publishes the certificates of active keys and the SD-JWT VC issuer metadata.
 func (a *Authority) shelveCertificates(ctx context.Context) error {
-	now := a.o.Clock.Now()
+	now := a.o.Guard.ForLists()
 	keys := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{}}
 	for _, k := range a.o.Ledger.Keys() {
 		if k.State != ledger.KeyActive || len(k.Chain) == 0 {
@@ -282,17 +305,36 @@ func (a *Authority) shelveCertificates(ctx context.Context) error {
 	return a.file(".well-known/jwt-vc-issuer", meta)
 }
 
-// selftests remembers when each key was tested and how it went; probes read the cached result.
-type selftests struct {
-	at  map[string]time.Time // Run's goroutine alone
+// lastError is how something went the last time.
+type lastError struct {
 	mu  sync.Mutex
 	err error
 }
 
-// selftestEvery is how often the running appliance tests its keys by itself.
+func (l *lastError) set(err error) { l.mu.Lock(); defer l.mu.Unlock(); l.err = err }
+func (l *lastError) last() error   { l.mu.Lock(); defer l.mu.Unlock(); return l.err }
+
+// selftests remembers when each key was tested and how it went; probes read the cached result.
+type selftests struct {
+	at map[string]time.Time // run's goroutine alone
+	lastError
+}
+
+// selftestEvery is how often the running appliance tests its keys by itself. After a failure it does so as soon as policy allows.
 const selftestEvery = 5 * time.Minute
 
-func (s *selftests) last() error { s.mu.Lock(); defer s.mu.Unlock(); return s.err }
+func (s *selftests) run(ctx context.Context, a *Authority) {
+	for {
+		s.once(ctx, a)
+		wait := selftestEvery
+		if s.last() != nil {
+			wait = policy.SelftestEvery
+		}
+		if !sleep(ctx, wait) {
+			return
+		}
+	}
+}
 
 // once tests every active online key that has a self test. It is decided, reserved and journalled like any other signature.
 func (s *selftests) once(ctx context.Context, a *Authority) {
@@ -305,18 +347,23 @@ func (s *selftests) once(ctx context.Context, a *Authority) {
 		if k.State != ledger.KeyActive || policy.SelftestBytes(k.Purpose, k.Algorithm) == nil {
 			continue
 		}
-		if err := a.selftestKey(ctx, k, s.at[k.ID], now); err != nil {
+		err := a.selftestKey(ctx, k, s.at[k.ID], now)
+		if errors.Is(err, signer.ErrBusy) { // a full lane says nothing about the key
+			continue
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("key %s: %w", k.ID, err))
 		}
 		s.at[k.ID] = now
+	}
+	if ctx.Err() != nil { // the daemon ends: no key failed
+		return
 	}
 	err := errors.Join(errs...)
 	if err != nil {
 		a.o.Log.Error("self test", "error", err)
 	}
-	s.mu.Lock()
-	s.err = err
-	s.mu.Unlock()
+	s.set(err)
 }
 
 func (a *Authority) selftestKey(ctx context.Context, k ledger.Key, last, now time.Time) error {

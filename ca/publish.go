@@ -11,14 +11,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"sealkeeper/ca/statuslist"
-	"sealkeeper/contract"
 	"sealkeeper/internal/crashpoint"
 	"sealkeeper/internal/durable"
 	"sealkeeper/ledger"
@@ -46,7 +42,7 @@ type shelf struct {
 }
 
 type listInfo struct {
-	facts   policy.ListFacts
+	uri     string
 	version uint64
 	issued  time.Time
 	expires time.Time
@@ -81,7 +77,8 @@ func (a *Authority) Public(path string) (Object, bool) {
 }
 
 // shelve puts a settled list version where readers find it: first the shelf, then the directory. Everything on it is in the ledger already,
-// so a crash between the two leaves an older file, which the next start overwrites.
+// so a crash between the two leaves an older file, which the next start overwrites. Only when both have it does the version count as shown:
+// whoever waits for a revocation waits for the directory's readers as well, and a file that could not be written is written again.
 func (a *Authority) shelve(step string, f policy.ListFacts, version uint64, issued, expires time.Time, token []byte, through uint64) error {
 	media, ext := statuslist.MediaJWT, ".jwt"
 	var zipped []byte
@@ -95,28 +92,39 @@ func (a *Authority) shelve(step string, f policy.ListFacts, version uint64, issu
 	}
 	path := "status-lists/" + f.ID
 	a.public.put(path, Object{MediaType: media, Bytes: token, Gzip: zipped, Modified: issued, MaxAge: a.o.ListTTL, Expires: expires})
-	a.public.mu.Lock()
-	a.public.lists[f.ID] = listInfo{facts: f, version: version, issued: issued, expires: expires, through: through, size: len(token), media: media}
-	close(a.public.moved)
-	a.public.moved = make(chan struct{})
-	a.public.mu.Unlock()
 	m := a.o.Metrics
 	m.ListVersion.WithLabelValues(f.ID).Set(float64(version))
 	m.ListBytes.WithLabelValues(f.ID).Set(float64(len(token)))
 	m.ListIssued.WithLabelValues(f.ID).Set(float64(issued.Unix()))
 	m.ListExpires.WithLabelValues(f.ID).Set(float64(expires.Unix()))
-	if a.o.Directory == "" {
-		return nil
+	if a.o.Directory != "" {
+		if err := a.file(path+ext, token); err != nil {
+			return err
+		}
+		crashpoint.Here("ca", step, "token-written")
+		meta, err := json.Marshal(map[string]any{"id": f.ID, "version": version, "iat": issued.Unix(), "exp": expires.Unix(), "media_type": media, "file": f.ID + ext})
+		if err != nil {
+			return err
+		}
+		if err := a.file(path+".json", meta); err != nil {
+			return err
+		}
 	}
-	if err := a.file(path+ext, token); err != nil {
-		return err
+	a.public.mu.Lock()
+	a.public.lists[f.ID] = listInfo{uri: f.URI, version: version, issued: issued, expires: expires, through: through, size: len(token), media: media}
+	close(a.public.moved)
+	a.public.moved = make(chan struct{})
+	a.public.mu.Unlock()
+	return nil
+}
+
+// shelveAgain shows the newest version that the ledger has.
+func (a *Authority) shelveAgain(s ledger.ListSnapshot) error {
+	through := s.Facts.Through
+	if !s.Dirty.IsZero() { // the token lacks changes; how many does not matter, the next version carries them all
+		through = 0
 	}
-	crashpoint.Here("ca", step, "token-written")
-	meta, err := json.Marshal(map[string]any{"id": f.ID, "version": version, "iat": issued.Unix(), "exp": expires.Unix(), "media_type": media, "file": f.ID + ext})
-	if err != nil {
-		return err
-	}
-	return a.file(path+".json", meta)
+	return a.shelve("start", s.Facts, s.Facts.PrevVersion, s.Facts.PrevIssued, s.Until, s.Token, through)
 }
 
 // file writes into the publish directory, which a web server or CDN may serve as it is.
@@ -146,44 +154,93 @@ func gzipped(b []byte) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// publishers is how many lists are drafted and signed at once.
+// publishers is how many lists are drafted and signed at once. Those that carry a change, or that nobody could fetch yet, have as many
+// places of their own: a thousand lists that are to be renewed don't hold up one lock.
 const publishers = 2
 
+const (
+	retryFirst = 50 * time.Millisecond
+	retryMost  = time.Second // of a list: as long as a lock may take to be seen
+	crlRetry   = time.Minute // of the CRL
+	crlWithin  = time.Minute // the IACA's worker starts, logs in, signs, ends
+)
+
 // Run keeps lists and CRL published until ctx ends. Changes coalesce: what comes in while a version is being signed is carried by the next
-// one. A failure is tried again, soon and for ever, because nothing else may stop a lock from being seen.
+// one. A failure is tried again, soon and for ever. Nothing stops a lock from being seen but its own list: not another list, not a CRL
+// whose HSM does not answer, not a self test in a full lane.
 func (a *Authority) Run(ctx context.Context) error {
-	tests := make(chan struct{})
-	go func() { // beside the publisher: a self test in a full lane must not keep a lock from being seen
-		defer close(tests)
-		for ctx.Err() == nil {
-			a.selftest.once(ctx, a)
-			t := time.NewTimer(selftestEvery)
-			select {
-			case <-ctx.Done():
-			case <-t.C:
-			}
-			t.Stop()
+	var beside sync.WaitGroup
+	beside.Go(func() { a.selftest.run(ctx, a) })
+	beside.Go(func() { a.keepCRL(ctx) })
+	a.publishLists(ctx)
+	beside.Wait()
+	return nil
+}
+
+// publishLists publishes every list that has changes, was never signed, or is past half its life.
+func (a *Authority) publishLists(ctx context.Context) {
+	type news struct {
+		id     string
+		urgent bool
+		err    error
+		rested bool // after an error: it may be tried again
+	}
+	var tasks sync.WaitGroup
+	defer tasks.Wait()
+	told := make(chan news)
+	tell := func(n news) {
+		select {
+		case told <- n:
+		case <-ctx.Done():
 		}
-	}()
-	defer func() { <-tests }()
-	retry := time.Duration(0)
+	}
+	places := map[bool]int{false: publishers, true: publishers}
+	busy, pause := map[string]bool{}, map[string]time.Duration{}
 	for {
-		wait, err := a.publishDue(ctx)
-		if ctx.Err() != nil {
-			return nil
+		now, next := a.o.Guard.ForLists(), time.Minute
+		for _, id := range a.o.Ledger.ListsAt(now) {
+			urgent, wait := a.due(id, now)
+			if busy[id] {
+				continue
+			}
+			if wait > 0 {
+				next = min(next, wait)
+				continue
+			}
+			if places[urgent] == 0 {
+				continue
+			}
+			places[urgent]--
+			busy[id] = true
+			rest := min(max(2*pause[id], retryFirst), retryMost)
+			pause[id] = rest
+			tasks.Go(func() {
+				err := a.publish(ctx, id)
+				tell(news{id: id, urgent: urgent, err: err})
+				if err != nil && sleep(ctx, rest) {
+					tell(news{id: id, rested: true})
+				}
+			})
 		}
-		if err != nil {
-			retry = min(max(2*retry, 50*time.Millisecond), 5*time.Second)
-			wait = retry
-			a.o.Log.Error("publishing status lists", "error", err, "retry_in", retry.String())
-		} else {
-			retry = 0
-		}
-		t := time.NewTimer(wait)
+		t := time.NewTimer(next)
 		select {
 		case <-ctx.Done():
 			t.Stop()
-			return nil
+			return
+		case n := <-told:
+			switch {
+			case n.rested:
+				delete(busy, n.id)
+			case n.err == nil:
+				places[n.urgent]++
+				delete(busy, n.id)
+				delete(pause, n.id)
+			default:
+				places[n.urgent]++
+				if ctx.Err() == nil {
+					a.o.Log.Error("publishing a status list", "list", n.id, "error", n.err, "retry_in", pause[n.id].String())
+				}
+			}
 		case <-a.o.Ledger.Changed():
 		case <-t.C:
 		}
@@ -191,34 +248,59 @@ func (a *Authority) Run(ctx context.Context) error {
 	}
 }
 
-// publishDue publishes every list that has changes, was never signed, or is past half its life, and the CRL when it is due.
-func (a *Authority) publishDue(ctx context.Context) (next time.Duration, err error) {
-	now := a.o.Guard.ForLists()
-	next = time.Minute
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(publishers)
-	for _, id := range a.o.Ledger.Lists() {
-		s, err := a.o.Ledger.List(id)
+// sleep reports whether it slept to the end.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// due says how long a list can wait. Urgent is what somebody waits for: a change, or a list that nobody can fetch yet.
+func (a *Authority) due(id string, now time.Time) (urgent bool, wait time.Duration) {
+	h, ok := a.o.Ledger.ListHead(id)
+	if !ok {
+		return false, time.Minute
+	}
+	if a.current(h, now) && a.shownVersion(id) == h.Version {
+		return false, max(h.Until.Add(-a.o.ListLife/2).Sub(now), time.Millisecond)
+	}
+	return h.Urgent || !h.Signed, 0
+}
+
+// current: the newest version says everything, and is young.
+func (a *Authority) current(h ledger.ListHead, now time.Time) bool {
+	return h.Signed && h.Dirty.IsZero() && now.Before(h.Until.Add(-a.o.ListLife/2))
+}
+
+func (a *Authority) shownVersion(id string) uint64 {
+	a.public.mu.RLock()
+	defer a.public.mu.RUnlock()
+	return a.public.lists[id].version
+}
+
+// keepCRL keeps the CRL published. It has its own pace and its own deadline: its HSM is another one, and may take its time.
+func (a *Authority) keepCRL(ctx context.Context) {
+	for {
+		within, cancel := context.WithTimeout(ctx, crlWithin)
+		wait, err := a.renewCRL(within, a.o.Guard.ForLists())
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		a.crl.set(err)
 		if err != nil {
-			return next, fmt.Errorf("reading list %s: %w", id, err)
+			wait = crlRetry
+			a.o.Log.Error("publishing the CRL", "error", err, "retry_in", wait.String())
 		}
-		renew := s.Until.Add(-a.o.ListLife / 2)
-		if s.Token != nil && s.Dirty.IsZero() && now.Before(renew) {
-			next = min(next, renew.Sub(now))
-			continue
+		if !sleep(ctx, min(wait, time.Hour)) {
+			return
 		}
-		g.Go(func() error {
-			if err := a.publish(gctx, id); err != nil {
-				return fmt.Errorf("list %s: %w", id, err)
-			}
-			return nil
-		})
 	}
-	if err := g.Wait(); err != nil {
-		return next, err
-	}
-	due, err := a.renewCRL(ctx, now)
-	return max(min(next, due), 10*time.Millisecond), err
 }
 
 // publish signs one more version of a list: decided, drafted, reserved, signed, checked and settled like everything else.
@@ -228,6 +310,9 @@ func (a *Authority) publish(ctx context.Context, id string) error {
 	s, err := a.o.Ledger.List(id)
 	if err != nil {
 		return err
+	}
+	if h, ok := a.o.Ledger.ListHead(id); ok && h.Version == s.Facts.PrevVersion && s.Dirty.IsZero() && a.current(h, iat) { // settled, and its file failed
+		return a.shelveAgain(s)
 	}
 	f := s.Facts
 	if iat.Before(f.PrevIssued) {
@@ -281,15 +366,13 @@ func (a *Authority) publish(ctx context.Context, id string) error {
 	return nil
 }
 
-// awaitPublished waits until the given lists are on the shelf with everything up to a journal sequence number.
-func (a *Authority) awaitPublished(ctx context.Context, lists []string, through uint64) error {
+// awaitShown waits until readers are shown the given lists with everything up to a journal sequence number.
+func (a *Authority) awaitShown(ctx context.Context, lists []string, through uint64) error {
 	for {
 		a.public.mu.RLock()
 		moved, done := a.public.moved, true
 		for _, id := range lists {
-			if i, ok := a.public.lists[id]; !ok || i.through < through {
-				done = false
-			}
+			done = done && a.shown(id, through)
 		}
 		a.public.mu.RUnlock()
 		if done {
@@ -303,96 +386,30 @@ func (a *Authority) awaitPublished(ctx context.Context, lists []string, through 
 	}
 }
 
-// awaitClean waits until every change acknowledged so far is on the shelf.
-func (a *Authority) awaitClean(ctx context.Context) error {
-	for _, id := range a.o.Ledger.Lists() {
-		first, err := a.o.Ledger.List(id)
-		if err != nil {
-			return err
-		}
-		for s := first; ; {
-			a.public.mu.RLock()
-			moved, shown := a.public.moved, a.public.lists[id]
-			a.public.mu.RUnlock()
-			// Clean: nothing is waiting and the shelf has the newest version. Or the shelf has moved past where we came in.
-			if s.Dirty.IsZero() && (s.Token == nil || shown.version == s.Facts.PrevVersion) || shown.through >= first.Facts.Through {
-				break
-			}
-			select {
-			case <-moved:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-			if s, err = a.o.Ledger.List(id); err != nil {
-				return err
-			}
+// shown: the version on the shelf was made later, or there is nothing that it lacks. The caller holds public.mu.
+func (a *Authority) shown(id string, through uint64) bool {
+	i, ok := a.public.lists[id]
+	if !ok || i.through >= through {
+		return ok
+	}
+	h, ok := a.o.Ledger.ListHead(id)
+	return ok && h.Dirty.IsZero() && h.Version == i.version && h.Through >= through
+}
+
+// awaitNow waits until readers are shown everything of these lists that was acknowledged so far.
+func (a *Authority) awaitNow(ctx context.Context, lists []string) error {
+	through := uint64(0)
+	for _, id := range lists {
+		if h, ok := a.o.Ledger.ListHead(id); ok {
+			through = max(through, h.Through)
 		}
 	}
-	return nil
+	return a.awaitShown(ctx, lists, through)
 }
 
 // Drain waits until everything acknowledged is published, at most for d.
 func (a *Authority) Drain(ctx context.Context, d time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
-	return a.awaitClean(ctx)
-}
-
-// Status for operators; ready only when cards can be issued.
-func (a *Authority) Status(ctx context.Context) contract.Status {
-	now := a.o.Guard.ForLists()
-	s := contract.Status{Version: a.o.Version, Policy: a.o.Bundle.Hash().String(), PolicyVer: a.o.Bundle.Version(), Clock: "trusted",
-		Problems: []string{}, Tokens: []contract.TokenStatus{}, Keys: []contract.KeyStatus{}, Lists: []contract.ListStatus{}}
-	wrong := func(format string, args ...any) { s.Problems = append(s.Problems, fmt.Sprintf(format, args...)) }
-	if _, err := a.o.Guard.Trusted(); err != nil {
-		s.Clock = err.Error()
-		wrong("issuing is stopped: %v", err)
-	}
-	if size, root, err := a.o.Ledger.Head(ctx); err != nil {
-		wrong("the ledger does not answer: %v", err)
-	} else {
-		s.Journal, s.Root = size, hex.EncodeToString(root[:])
-	}
-	for _, h := range a.o.Signer.Health() {
-		s.Tokens = append(s.Tokens, contract.TokenStatus(h))
-		if h.Problem != "" {
-			wrong("token %s: %s", h.Token, h.Problem)
-		} else if h.Ready == 0 && h.Wanted > 0 {
-			wrong("token %s: no worker is ready; look at the log for why they end", h.Token)
-		}
-	}
-	for _, k := range a.o.Ledger.Keys() {
-		s.Keys = append(s.Keys, contract.KeyStatus{ID: k.ID, Token: k.Token, Purpose: string(k.Purpose), Algorithm: k.Algorithm, State: string(k.State), NotAfter: k.NotAfter})
-	}
-	if err := a.selftest.last(); err != nil {
-		wrong("the self test failed: %v", err)
-	}
-	for _, p := range []policy.Purpose{policy.PurposeMDoc, policy.PurposeSDJWT, policy.PurposeList} {
-		if _, err := a.activeKey(p, now); err != nil {
-			wrong("%s: %v", p, strings.TrimPrefix(err.Error(), "key.missing: "))
-		}
-	}
-	a.public.mu.RLock()
-	known := a.public.lists
-	for _, id := range a.o.Ledger.Lists() {
-		l, ok := known[id]
-		if !ok {
-			wrong("list %s was never signed", id)
-			continue
-		}
-		dirty := false
-		if snap, err := a.o.Ledger.List(id); err == nil {
-			dirty = !snap.Dirty.IsZero()
-			if dirty && now.Sub(snap.Dirty) > 10*time.Second {
-				wrong("list %s has changes that are not published since %s", id, snap.Dirty.Format(time.RFC3339))
-			}
-		}
-		if !now.Before(l.expires) {
-			wrong("list %s expired at %s", id, l.expires.Format(time.RFC3339))
-		}
-		s.Lists = append(s.Lists, contract.ListStatus{ID: id, URI: l.facts.URI, MediaType: l.media, Version: l.version, Issued: l.issued, Expires: l.expires, Bytes: l.size, Dirty: dirty})
-	}
-	a.public.mu.RUnlock()
-	s.Ready = len(s.Problems) == 0
-	return s
+	return a.awaitNow(ctx, a.o.Ledger.ListsAt(a.o.Guard.ForLists()))
 }

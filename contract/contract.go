@@ -152,6 +152,24 @@ type Status struct {
 	Keys      []KeyStatus   `json:"keys"`
 	Lists     []ListStatus  `json:"lists"`
 	Clock     string        `json:"clock"` // "trusted" or why not
+
+	Certificates []CertificateStatus `json:"certificates"`
+	CRLExpires   time.Time           `json:"crl_expires"` // nextUpdate; zero: none was signed
+	Conditions   []Condition         `json:"conditions"`  // what is wrong or soon will be, the urgent first
+}
+
+// Condition is something wrong, with what to do. Its name is that of its page in docs/runbooks.
+type Condition struct {
+	Name     string `json:"name"`
+	Severity string `json:"severity"` // critical, warning, info
+	What     string `json:"what"`
+	Do       string `json:"do"`
+}
+
+// CertificateStatus of a key's certificate, or of the issuance listener's ("tls-server").
+type CertificateStatus struct {
+	Name     string    `json:"name"`
+	NotAfter time.Time `json:"not_after"`
 }
 
 // TokenStatus of one HSM token.
@@ -160,6 +178,9 @@ type TokenStatus struct {
 	Ready   int    `json:"ready"`
 	Wanted  int    `json:"wanted"`
 	Problem string `json:"problem,omitempty"`
+
+	PINRefused bool `json:"pin_refused"`
+	Restarts   int  `json:"restarts"` // workers replaced within the last ten minutes, at most 100 are counted
 }
 
 // KeyStatus of one registered key.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -127,8 +128,9 @@ type pool struct {
 	generation int
 	failures   int // starts in a row without an answered batch
 	notBefore  time.Time
-	startErr   error // of the last failed start in this generation
-	stopped    error // why no worker is started any more
+	startErr   error       // of the last failed start in this generation
+	restarts   []time.Time // the last ones, at most 100
+	stopped    error       // why no worker is started any more
 	draining   bool
 	closing    bool
 }
@@ -225,8 +227,14 @@ func (p *pool) notStarted(generation int, err error) {
 	p.failures++
 	p.pause()
 	p.log.Warn("worker did not start", "token", p.token.Name, "error", err, "failures", p.failures)
-	p.metrics.WorkerRestarts.WithLabelValues(p.token.Name, "died").Inc()
+	p.restarted("died")
 	p.changed()
+}
+
+// restarted counts a worker that has to be replaced. Holds mu.
+func (p *pool) restarted(reason string) {
+	p.metrics.WorkerRestarts.WithLabelValues(p.token.Name, reason).Inc()
+	p.restarts = append(p.restarts[max(0, len(p.restarts)-99):], time.Now())
 }
 
 // pause sets notBefore after failures: nothing, 50 ms, 100 ms … 5 s. Holds mu.
@@ -651,7 +659,7 @@ func (p *pool) bury(w *process, reason, why string) {
 		p.pause()
 	}
 	if !p.closing {
-		p.metrics.WorkerRestarts.WithLabelValues(p.token.Name, reason).Inc()
+		p.restarted(reason)
 		p.log.Warn("worker replaced", "token", p.token.Name, "worker", w.name, "reason", reason, "error", why, "batches", len(open))
 	}
 	if len(open) > 0 {
@@ -825,6 +833,15 @@ func (p *pool) health() Health {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	h := Health{Token: p.token.Name, Ready: len(p.workers), Wanted: p.want()}
+	for _, at := range p.restarts {
+		if time.Since(at) < 10*time.Minute {
+			h.Restarts++
+		}
+	}
+	if p.token.Marker != "" {
+		_, err := os.Stat(p.token.Marker)
+		h.PINRefused = err == nil
+	}
 	switch {
 	case p.stopped != nil:
 		h.Problem = p.stopped.Error()

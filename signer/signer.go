@@ -411,6 +411,9 @@ type Health struct {
 	Ready   int    `json:"ready"`
 	Wanted  int    `json:"wanted"`
 	Problem string `json:"problem,omitempty"`
+
+	PINRefused bool `json:"pin_refused"`
+	Restarts   int  `json:"restarts"` // workers replaced within the last ten minutes, at most 100 are counted
 }
 
 // Health reports all tokens.

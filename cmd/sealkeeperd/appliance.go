@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
+	"golang.org/x/sys/unix"
 
 	"sealkeeper/ca"
 	profile "sealkeeper/ca/x509"
@@ -106,6 +107,13 @@ func assemble(ctx context.Context, c *config.Config, log *slog.Logger, founding 
 		}
 	}
 	a.ledger.Unlock(s)
+	a.metrics.OnLook(func() {
+		var disk unix.Statfs_t
+		if unix.Statfs(c.Data, &disk) == nil {
+			a.metrics.DiskFree.Set(float64(disk.Bavail) * float64(disk.Bsize))
+			a.metrics.DiskSize.Set(float64(disk.Blocks) * float64(disk.Bsize))
+		}
+	})
 	accepted := false
 	if v, ok, err := a.ledger.Meta(ctx, acceptedClock); err != nil {
 		return nil, err

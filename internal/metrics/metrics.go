@@ -4,11 +4,18 @@
 // lane, format, route patterns), key registry ids, list ids and client ids of the policy bundle.
 package metrics
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"sync"
 
-// Metrics of one process. Make it with New; every field is ready to use.
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics of one process. Make it with New; every field is ready to use. What is a state rather than an event (the age of a change that
+// waits, workers, the clock, room on the disk) is looked at when somebody asks, and so is never stale: call Look before gathering.
 type Metrics struct {
 	Registry *prometheus.Registry
+	mu       sync.Mutex
+	looks    []func()
 
 	Decisions      *prometheus.CounterVec   // operation, result, code
 	Requests       *prometheus.CounterVec   // listener, route, status
@@ -19,6 +26,9 @@ type Metrics struct {
 	HSMSeconds     *prometheus.HistogramVec // purpose
 	WorkerRestarts *prometheus.CounterVec   // token, reason: hung, died, quarantined, session
 	WorkersReady   *prometheus.GaugeVec     // token
+	WorkersWanted  *prometheus.GaugeVec     // token
+	PINRefused     *prometheus.GaugeVec     // token
+	SelftestOK     prometheus.Gauge
 	QueueDepth     *prometheus.GaugeVec     // lane
 	QueueSeconds   *prometheus.HistogramVec // lane
 	Shed           *prometheus.CounterVec   // lane
@@ -28,15 +38,20 @@ type Metrics struct {
 	JournalSize   prometheus.Gauge
 	Fenced        prometheus.Gauge
 	ClockTrusted  prometheus.Gauge
+	DiskFree      prometheus.Gauge
+	DiskSize      prometheus.Gauge
 
 	ListVersion     *prometheus.GaugeVec // list
 	ListBytes       *prometheus.GaugeVec // list
 	ListIssued      *prometheus.GaugeVec // list: iat, unix seconds
 	ListExpires     *prometheus.GaugeVec // list: exp, unix seconds
 	ListUsed        *prometheus.GaugeVec // list: indices leased
+	ListPending     *prometheus.GaugeVec // list: since when its oldest acknowledged change waits to be published, unix seconds; 0: none waits
 	LockToPublished prometheus.Histogram // seconds from acknowledged change to fetchable list
 
-	CertExpires *prometheus.GaugeVec // key: notAfter of the leaf, unix seconds
+	CertExpires *prometheus.GaugeVec // key: notAfter of the leaf, unix seconds; "tls-server": the issuance listener's
+	KeyUseEnds  *prometheus.GaugeVec // key: end of private-key use, unix seconds
+	CRLIssued   prometheus.Gauge     // thisUpdate, unix seconds
 	CRLExpires  prometheus.Gauge     // nextUpdate, unix seconds
 }
 
@@ -70,6 +85,8 @@ func New() *Metrics {
 		HSMSeconds:     histogram("hsm_batch_seconds", "Time a worker took for a batch.", fast, "purpose"),
 		WorkerRestarts: counter("worker_restarts_total", "HSM worker processes replaced, by reason.", "token", "reason"),
 		WorkersReady:   gauge("workers_ready", "HSM worker processes that take requests.", "token"),
+		WorkersWanted:  gauge("workers_wanted", "HSM worker processes that there should be now; 0 for a token that is started when needed.", "token"),
+		PINRefused:     gauge("pin_refused", "1: the token refused its PIN; no worker is started until a person corrects the PIN and removes the marker.", "token"),
 		QueueDepth:     gauge("queue_depth", "Signatures waiting, by lane.", "lane"),
 		QueueSeconds:   histogram("queue_seconds", "Time a signature waited for a worker, by lane.", fast, "lane"),
 		Shed:           counter("shed_total", "Requests refused because their lane was full.", "lane"),
@@ -78,7 +95,9 @@ func New() *Metrics {
 		ListIssued:     gauge("list_issued_timestamp_seconds", "iat of the newest signed status list.", "list"),
 		ListExpires:    gauge("list_expires_timestamp_seconds", "exp of the newest signed status list.", "list"),
 		ListUsed:       gauge("list_used_indices", "Indices leased out of a status list.", "list"),
-		CertExpires:    gauge("certificate_expires_timestamp_seconds", "notAfter of a key's certificate.", "key"),
+		ListPending:    gauge("list_pending_since_timestamp_seconds", "Since when the oldest acknowledged change of a list waits to be published; 0: none waits.", "list"),
+		CertExpires:    gauge("certificate_expires_timestamp_seconds", "notAfter of a key's certificate; tls-server is the issuance listener's.", "key"),
+		KeyUseEnds:     gauge("key_use_ends_timestamp_seconds", "When a key's private-key use ends: nothing more is signed with it.", "key"),
 	}
 	one := func(c prometheus.Collector) { r.MustRegister(c) }
 	m.CommitSeconds = prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "sealkeeper", Name: "commit_seconds", Help: "Time of one durable ledger commit.", Buckets: fast})
@@ -87,9 +106,29 @@ func New() *Metrics {
 	m.JournalSize = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "journal_size", Help: "Journal entries, equal to log leaves."})
 	m.Fenced = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "fenced", Help: "1: something outside is ahead of the ledger; nothing is signed."})
 	m.ClockTrusted = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "clock_trusted", Help: "0: wall and monotonic time disagree; issuing is stopped."})
+	m.SelftestOK = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "selftest_ok", Help: "0: the last self test of an active key failed."})
+	m.DiskFree = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "disk_free_bytes", Help: "Room left on the ledger's disk."})
+	m.DiskSize = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "disk_size_bytes", Help: "Size of the ledger's disk."})
+	m.CRLIssued = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "crl_issued_timestamp_seconds", Help: "thisUpdate of the IACA's CRL."})
 	m.CRLExpires = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "crl_expires_timestamp_seconds", Help: "nextUpdate of the IACA's CRL."})
-	for _, c := range []prometheus.Collector{m.CommitSeconds, m.CommitBatch, m.LockToPublished, m.JournalSize, m.Fenced, m.ClockTrusted, m.CRLExpires} {
+	for _, c := range []prometheus.Collector{m.CommitSeconds, m.CommitBatch, m.LockToPublished, m.JournalSize, m.Fenced, m.ClockTrusted, m.SelftestOK, m.DiskFree, m.DiskSize, m.CRLIssued, m.CRLExpires} {
 		one(c)
 	}
 	return m
+}
+
+// OnLook has f called by Look.
+func (m *Metrics) OnLook(f func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.looks = append(m.looks, f)
+}
+
+// Look sets what is a state.
+func (m *Metrics) Look() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, f := range m.looks {
+		f()
+	}
 }

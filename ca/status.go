@@ -1,0 +1,221 @@
+package ca
+
+import (
+	"cmp"
+	"context"
+	"crypto/x509"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"sealkeeper/contract"
+	"sealkeeper/ledger"
+	"sealkeeper/policy"
+)
+
+// Severities of a condition, as the alert rules have them (deploy/prometheus): somebody gets up; somebody looks today; somebody plans.
+const (
+	Critical = "critical"
+	Warning  = "warning"
+	Info     = "info"
+)
+
+const (
+	lateAfter    = 10 * time.Second // a change that waits longer is late
+	manyRestarts = 3                // more workers replaced within ten minutes are no accident
+)
+
+// Status for operators; ready only when cards can be issued. Problems are what stands against that; conditions are these and what will
+// become one, each with what to do.
+func (a *Authority) Status(ctx context.Context) contract.Status {
+	now := a.o.Guard.ForLists()
+	s := contract.Status{Version: a.o.Version, Policy: a.o.Bundle.Hash().String(), PolicyVer: a.o.Bundle.Version(), Clock: "trusted",
+		Problems: []string{}, Tokens: []contract.TokenStatus{}, Keys: []contract.KeyStatus{}, Lists: []contract.ListStatus{},
+		Certificates: []contract.CertificateStatus{}, Conditions: []contract.Condition{}}
+	note := func(name, severity, do, format string, args ...any) {
+		s.Conditions = append(s.Conditions, contract.Condition{Name: name, Severity: severity, What: fmt.Sprintf(format, args...), Do: do})
+	}
+	wrong := func(name, do, format string, args ...any) {
+		note(name, Critical, do, format, args...)
+		s.Problems = append(s.Problems, fmt.Sprintf(format, args...))
+	}
+	if _, err := a.o.Guard.Trusted(); err != nil {
+		s.Clock = err.Error()
+		wrong("clock-untrusted", "repair the time source, stop the daemon, run `sealkeeperd accept clock`, start it", "issuing is stopped: %v", err)
+	}
+	if size, root, err := a.o.Ledger.Head(ctx); err != nil {
+		wrong("down", "look at the disk and the log; the daemon has to start again", "the ledger does not answer: %v", err)
+	} else {
+		s.Journal, s.Root = size, hex.EncodeToString(root[:])
+	}
+	for _, h := range a.o.Signer.Health() {
+		s.Tokens = append(s.Tokens, contract.TokenStatus(h))
+		switch {
+		case h.PINRefused:
+			wrong("pin-refused", "correct the PIN file once and for sure, remove the marker, restart the daemon", "token %s: %s", h.Token, cmp.Or(h.Problem, "its PIN was refused"))
+		case h.Ready == 0 && h.Wanted > 0:
+			wrong("hsm-down", "look at the log for why its workers end", "token %s: %s", h.Token, cmp.Or(h.Problem, "no worker is ready; look at the log for why they end"))
+		case h.Problem != "":
+			wrong("hsm-degraded", "look at the log for why its workers do not start", "token %s: %s", h.Token, h.Problem)
+		case h.Ready < h.Wanted:
+			note("hsm-degraded", Warning, "look at the log for why its workers end", "token %s: %d of %d workers are ready", h.Token, h.Ready, h.Wanted)
+		}
+		if h.Restarts > manyRestarts {
+			note("worker-restarts", Warning, "look at the log for the reason: hung, died, quarantined or session", "token %s: %d workers were replaced within ten minutes", h.Token, h.Restarts)
+		}
+	}
+	for _, k := range a.o.Ledger.Keys() {
+		s.Keys = append(s.Keys, contract.KeyStatus{ID: k.ID, Token: k.Token, Purpose: string(k.Purpose), Algorithm: k.Algorithm, State: string(k.State), NotAfter: k.NotAfter})
+		if k.State != ledger.KeyActive {
+			continue
+		}
+		if severity := urgency(k.NotAfter.Sub(now)); severity != "" {
+			note("key-use-ending", severity, "make its successor before that", "key %s signs nothing more from %s", k.ID, k.NotAfter.Format(time.RFC3339))
+		}
+		if len(k.Chain) == 0 {
+			continue
+		}
+		if cert, err := x509.ParseCertificate(k.Chain[0]); err == nil {
+			s.Certificates = append(s.Certificates, contract.CertificateStatus{Name: k.ID, NotAfter: cert.NotAfter})
+			if c, soon := Expiring(k.ID, cert.NotAfter, now); soon {
+				s.Conditions = append(s.Conditions, c)
+			}
+		}
+	}
+	if err := a.selftest.last(); err != nil {
+		wrong("selftest-failed", "look at the key's token; nothing that this key signs is released until it verifies", "the self test failed: %v", err)
+	}
+	for _, p := range []policy.Purpose{policy.PurposeMDoc, policy.PurposeSDJWT, policy.PurposeList} {
+		if _, err := a.activeKey(p, now); err != nil {
+			wrong("key-use-ending", "make a key for this purpose", "%s: %v", p, strings.TrimPrefix(err.Error(), "key.missing: "))
+		}
+	}
+	a.public.mu.RLock()
+	known := a.public.lists
+	for _, id := range a.o.Ledger.Lists() {
+		l, ok := known[id]
+		if !ok {
+			wrong("lock-not-published", "look at the log for why signing it fails", "list %s was never signed", id)
+			continue
+		}
+		dirty := false
+		if h, ok := a.o.Ledger.ListHead(id); ok {
+			dirty = !h.Dirty.IsZero()
+			if dirty && now.Sub(h.Dirty) > lateAfter {
+				wrong("lock-not-published", "tell the loss-report desks; look at the token's workers and the log", "list %s has changes that are not published since %s", id, h.Dirty.Format(time.RFC3339))
+			}
+		}
+		left, life := l.expires.Sub(now), l.expires.Sub(l.issued)
+		if left <= 0 {
+			wrong("list-expired", "verifiers refuse every card of this list: look at the token's workers and the log", "list %s expired at %s", id, l.expires.Format(time.RFC3339))
+		} else if left < life*35/100 {
+			note("list-ageing", Warning, "look at the token's workers and the log before it expires", "list %s was due for signing and expires at %s", id, l.expires.Format(time.RFC3339))
+		}
+		s.Lists = append(s.Lists, contract.ListStatus{ID: id, URI: l.uri, MediaType: l.media, Version: l.version, Issued: l.issued, Expires: l.expires, Bytes: l.size, Dirty: dirty})
+	}
+	a.public.mu.RUnlock()
+	if o, ok := a.Public("crl/iaca.crl"); ok {
+		s.CRLExpires = o.Expires
+		if left, life := o.Expires.Sub(now), o.Expires.Sub(o.Modified); left < life/10 {
+			note("crl-expiring", Critical, "look at the iaca token and the log: a due CRL was not signed", "the CRL's nextUpdate is %s", o.Expires.Format(time.RFC3339))
+		} else if left < life/4 {
+			note("crl-expiring", Warning, "look at the iaca token and the log: a due CRL was not signed", "the CRL's nextUpdate is %s", o.Expires.Format(time.RFC3339))
+		}
+	}
+	Urgent(s.Conditions)
+	s.Ready = len(s.Problems) == 0
+	return s
+}
+
+// Urgent sorts conditions, the urgent first.
+func Urgent(c []contract.Condition) {
+	rank := map[string]int{Critical: 0, Warning: 1, Info: 2}
+	slices.SortStableFunc(c, func(a, b contract.Condition) int { return cmp.Compare(rank[a.Severity], rank[b.Severity]) })
+}
+
+// urgency of something that ends: 30 days, 7 days, 1 day before.
+func urgency(left time.Duration) string {
+	switch {
+	case left < day:
+		return Critical
+	case left < 7*day:
+		return Warning
+	case left < 30*day:
+		return Info
+	}
+	return ""
+}
+
+// Expiring is the condition of a certificate that ends soon; soon is false while there is time.
+func Expiring(name string, notAfter, now time.Time) (c contract.Condition, soon bool) {
+	severity := urgency(notAfter.Sub(now))
+	return contract.Condition{Name: "certificate-expiring", Severity: severity, What: fmt.Sprintf("the certificate of %s ends at %s", name, notAfter.UTC().Format(time.RFC3339)),
+		Do: "renew it before that"}, severity != ""
+}
+
+// look sets the gauges of what is a state, and makes counters that alerts watch exist before they count: a series that is born with its
+// first event shows no increase.
+func (a *Authority) look() {
+	m := a.o.Metrics
+	_, err := a.o.Guard.Trusted()
+	m.ClockTrusted.Set(truth(err == nil))
+	m.SelftestOK.Set(truth(a.selftest.last() == nil))
+	for _, h := range a.o.Signer.Health() {
+		m.WorkersReady.WithLabelValues(h.Token).Set(float64(h.Ready))
+		m.WorkersWanted.WithLabelValues(h.Token).Set(float64(h.Wanted))
+		m.PINRefused.WithLabelValues(h.Token).Set(truth(h.PINRefused))
+		for _, reason := range []string{"hung", "died", "quarantined", "session"} {
+			m.WorkerRestarts.WithLabelValues(h.Token, reason)
+		}
+	}
+	for _, k := range a.o.Ledger.Keys() {
+		for _, result := range []string{"ok", "bad", "error"} {
+			m.Signatures.WithLabelValues(k.ID, string(k.Purpose), result)
+		}
+		if k.State == ledger.KeyActive {
+			m.KeyUseEnds.WithLabelValues(k.ID).Set(float64(k.NotAfter.Unix()))
+		} else {
+			m.KeyUseEnds.DeleteLabelValues(k.ID)
+			m.CertExpires.DeleteLabelValues(k.ID)
+		}
+	}
+	for lane := policy.LaneLock; lane <= policy.LaneBatch; lane++ {
+		m.Shed.WithLabelValues(lane.String())
+	}
+	shown := a.o.Ledger.Lists()
+	for _, id := range shown {
+		h, ok := a.o.Ledger.ListHead(id)
+		since := 0.0
+		if ok && !h.Dirty.IsZero() {
+			since = float64(h.Dirty.Unix())
+		}
+		m.ListPending.WithLabelValues(id).Set(since)
+	}
+	// A list whose last card expired is not signed any more, and is nobody's alarm.
+	for _, id := range a.gone(shown) {
+		for _, g := range []interface{ DeleteLabelValues(...string) bool }{m.ListPending, m.ListVersion, m.ListBytes, m.ListIssued, m.ListExpires, m.ListUsed} {
+			g.DeleteLabelValues(id)
+		}
+	}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// gone are the lists on the shelf that the ledger does not have signed any more.
+func (a *Authority) gone(shown []string) (ids []string) {
+	a.public.mu.RLock()
+	defer a.public.mu.RUnlock()
+	for id := range a.public.lists {
+		if !slices.Contains(shown, id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
