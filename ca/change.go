@@ -20,12 +20,12 @@ func (a *Authority) Change(ctx context.Context, c Caller, op policy.Operation, r
 	if err != nil {
 		return contract.ChangeAnswer{}, err
 	}
-	defer a.o.Ledger.Arrive()()
-	leave, err := a.subjects.enter(ctx, r.DocumentType, subject)
+	leave, err := a.subjects.enter(ctx, r.DocumentType, subject, true)
 	if err != nil {
 		return contract.ChangeAnswer{}, problem(err, nil)
 	}
 	defer leave()
+	defer a.o.Ledger.Arrive()()
 	q := policy.ChangeRequest{Client: c.ID, Operation: op, DocumentType: r.DocumentType, Subject: subject, Reason: r.Reason, Device: r.Device}
 	for {
 		snap, err := a.o.Ledger.Subject(ctx, r.DocumentType, subject)

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
+	"slices"
 	"time"
 
 	"sealkeeper/ca/mdoc"
@@ -50,6 +52,14 @@ func (a *Authority) Issue(ctx context.Context, c Caller, call Call, op policy.Op
 		return nil, err
 	}
 	if j.answer != nil {
+		// The daemon may have died between settling and publishing: the answer still leaves after the lists.
+		lists, err := a.listsOf(ctx, q, "")
+		if err == nil {
+			err = a.awaitNow(ctx, lists)
+		}
+		if err != nil {
+			return nil, problem(fmt.Errorf("waiting for the holder's lists: %w", err), nil)
+		}
 		return j.answer, nil
 	}
 	crashpoint.Here("ca.issue.reserved")
@@ -71,16 +81,35 @@ func (a *Authority) Issue(ctx context.Context, c Caller, call Call, op policy.Op
 	crashpoint.Here("ca.issue.settled")
 
 	// A credential never points to a list that nobody can fetch yet.
-	if err := a.awaitPublished(ctx, j.lists(), 0); err != nil {
+	if err := a.awaitShown(ctx, j.lists(), 0); err != nil {
 		return nil, problem(fmt.Errorf("waiting for the first version of a list: %w", err), nil)
 	}
-	// The replaced phone's card is revoked in the ledger since Reserve. The new one leaves only after a list that says so is signed.
-	if issue, _ := j.approval.Issue(); issue.WaitRevoked {
-		if err := a.awaitPublished(ctx, j.reservation.Superseded(), j.reservation.Seq()); err != nil {
+	// The cards of other phones are revoked in the ledger, since Reserve at the latest. This one leaves only after lists that say so of all of
+	// them: also of a phone that was replaced or revoked shortly before, by a request that did not live to see its list.
+	if issue, _ := j.approval.Issue(); issue.WaitRevoked && op == policy.OpIssue {
+		lists, err := a.listsOf(ctx, q, j.reservation.Device())
+		if err == nil {
+			err = a.awaitShown(ctx, lists, j.reservation.Seq())
+		}
+		if err != nil {
 			return nil, problem(fmt.Errorf("waiting for the revocation's list: %w", err), nil)
 		}
 	}
 	return out, nil
+}
+
+// listsOf are the lists to which unexpired credentials of the holder point, those of one device left out.
+func (a *Authority) listsOf(ctx context.Context, q request, but string) (ids []string, err error) {
+	s, err := a.o.Ledger.Subject(ctx, q.body.DocumentType, q.subject)
+	if err != nil {
+		return nil, fmt.Errorf("reading the subject: %w", err)
+	}
+	for _, c := range s.Credentials() {
+		if id := path.Base(c.URI); c.Device != but && !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
 }
 
 // request is an issue request after the edge; it never leaves memory.
@@ -134,12 +163,12 @@ func (j *job) bytes() [][]byte {
 // reserve leads a request up to its reservation. Deciding again after a conflict starts at Recall, because what came in between may have
 // been this very request on another connection.
 func (a *Authority) reserve(ctx context.Context, q request, now time.Time) (*job, error) {
-	defer a.o.Ledger.Arrive()()
-	leave, err := a.subjects.enter(ctx, q.body.DocumentType, q.subject)
+	leave, err := a.subjects.enter(ctx, q.body.DocumentType, q.subject, false)
 	if err != nil {
 		return nil, problem(err, nil)
 	}
 	defer leave()
+	defer a.o.Ledger.Arrive()() // only now: who waits in a row does not commit soon
 	for try := 0; ; try++ {
 		j, err := a.tryReserve(ctx, q, now)
 		if errors.Is(err, ledger.ErrConflict) && try < maxDecisions-1 {
@@ -155,10 +184,6 @@ func (a *Authority) tryReserve(ctx context.Context, q request, now time.Time) (*
 		return nil, fmt.Errorf("recalling the request: %w", err)
 	}
 	if known.Done {
-		// The daemon may have died between settling and publishing: the answer still leaves after the lists.
-		if err := a.awaitClean(ctx); err != nil {
-			return nil, err
-		}
 		return &job{answer: release.Recalled(known)}, nil
 	}
 
