@@ -70,20 +70,25 @@ func prepare(dir string) error {
 	if provider, err = phone.NewProvider(time.Now(), rand.Reader); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(template, 0o700); err != nil {
+	return found(template, configuration(1, 2, 3))
+}
+
+// found makes a new installation with its clients.
+func found(dir, configuration string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	bundle, err := os.ReadFile("../../deploy/policies/demo.json")
 	if err != nil {
 		return err
 	}
-	for name, b := range map[string][]byte{"policy.json": bundle, "wallet.pem": provider.AnchorPEM(), "sealkeeper.yaml": []byte(configuration(1, 2, 3))} {
-		if err := os.WriteFile(filepath.Join(template, name), b, 0o600); err != nil {
+	for name, b := range map[string][]byte{"policy.json": bundle, "wallet.pem": provider.AnchorPEM(), "sealkeeper.yaml": []byte(configuration)} {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
 			return err
 		}
 	}
-	for _, args := range [][]string{{"init"}, {"enrol", "--out", filepath.Join(template, "clients"), "ward-office-1", "telecom-a", "loss-desk", "ministry", "auditor"}} {
-		c := exec.Command(binary, append(args, "--config", filepath.Join(template, "sealkeeper.yaml"))...)
+	for _, args := range [][]string{{"init"}, {"enrol", "--out", filepath.Join(dir, "clients"), "ward-office-1", "telecom-a", "loss-desk", "ministry", "auditor"}} {
+		c := exec.Command(binary, append(args, "--config", filepath.Join(dir, "sealkeeper.yaml"))...)
 		if out, err := c.CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %w\n%s", args[0], err, out)
 		}
@@ -134,7 +139,7 @@ func (b *syncBuffer) String() string { b.mu.Lock(); defer b.mu.Unlock(); return 
 // install copies the founded installation.
 func install(t *testing.T) *appliance {
 	t.Helper()
-	a := &appliance{t: t, dir: t.TempDir(), clients: map[string]*client.Client{}, raw: map[string]*http.Client{}, log: &syncBuffer{}}
+	a := bare(t)
 	if out, err := exec.Command("cp", "-a", template+"/.", a.dir).CombinedOutput(); err != nil {
 		t.Fatalf("copying the installation: %v %s", err, out)
 	}
@@ -149,6 +154,24 @@ func install(t *testing.T) *appliance {
 			t.Fatal(err)
 		}
 	}
+	a.write("sealkeeper.yaml", configuration(a.ports[:]...))
+	return a
+}
+
+// installAnew founds an installation of its own, with more lines in its configuration.
+func installAnew(t *testing.T, lines string) *appliance {
+	t.Helper()
+	a := bare(t)
+	if err := found(a.dir, configuration(a.ports[:]...)+lines); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// bare is a directory with three free ports.
+func bare(t *testing.T) *appliance {
+	t.Helper()
+	a := &appliance{t: t, dir: t.TempDir(), clients: map[string]*client.Client{}, raw: map[string]*http.Client{}, log: &syncBuffer{}}
 	for i := range a.ports {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -157,7 +180,6 @@ func install(t *testing.T) *appliance {
 		a.ports[i] = l.Addr().(*net.TCPAddr).Port
 		l.Close()
 	}
-	a.write("sealkeeper.yaml", configuration(a.ports[0], a.ports[1], a.ports[2]))
 	t.Cleanup(func() {
 		a.kill()
 		if t.Failed() {

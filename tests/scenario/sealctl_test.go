@@ -307,7 +307,7 @@ func TestHelp(t *testing.T) {
 func TestSealkeeperdExitCodes(t *testing.T) {
 	a := install(t)
 	conf := filepath.Join(a.dir, "sealkeeper.yaml")
-	good := configuration(a.ports[0], a.ports[1], a.ports[2])
+	good := configuration(a.ports[:]...)
 	expect := func(code int, r ran, texts ...string) {
 		t.Helper()
 		if r.code != code {
