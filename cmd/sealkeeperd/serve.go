@@ -16,10 +16,11 @@ import (
 
 	"sealkeeper/api"
 	"sealkeeper/internal/config"
+	"sealkeeper/internal/metrics"
 )
 
 func serveCommand() *cobra.Command {
-	var file, level string
+	var file, level, exitFile string
 	var text bool
 	c := &cobra.Command{
 		Use:     "serve",
@@ -27,10 +28,21 @@ func serveCommand() *cobra.Command {
 		Long:    "serve runs until SIGTERM or SIGINT. Then it refuses new issue requests, finishes those in flight, publishes what was acknowledged, and ends.",
 		Example: "  sealkeeperd serve --config sealkeeper.yaml --log-text",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			log, err := logger(level, text)
 			if err != nil {
 				return err
+			}
+			if exitFile != "" {
+				// A daemon that is fenced or whose PIN was refused is never scraped: the reason has to outlive it.
+				if err := metrics.WriteExit(exitFile, 0, time.Now()); err != nil {
+					return &coded{exitUsage, err}
+				}
+				defer func() {
+					if err != nil {
+						err = errors.Join(err, metrics.WriteExit(exitFile, exitCode(err), time.Now()))
+					}
+				}()
 			}
 			conf, err := loadConfig(file)
 			if err != nil {
@@ -47,6 +59,7 @@ func serveCommand() *cobra.Command {
 		},
 	}
 	configFlag(c, &file)
+	c.Flags().StringVar(&exitFile, "exit-textfile", "", "file of node_exporter's textfile collector that is told how the daemon ended (docs/monitoring.md)")
 	c.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	c.Flags().BoolVar(&text, "log-text", false, "log as text instead of JSON")
 	return c
