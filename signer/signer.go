@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -317,13 +318,7 @@ func (s *Signer) Derive(ctx context.Context, label string) ([32]byte, error) {
 			if !ok {
 				continue
 			}
-			r, err := p.ask(ctx, wire.Request{Op: wire.OpDerive, Label: label}, p.deadline, true)
-			if err == nil && len(r.Secret) != len(out) {
-				err = fmt.Errorf("token %q derived %d bytes", p.token.Name, len(r.Secret))
-			}
-			if err == nil {
-				copy(out[:], r.Secret)
-				wire.Wipe(r.Secret)
+			if out, err = s.derive(ctx, p, label); err == nil {
 				return out, nil
 			}
 			failed = append(failed[:len(failed):len(failed)], err)
@@ -334,6 +329,41 @@ func (s *Signer) Derive(ctx context.Context, label string) ([32]byte, error) {
 	}
 	return out, fmt.Errorf("deriving %q: %w", label, errors.Join(failed...))
 }
+
+// derive asks one token until its answer is the one that the ledger knows. No signature is there to be verified: a MAC that is wrong by one
+// bit would quietly give every person another pseudonym, and a second phone with it. So the fingerprint of each derived secret is kept from
+// its first use, when two answers have to agree.
+func (s *Signer) derive(ctx context.Context, p *pool, label string) (out [32]byte, err error) {
+	name := "derived/" + label
+	known, ok, err := s.ledger.Meta(ctx, name)
+	if err != nil {
+		return out, err
+	}
+	for range deriveTries {
+		r, err := p.ask(ctx, wire.Request{Op: wire.OpDerive, Label: label}, p.deadline, true)
+		if err != nil {
+			return out, err
+		}
+		if len(r.Secret) != len(out) {
+			return out, fmt.Errorf("%w: token %q derived %d bytes", ErrDown, p.token.Name, len(r.Secret))
+		}
+		copy(out[:], r.Secret)
+		wire.Wipe(r.Secret)
+		sum := sha256.Sum256(slices.Concat([]byte(name), []byte{0}, out[:])) // of 256 random bits: it says nothing of them
+		switch {
+		case ok && subtle.ConstantTimeCompare(sum[:], known) == 1:
+			return out, nil
+		case !ok && known != nil && subtle.ConstantTimeCompare(sum[:], known) == 1:
+			return out, s.ledger.PutMeta(ctx, name, known)
+		case !ok:
+			known = sum[:]
+		}
+	}
+	return [32]byte{}, fmt.Errorf("%w: token %q does not derive the secret %q that the ledger knows: its domain secret is another one, or its MACs are wrong",
+		ErrDown, p.token.Name, label)
+}
+
+const deriveTries = 4
 
 // Quarantine kills the worker that made a bad signature; a new one is started and must pass its checks.
 func (s *Signer) Quarantine(g *Signatures, item int) {
