@@ -184,7 +184,7 @@ func (v *Verifier) Verify(about About, b Bundle) (*Verified, error) {
 	keys = append(keys, a.keys[:proving]...)
 	keys = append(keys, a.keys[proving+1:]...)
 	return &Verified{
-		about: Bound{Client: about.Client, DocumentType: about.DocumentType, Audience: about.Audience, At: about.At},
+		about: Bound(about),
 		keys:  keys,
 		facts: Facts{
 			Kinds:              []string{"key_attestation", "proof_of_possession"},

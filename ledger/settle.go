@@ -69,9 +69,9 @@ func (l *Ledger) settle(ctx context.Context, r *Reservation, s Settlement) (answ
 	}
 	rec.Seq = rev - 1
 	leaf := Leaf{Kind: "settle", At: l.o.Clock.Now(), Reservation: rec.ID, Operation: string(rec.Kind)}
-	applied := func(uint64) {}
 	rec.Progress = Settled
 	var rows []Row
+	var applied func(seq uint64)
 	var changed bool
 	switch rec.Kind {
 	case policy.KindIssue:

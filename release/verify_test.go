@@ -133,10 +133,15 @@ func TestPinsAreOfTheirAlgorithm(t *testing.T) {
 func fixedNonce(key *ecdsa.PrivateKey, tbs []byte) []byte {
 	curve, n := key.Curve, key.Params().N
 	k := big.NewInt(4711)
-	x, _ := curve.ScalarBaseMult(k.Bytes()) //nolint:staticcheck // the point is to sign as no library does
+	//lint:ignore SA1019 the point is to sign as no library does
+	x, _ := curve.ScalarBaseMult(k.Bytes())
 	r := new(big.Int).Mod(x, n)
 	h := sha256.Sum256(tbs)
-	s := new(big.Int).Mul(r, key.D)
+	d, err := key.Bytes()
+	if err != nil {
+		panic(err)
+	}
+	s := new(big.Int).Mul(r, new(big.Int).SetBytes(d))
 	s.Add(s, new(big.Int).SetBytes(h[:]))
 	s.Mul(s, new(big.Int).ModInverse(k, n)).Mod(s, n)
 	raw := make([]byte, 64)

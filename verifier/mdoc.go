@@ -76,7 +76,7 @@ var loose, tight = func() (a, b cbor.DecMode) {
 		MaxArrayElements:  1 << 14,
 		MaxMapPairs:       1 << 14,
 		IndefLength:       cbor.IndefLengthForbidden,
-		IntDec:            cbor.IntDecConvertSigned,
+		IntDec:            cbor.IntDecConvertSignedOrFail,
 		TimeTagToAny:      cbor.TimeTagToRFC3339,
 		BignumTag:         cbor.BignumTagForbidden,
 		FieldNameMatching: cbor.FieldNameMatchingCaseSensitive,
