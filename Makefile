@@ -4,7 +4,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS  = -X main.version=$(VERSION)
 export CGO_ENABLED = 1
 
-.PHONY: all build demo test unit interop check fuzz clean
+.PHONY: all build demo test unit interop check bench fuzz clean
 
 all: build
 
@@ -38,6 +38,13 @@ interop: ## verifiers written by others agree with every step of the demo
 	cd tests/interop && npm ci --no-audit --no-fund --silent
 	node tests/interop/verify.mjs .demo/interop
 	sh tests/interop/openssl.sh .demo/interop
+
+bench: ## what a request costs, beside its floors: one table, and figures in BENCH_OUT (.bench/bench.json); BENCH_SHORT=1 for a look
+	@sh scripts/require.sh demo
+	@$(MAKE) --no-print-directory build
+	@$(GO) build -trimpath -o bin/bench ./tests/bench
+	@$(GO) test -c -trimpath -o bin/signer.test ./signer
+	@bin/bench
 
 FUZZTIME ?= 60s
 fuzz: ## every fuzz target for FUZZTIME

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"os"
 	"time"
 
@@ -21,7 +22,7 @@ import (
 
 func serveCommand() *cobra.Command {
 	var file, level, exitFile string
-	var text bool
+	var text, profiling bool
 	c := &cobra.Command{
 		Use:     "serve",
 		Short:   "Run the appliance: issuance, public and operations listeners",
@@ -52,7 +53,7 @@ func serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			err = a.serve(cmd.Context())
+			err = a.serve(cmd.Context(), profiling)
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), conf.Drain)
 			defer cancel()
 			return errors.Join(err, a.close(ctx))
@@ -62,7 +63,19 @@ func serveCommand() *cobra.Command {
 	c.Flags().StringVar(&exitFile, "exit-textfile", "", "file of node_exporter's textfile collector that is told how the daemon ended (docs/monitoring.md)")
 	c.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	c.Flags().BoolVar(&text, "log-text", false, "log as text instead of JSON")
+	c.Flags().BoolVar(&profiling, "pprof", false, "serve /debug/pprof/ on the operations listener, which must be loopback")
 	return c
+}
+
+// profiled puts /debug/pprof/ in front of a handler. Its answers show the insides of the process, so it is asked for at the start and only
+// served to this machine.
+func profiled(next http.Handler) http.Handler {
+	m := http.NewServeMux()
+	m.HandleFunc("GET /debug/pprof/", pprof.Index)
+	m.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	m.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	m.Handle("/", next)
+	return m
 }
 
 func serverCertificate(c *config.Config) (tls.Certificate, error) {
@@ -78,7 +91,7 @@ func serverCertificate(c *config.Config) (tls.Certificate, error) {
 
 // serve runs listeners and publisher until ctx ends, then drains: listeners first, so that the publisher still publishes what the last
 // requests changed.
-func (a *appliance) serve(ctx context.Context) error {
+func (a *appliance) serve(ctx context.Context, profiling bool) error {
 	c := a.config
 	cert, err := serverCertificate(c)
 	if err != nil {
@@ -100,11 +113,17 @@ func (a *appliance) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	operations := edge.Operations()
+	if host, _, _ := net.SplitHostPort(c.Operations); profiling && !isLoopback(host) {
+		return &coded{exitUsage, fmt.Errorf("--pprof needs listen.operations on loopback, and it is %s", c.Operations)}
+	} else if profiling {
+		operations.Handler = profiled(operations.Handler)
+	}
 	servers := []struct {
 		name, address string
 		server        *http.Server
 		tls           bool
-	}{{"issuance", c.Issuance, issuance, true}, {"public", c.Public, edge.Public(), false}, {"operations", c.Operations, edge.Operations(), false}}
+	}{{"issuance", c.Issuance, issuance, true}, {"public", c.Public, edge.Public(), false}, {"operations", c.Operations, operations, false}}
 	if host, _, _ := net.SplitHostPort(c.Operations); !isLoopback(host) {
 		a.log.Warn("the operations listener has no authentication and is not bound to loopback", "address", c.Operations)
 	}
