@@ -178,16 +178,21 @@ func (l *Ledger) firstAttempts(r *ReservationRecord) (rows []Row, tries [][]try,
 		rows = append(rows, Row{Table: TableAttempts, Key: attemptKey(r.ID, i, 0), Value: encode(t.record)})
 		tries = append(tries, []try{t})
 		items = append(items, LeafItem{Item: i, Key: it.KeyID, Purpose: it.Purpose, TBS: bytes.Clone(it.TBSHash[:])})
-		l.o.Metrics.Attempts.WithLabelValues(it.KeyID, string(it.Purpose)).Inc()
 	}
 	return rows, tries, items
 }
 
+// reservation is made of what was committed; only now its attempts count.
 func (l *Ledger) reservation(rec ReservationRecord, seq uint64, c *Call, image []byte, tries [][]try) *Reservation {
 	r := &Reservation{ledger: l, record: rec, seq: seq, image: image, tries: tries}
 	if c != nil {
 		own := *c
 		r.call = &own
+	}
+	for i, t := range tries {
+		if len(t) > 0 {
+			l.o.Metrics.Attempts.WithLabelValues(rec.Items[i].KeyID, string(rec.Items[i].Purpose)).Inc()
+		}
 	}
 	r.state.Store(fresh)
 	return r

@@ -16,6 +16,7 @@ import (
 // The main job with keys of every algorithm, in the HSM and on the phone, signed with and without copies of the keys in the worker, by one
 // worker or two.
 func TestAlgorithms(t *testing.T) {
+	t.Parallel()
 	for _, v := range []struct {
 		algorithm string
 		signers   string // of cards: what the certificate's key must be able to do

@@ -56,6 +56,7 @@ func narrow(t *testing.T, r ran) {
 
 // sealctl against a running appliance, as a person at a terminal (tables) and as a script (JSON, exit codes) sees it.
 func TestSealctl(t *testing.T) {
+	t.Parallel()
 	a := install(t).start()
 	const subject = "900101-1234567"
 	answer := a.issue(newPhone(t, 1), subject, false)
@@ -264,6 +265,7 @@ func TestSealctl(t *testing.T) {
 
 // Each command shows an example, and the shells get their completions.
 func TestHelp(t *testing.T) {
+	t.Parallel()
 	listed := regexp.MustCompile(`(?m)^  ([a-z]+) {2,}\S`)
 	var walk func(t *testing.T, name string, path ...string)
 	walk = func(t *testing.T, name string, path ...string) {
@@ -305,6 +307,7 @@ func TestHelp(t *testing.T) {
 
 // sealkeeperd's exit codes and complaints, without a daemon running. (3 and 4 stand with the fence and the PIN.)
 func TestSealkeeperdExitCodes(t *testing.T) {
+	t.Parallel()
 	a := install(t)
 	conf := filepath.Join(a.dir, "sealkeeper.yaml")
 	good := configuration(a.ports[:]...)

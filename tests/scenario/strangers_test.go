@@ -17,19 +17,12 @@ func strangeClient(t *testing.T, name string, until time.Time) (keyPEM, certPEM 
 	t.Helper()
 	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Strange CA"}, NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return certify(t, ca, caKey, name, until)
+	return certify(t, ca, strangeKey(t), name, until)
 }
 
 func certify(t *testing.T, ca *x509.Certificate, caKey *ecdsa.PrivateKey, name string, until time.Time) (keyPEM, certPEM []byte) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := strangeKey(t)
 	u, err := url.Parse(name)
 	if err != nil {
 		t.Fatal(err)
@@ -44,4 +37,13 @@ func certify(t *testing.T, ca *x509.Certificate, caKey *ecdsa.PrivateKey, name s
 		t.Fatal(err)
 	}
 	return pemOf("PRIVATE KEY", pkcs8), pemOf("CERTIFICATE", der)
+}
+
+func strangeKey(t *testing.T) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
 }
