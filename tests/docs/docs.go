@@ -64,10 +64,10 @@ var rooms = []struct{ name, what string }{
 func Errors() []byte {
 	var b bytes.Buffer
 	b.WriteString("# Error codes\n\n<!-- Made by `go run ./tests/docs/gen`. Don't edit: change the explanation where the code is defined. -->\n\n")
-	b.WriteString("Refusals are RFC 9457 problems (`application/problem+json`). `code` is stable; `title` and `detail` are for people and may change.\n" +
-		"`instance` names the request in the operator's log. If policy was asked, `decision` says which rules decided and what is missing.\n" +
-		"With 429 and 503 comes `Retry-After`: send the same request with the same idempotency key again. [integrator.md](integrator.md#errors) says\n" +
-		"what to do by status.\n")
+	b.WriteString("Refusals are RFC 9457 problems (`application/problem+json`). `code` is stable; `title` and `detail` are for people and\nmay change. " +
+		"`instance` names the request in the operator's log. If policy was asked, `decision` says which rules decided and\n" +
+		"what is missing. With 429 and 503 comes `Retry-After`: send the same request with the same idempotency key again.\n" +
+		"[integrator.md](integrator.md#errors) says what to do by status.\n")
 	byRoom, own := map[string][]api.ErrorDoc{}, []api.ErrorDoc(nil)
 	for _, e := range api.Errors(policy.Codes, LedgerCodes) {
 		room, _, ok := strings.Cut(e.Code, ".")
@@ -95,7 +95,7 @@ func Errors() []byte {
 		panic("rooms of tests/docs has no line for codes of " + room) // the generator's own fault, seen by whoever added the room
 	}
 	b.WriteString("\n## The appliance's own fault, and its own decisions\n\nA client sees status 500 and, but for the first four, the code `internal`. " +
-		"The others are refusals of the appliance's own lists,\ncertificates, CRLs and self tests: an operator finds them in the log and in `sealkeeper_decisions_total`.\n\n| code | explanation |\n|---|---|\n")
+		"The others\nare refusals of the appliance's own lists, certificates, CRLs and self tests: an operator finds them in the log and in\n`sealkeeper_decisions_total`.\n\n| code | explanation |\n|---|---|\n")
 	first := func(code string) bool {
 		return code == "internal" || code == "policy.error" || code == "policy.facts" || code == "evidence.unconfigured"
 	}

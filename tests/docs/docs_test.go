@@ -20,6 +20,7 @@ import (
 	"sealkeeper/api"
 	"sealkeeper/contract"
 	"sealkeeper/internal/config"
+	"sealkeeper/internal/strict"
 	"sealkeeper/tests/docs"
 )
 
@@ -290,6 +291,26 @@ func TestShownCodeCompiles(t *testing.T) {
 			t.Errorf("docs/integrator.md does not show this code as it is:\n%s", shown)
 		}
 	}
+}
+
+// The requests and answers that are shown have the form of the contract, member for member.
+func TestShownJSONIsOfTheContract(t *testing.T) {
+	show := func(page, begins string, into any) {
+		t.Helper()
+		_, rest, ok := strings.Cut(read(t, page), "```"+begins)
+		body, _, ok2 := strings.Cut(rest, "```")
+		if i := strings.Index(body, "\n{"); ok && ok2 && i >= 0 {
+			if err := strict.JSON([]byte(strings.TrimSpace(body[i:])), strict.Limits{Bytes: 1 << 16, Depth: 16}, into); err != nil {
+				t.Errorf("%s, %s: %v", page, begins, err)
+			}
+			return
+		}
+		t.Errorf("%s shows no %s", page, begins)
+	}
+	show("README.md", "http\nPOST /v1/credentials", new(contract.IssueRequest))
+	show("README.md", "http\nHTTP/1.1 200", new(contract.IssueAnswer))
+	show("README.md", "http\nHTTP/1.1 409", new(contract.Problem))
+	show("docs/integrator.md", "json", new(contract.WhoAmI))
 }
 
 // ---- metrics
