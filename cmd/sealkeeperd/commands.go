@@ -49,7 +49,8 @@ func initCommand() *cobra.Command {
 		Use:   "init",
 		Short: "Make tokens, domain secret, keys, certificates and the ledger of a new installation",
 		Long: `init makes what a new installation needs: two tokens with PINs of their own (embedded SoftHSM), the domain secret, the keys, their
-certificates and the first CRL. It can be run again: an init that was interrupted goes on where it stopped, and a finished one changes nothing.`,
+certificates and the first CRL. It can be run again: an init that was interrupted goes on where it stopped, and a finished one renews the TLS certificate in its last
+month and changes nothing else.`,
 		Example: "  sealkeeperd init --config sealkeeper.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -108,7 +109,8 @@ func found(ctx context.Context, c *config.Config, report func(string)) error {
 	if err := durable.WriteFile(c.ClientCAFile(), root.Bytes, 0o644); err != nil {
 		return err
 	}
-	if _, err := os.Stat(c.ServerCert()); errors.Is(err, os.ErrNotExist) {
+	// Made when there is none that serves (a crash may have left a key without its certificate), and again a month before it ends.
+	if cert, err := serverCertificate(c); err != nil || time.Until(cert.Leaf.NotAfter) < 30*24*time.Hour {
 		if err := enrol(ctx, a, "server", c.Hosts[0], c.Hosts, nil, c.ServerKey(), c.ServerCert()); err != nil {
 			return fmt.Errorf("server certificate: %w", err)
 		}
@@ -169,7 +171,8 @@ func newPIN() []byte {
 	return []byte(hex.EncodeToString(b[:]))
 }
 
-// enrol makes a P-256 key and certificate for a server or client. The private key file exists before the certificate is asked for.
+// enrol makes a P-256 key and certificate for a server or client. Files are written once both are there, so that a renewal that fails
+// leaves the old pair in use.
 func enrol(ctx context.Context, a *appliance, kind, name string, hosts, uris []string, keyFile, certFile string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -183,11 +186,11 @@ func enrol(ctx context.Context, a *appliance, kind, name string, hosts, uris []s
 	if err != nil {
 		return err
 	}
-	if err := durable.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
-		return err
-	}
 	cert, err := a.ca.Certify(ctx, kind, name, spki, hosts, uris, 90*24*time.Hour)
 	if err != nil {
+		return err
+	}
+	if err := durable.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
 		return err
 	}
 	return durable.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), 0o644)

@@ -500,6 +500,14 @@ func (c *checker) config(f *file) *Config {
 		c.fail("lists.ttl", "%s is more than half of lists.life (%s); readers would keep expired lists", o.ListTTL, o.ListLife)
 	}
 	o.CRLLife = c.duration("lists.crl_life", f.Lists.CRLLife, 30*24*time.Hour, time.Hour, 90*24*time.Hour)
+	for _, v := range []struct {
+		key string
+		d   time.Duration
+	}{{"lists.life", o.ListLife}, {"lists.ttl", o.ListTTL}, {"lists.crl_life", o.CRLLife}} {
+		if v.d%time.Second != 0 { // policy would refuse every list
+			c.fail(v.key, "%s is no whole number of seconds, as signed times are", v.d)
+		}
+	}
 	o.NonceLife = c.duration("evidence.nonce_life", f.Evidence.NonceLife, 5*time.Minute, time.Second, time.Hour)
 	o.AttestationAge = c.duration("evidence.attestation_age", f.Evidence.AttestationAge, 24*time.Hour, time.Second, 31*24*time.Hour)
 	o.Skew = c.duration("evidence.skew", f.Evidence.Skew, 30*time.Second, 0, 5*time.Minute)

@@ -189,6 +189,8 @@ func TestComplaints(t *testing.T) {
 		{"life", add("lists: {life: 745h}"), []string{"7: lists.life: 745h0m0s is out of bounds; allowed is 10s to 744h0m0s"}},
 		{"ttl", add("lists: {ttl: 0s}"), []string{"7: lists.ttl: 0s is out of bounds; allowed is 1s to 24h0m0s"}},
 		{"ttl over half of life", add("lists: {life: 1m, ttl: 31s}"), []string{"7: lists.ttl: 31s is more than half of lists.life (1m0s); readers would keep expired lists"}},
+		{"parts of a second", add("lists: {life: 90500ms, ttl: 1500ms}"), []string{"7: lists.life: 1m30.5s is no whole number of seconds, as signed times are",
+			"7: lists.ttl: 1.5s is no whole number of seconds, as signed times are"}},
 		{"CRL", add("lists: {crl_life: 2161h}"), []string{"7: lists.crl_life: 2161h0m0s is out of bounds; allowed is 1h0m0s to 2160h0m0s"}},
 		{"nonces", add("evidence: {nonce_life: 61m}"), []string{"7: evidence.nonce_life: 1h1m0s is out of bounds; allowed is 1s to 1h0m0s"}},
 		{"attestations", add("evidence: {attestation_age: 745h}"), []string{"7: evidence.attestation_age: 745h0m0s is out of bounds; allowed is 1s to 744h0m0s"}},
