@@ -36,9 +36,8 @@ func doctorCommand(o *options) *cobra.Command {
 					fmt.Fprintln(w, "✓ nothing is wrong")
 					return
 				}
-				fmt.Fprintln(w, "SEVERITY\tWHAT\tDO\tMORE")
-				for _, f := range found {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", f.Severity, f.What, f.Do, f.Runbook)
+				for _, f := range found { // sentences: a table of them would fit no terminal
+					fmt.Fprintf(w, "✗ %s: %s\n  do: %s\n  see %s\n", f.Severity, f.What, f.Do, f.Runbook)
 				}
 			})
 			if err == nil && len(found) > 0 {

@@ -113,6 +113,7 @@ func TestWrongInput(t *testing.T) {
 		{"idempotency key of another alphabet", "ward-office-1", "POST", issue, json, strings.Repeat("ä", 22), fine, 400, "idempotency.key_malformed"},
 		{"long idempotency key", "ward-office-1", "POST", issue, json, strings.Repeat("k", 129), fine, 400, "idempotency.key_malformed"},
 		{"10 MB", "ward-office-1", "POST", issue, json, "k", bytes.Repeat([]byte(" "), 10<<20), 413, "request.too_large"},
+		{"a large body of unknown size", "ward-office-1", "POST", issue, json, "k", bytes.Repeat([]byte(" "), 300<<10), 413, "request.too_large"},
 		{"a large lock", "telecom-a", "POST", "/v1/locks", json, "", bytes.Repeat([]byte(" "), 17<<10), 413, "request.too_large"},
 		{"nothing", "ward-office-1", "POST", issue, json, "k", nil, 400, "request.malformed"},
 		{"null", "ward-office-1", "POST", issue, json, "k", []byte("null"), 400, "request.malformed"},
@@ -205,7 +206,13 @@ func (a *appliance) send(t *testing.T, id, method, path, media, key string, body
 	if key != "" {
 		r.Header.Set("Idempotency-Key", key)
 	}
-	h := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: a.tls(id), DisableKeepAlives: true}}
+	switch {
+	case len(body) > 1<<20: // refused by its announced size, before a byte of it is sent
+		r.Header.Set("Expect", "100-continue")
+	case len(body) > 256<<10:
+		r.ContentLength = -1 // chunked
+	}
+	h := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: a.tls(id), DisableKeepAlives: true, ExpectContinueTimeout: 20 * time.Second}}
 	w, err := h.Do(r)
 	if err != nil {
 		t.Fatal(err)

@@ -121,7 +121,7 @@ func TestSealctl(t *testing.T) {
 	}{
 		{"status", "", "auditor", []string{"status"}, 0, []string{"online", "2 of 2", "sdjwt-issuer-1", "status-list", "ES256", "statuslist+jwt", "statuslist+cwt", "trusted"},
 			[]string{"ready", "journal_size", "tokens", "keys", "lists", "clock"}},
-		{"doctor", "", "auditor", []string{"doctor"}, 0, []string{"nothing is wrong: 5 keys, 2 lists, clock trusted"}, []string{"healthy", "problems"}},
+		{"doctor", "", "auditor", []string{"doctor"}, 0, []string{"nothing is wrong"}, []string{"healthy", "findings"}},
 		{"whoami", "", "telecom-a", []string{"whoami"}, 0, []string{"telecom-a", "carrier", "telecom", "lock unlock"}, []string{"client", "role", "class", "may.kr-resident"}},
 		{"holder", subject, "auditor", []string{"holder", kr, "-"}, 0, []string{answer.Device, "mso_mdoc", "dc+sd-jwt", "valid"}, []string{"bound", "device", "credentials", "locks"}},
 		{"holder, a stranger", "nobody\n", "auditor", []string{"holder", kr, "-"}, 0, []string{"bound", "false"}, []string{"bound"}},
@@ -212,15 +212,19 @@ func TestSealctl(t *testing.T) {
 
 	t.Run("doctor finds something", func(t *testing.T) {
 		operations := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.URL.Path != "/status" {
+			switch r.URL.Path {
+			case "/status":
+				_ = json.NewEncoder(w).Encode(contract.Status{Clock: "trusted", Conditions: []contract.Condition{
+					{Name: "later", Severity: "warning", What: "a key ends soon", Do: "make its successor"}, {Name: "now", Severity: "critical", What: "token online is gone", Do: "look at it"}}})
+			case "/metrics":
+				fmt.Fprintln(w, `sealkeeper_signatures_total{key="ds-1",purpose="mdoc",result="bad"} 2`)
+			default:
 				http.NotFound(w, r)
-				return
 			}
-			_ = json.NewEncoder(w).Encode(contract.Status{Problems: []string{"token online: do this"}, Clock: "trusted", Keys: []contract.KeyStatus{
-				{ID: "ds-1", State: "active", NotAfter: time.Now().Add(49 * time.Hour)}, {ID: "old", State: "retired", NotAfter: time.Now()}}})
 		}))
 		defer operations.Close()
-		expect(t, execute(t, sealctl, "", "doctor", "--operations", operations.URL), 5, "✗ token online: do this", "✗ key ds-1 may be used for 2 more days", "2 problems")
+		expect(t, execute(t, sealctl, "", "doctor", "--operations", operations.URL), 5, "✗ critical: token online is gone\n  do: look at it\n  see docs/runbooks/now.md",
+			"✗ critical: 2 signatures since the start did not verify", "✗ warning: a key ends soon", "3 conditions")
 		r := execute(t, sealctl, "", "doctor", "--json", "--operations", operations.URL)
 		if r.code != 5 || !json.Valid([]byte(r.out)) {
 			t.Errorf("%+v", r)
@@ -231,7 +235,7 @@ func TestSealctl(t *testing.T) {
 	a.stop()
 	t.Run("nobody at home", func(t *testing.T) {
 		expect(t, run(t, "", "auditor", "status"), 1, "is the daemon running, and --operations right?")
-		expect(t, run(t, "", "auditor", "doctor"), 1, "is the daemon running, and --operations right?")
+		expect(t, run(t, "", "auditor", "doctor"), 5, "✗ critical", "is the daemon running, and --operations right?", "sealkeeperd check")
 		expect(t, run(t, "", "auditor", "whoami"), 1, "is the daemon running, and --url right?")
 	})
 	t.Run("fsck", func(t *testing.T) {
