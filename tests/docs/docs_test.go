@@ -347,6 +347,9 @@ func TestMetricsExist(t *testing.T) {
 	}
 	for _, p := range pages(t) {
 		for _, name := range regexp.MustCompile(`\bsealkeeper_[a-z_]+`).FindAllString(read(t, p), -1) {
+			if strings.HasSuffix(name, "_") { // sealkeeper_commit_*
+				continue
+			}
 			base := name
 			for _, part := range []string{"_bucket", "_count", "_sum"} { // of a histogram
 				base = strings.TrimSuffix(base, part)
