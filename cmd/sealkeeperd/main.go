@@ -50,7 +50,7 @@ func main() {
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &coded{exitUsage, err} })
-	root.AddCommand(initCommand(), serveCommand(), checkCommand(), enrolCommand(), acceptCommand(), versionCommand(), workerCommand(), tokenCommand())
+	root.AddCommand(initCommand(), serveCommand(), checkCommand(), enrolCommand(), backupCommand(), restoreCommand(), acceptCommand(), versionCommand(), workerCommand(), tokenCommand())
 	started := false
 	marked(root, &started)
 	cmd, err := root.ExecuteContextC(ctx)
