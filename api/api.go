@@ -109,8 +109,9 @@ type Options struct {
 	Clock       clock.Clock
 	Log         *slog.Logger
 	Metrics     *metrics.Metrics
-	Random      io.Reader // request ids; nil: crypto/rand
-	MaxIssues   int       // issue, refresh and dry-run requests at once; 0: 256
+	Random      io.Reader       // request ids; nil: crypto/rand
+	Hardening   map[string]bool // what confines this process, as found at start; shown in status and metrics
+	MaxIssues   int             // issue, refresh and dry-run requests at once; 0: 256
 }
 
 // Edge makes the three listeners' servers and drains them together.
@@ -135,6 +136,13 @@ func New(o Options) (*Edge, error) {
 	}
 	if leaf := o.Certificate.Leaf; leaf != nil {
 		o.Metrics.CertExpires.WithLabelValues("tls-server").Set(float64(leaf.NotAfter.Unix()))
+	}
+	for control, held := range o.Hardening {
+		v := 0.0
+		if held {
+			v = 1
+		}
+		o.Metrics.Hardening.WithLabelValues(control).Set(v)
 	}
 	return &Edge{o: o, issues: admission{max: o.MaxIssues, share: max(1, o.MaxIssues/shareOfIssues), clients: map[string]int{}}}, nil
 }

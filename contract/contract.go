@@ -156,6 +156,7 @@ type Status struct {
 	Certificates []CertificateStatus `json:"certificates"`
 	CRLExpires   time.Time           `json:"crl_expires"` // nextUpdate; zero: none was signed
 	Conditions   []Condition         `json:"conditions"`  // what is wrong or soon will be, the urgent first
+	Hardening    map[string]bool     `json:"hardening"`   // what confines the process: control → is it in force
 }
 
 // Condition is something wrong, with what to do. Its name is that of its page in docs/runbooks.

@@ -91,6 +91,7 @@ func OpenSQLite(ctx context.Context, path string) (_ Store, err error) {
 	for _, p := range []string{
 		"page_size=2048", "journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=4000", "cache_size=-8192",
 		"busy_timeout=5000", "secure_delete=FAST", "foreign_keys=OFF", "trusted_schema=OFF",
+		"temp_store=MEMORY", // no temporary files: the sandbox has no place for them, and they would hold what the ledger holds
 	} {
 		if _, err = s.conn.ExecContext(ctx, "PRAGMA "+p); err != nil {
 			return nil, fmt.Errorf("pragma %s: %w", p, err)
@@ -102,7 +103,7 @@ func OpenSQLite(ctx context.Context, path string) (_ Store, err error) {
 	if err = s.conn.QueryRowContext(ctx, "SELECT count(*) FROM journal").Scan(&s.size); err != nil {
 		return nil, err
 	}
-	if s.read, err = sql.Open("sqlite", dsn(path, "ro")+"&_pragma=query_only(1)&_pragma=busy_timeout(5000)&_pragma=cache_size(-8192)"); err != nil {
+	if s.read, err = sql.Open("sqlite", dsn(path, "ro")+"&_pragma=query_only(1)&_pragma=busy_timeout(5000)&_pragma=cache_size(-8192)&_pragma=temp_store(2)"); err != nil {
 		return nil, err
 	}
 	s.read.SetMaxOpenConns(4)

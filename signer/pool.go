@@ -135,9 +135,9 @@ type pool struct {
 	closing    bool
 }
 
-func newPool(t Token, deadline time.Duration, bound int, hello func(context.Context) (wire.Hello, error), s *starter, l *slog.Logger, m *metrics.Metrics) *pool {
+func newPool(t Token, deadline time.Duration, bound int, hello func(context.Context) (wire.Hello, error), l *slog.Logger, m *metrics.Metrics) *pool {
 	t.Workers = max(t.Workers, 1)
-	p := &pool{token: t, deadline: deadline, bound: bound, hello: hello, starter: s, log: l, metrics: m}
+	p := &pool{token: t, deadline: deadline, bound: bound, hello: hello, starter: newStarter(t.Confine), log: l, metrics: m}
 	p.work, p.state = sync.NewCond(&p.mu), sync.NewCond(&p.mu)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.tasks.Go(p.keep)
@@ -869,5 +869,6 @@ func (p *pool) close(ctx context.Context) error {
 	p.mu.Unlock()
 	p.cancel()
 	p.tasks.Wait()
+	p.starter.close()
 	return err
 }

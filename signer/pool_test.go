@@ -240,14 +240,12 @@ func newHouse(t *testing.T, fault string, change func(*Token)) *house {
 
 func (h *house) open(token Token) {
 	hello := func(context.Context) (wire.Hello, error) { return wire.Hello{Keys: []wire.Key{{ID: "ds-1"}}}, nil }
-	s := newStarter()
-	p := newPool(token, 300*time.Millisecond, 64, hello, s, slog.New(slog.DiscardHandler), h.metrics)
+	p := newPool(token, 300*time.Millisecond, 64, hello, slog.New(slog.DiscardHandler), h.metrics)
 	h.pool = p
 	h.t.Cleanup(func() {
 		if err := p.close(h.t.Context()); err != nil && h.t.Context().Err() == nil {
 			h.t.Error(err)
 		}
-		s.close()
 	})
 }
 
@@ -791,7 +789,7 @@ func TestCloseDrainsAndLeavesNothing(t *testing.T) {
 			t.Errorf("worker %s is still there", pid)
 		}
 	}
-	left := func() int { return runtime.NumGoroutine() - 1 } // the starter's, which has nothing to do any more
+	left := func() int { return runtime.NumGoroutine() }
 	for end := time.Now().Add(5 * time.Second); left() > before && time.Now().Before(end); {
 		runtime.Gosched()
 	}

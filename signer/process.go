@@ -28,19 +28,31 @@ const (
 )
 
 // starter runs every exec on one locked OS thread: the kernel sends the parent-death signal when the thread that forked ends, not the
-// process, and Go ends threads as it likes.
-type starter struct{ starts chan start }
+// process, and Go ends threads as it likes. What the thread may not, its children may not either: confine, if there is one, is called on
+// it before anything is started. There is a starter for each token, because what is confined stays so.
+type starter struct {
+	starts chan start
+	ended  sync.Once
+}
 
 type start struct {
 	cmd    *exec.Cmd
 	result chan error
 }
 
-func newStarter() *starter {
+func newStarter(confine func() error) *starter {
 	s := &starter{starts: make(chan start)}
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine, after all its children did
+		var confined error
+		if confine != nil {
+			confined = confine()
+		}
 		for c := range s.starts {
+			if confined != nil {
+				c.result <- fmt.Errorf("confining workers: %w", confined)
+				continue
+			}
 			c.result <- c.cmd.Start()
 		}
 	}()
@@ -53,7 +65,7 @@ func (s *starter) start(c *exec.Cmd) error {
 	return <-result
 }
 
-func (s *starter) close() { close(s.starts) }
+func (s *starter) close() { s.ended.Do(func() { close(s.starts) }) }
 
 // process is one worker. Fields below the line belong to pool.mu.
 type process struct {
@@ -163,7 +175,7 @@ func (p *pool) greet(w *process, hello wire.Hello) error {
 	}
 	w.conn.SetDeadline(time.Now().Add(readyWithin))
 	hello.PIN = pin
-	err = wire.Write(w.conn, hello)
+	err = wire.WriteSecret(w.conn, hello)
 	wire.Wipe(pin)
 	if err != nil {
 		return fmt.Errorf("greeting worker %s: %w", w.name, err)

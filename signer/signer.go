@@ -42,6 +42,8 @@ type Token struct {
 	// Command makes the worker process, without starting it; signer adds the socket as file descriptor 3. It is the daemon's binary
 	// with the hidden command "worker", and the environment that the module needs.
 	Command func() *exec.Cmd
+	// Confine, if not nil, is called once on the one thread that starts this token's workers. What it takes from that thread, they never get.
+	Confine func() error
 }
 
 // Options of New.
@@ -65,11 +67,10 @@ const makingWithin = 30 * time.Second
 
 // Signer runs the workers.
 type Signer struct {
-	ledger  *ledger.Ledger
-	pools   []*pool
-	starter *starter
-	once    sync.Once
-	closed  error
+	ledger *ledger.Ledger
+	pools  []*pool
+	once   sync.Once
+	closed error
 }
 
 // New starts the workers of all tokens that are not on demand and waits until each is ready or failed. It fails if a token has no worker
@@ -97,10 +98,10 @@ func New(ctx context.Context, o Options) (*Signer, error) {
 		}
 		names[t.Name] = true
 	}
-	s := &Signer{ledger: o.Ledger, starter: newStarter()}
+	s := &Signer{ledger: o.Ledger}
 	for _, t := range o.Tokens {
 		hello := func(ctx context.Context) (wire.Hello, error) { return greeting(ctx, o.Ledger, t) }
-		s.pools = append(s.pools, newPool(t, o.Deadline, o.Queue, hello, s.starter, o.Log, o.Metrics))
+		s.pools = append(s.pools, newPool(t, o.Deadline, o.Queue, hello, o.Log, o.Metrics))
 	}
 	var failed []error
 	for _, p := range s.pools {
@@ -152,7 +153,6 @@ func (s *Signer) Close(ctx context.Context) error {
 			all.Go(func() { failed[i] = p.close(ctx) })
 		}
 		all.Wait()
-		s.starter.close()
 		s.closed = errors.Join(failed...)
 	})
 	return s.closed

@@ -24,6 +24,7 @@ import (
 	"sealkeeper/internal/clock"
 	"sealkeeper/internal/config"
 	"sealkeeper/internal/metrics"
+	"sealkeeper/internal/sandbox"
 	"sealkeeper/ledger"
 	"sealkeeper/policy"
 	"sealkeeper/release"
@@ -38,6 +39,7 @@ type appliance struct {
 	clock   clock.Clock
 	log     *slog.Logger
 	metrics *metrics.Metrics
+	held    map[string]bool // sandbox.Held at start
 	ledger  *ledger.Ledger
 	signer  *signer.Signer
 	ca      *ca.Authority
@@ -47,8 +49,8 @@ type appliance struct {
 const acceptedClock = "accepted-clock"
 
 // assemble opens the ledger (which compares itself with what is outside), starts the workers, derives the secrets and wires the rooms. With
-// founding true the domain secret is made if the ledger knows none.
-func assemble(ctx context.Context, c *config.Config, log *slog.Logger, founding bool) (_ *appliance, err error) {
+// founding true the domain secret is made if the ledger knows none; with confined true the workers run in a sandbox.
+func assemble(ctx context.Context, c *config.Config, log *slog.Logger, founding, confined bool) (_ *appliance, err error) {
 	a := &appliance{config: c, clock: clock.System(), log: log, metrics: metrics.New()}
 	defer func() {
 		if err != nil {
@@ -84,7 +86,7 @@ func assemble(ctx context.Context, c *config.Config, log *slog.Logger, founding 
 		return nil, err
 	}
 	a.signer, err = signer.New(ctx, signer.Options{Ledger: a.ledger, Deadline: c.Deadline, Queue: c.Queue, Log: log, Metrics: a.metrics, Tokens: []signer.Token{
-		tokenOptions(self, module, c, c.Online, false), tokenOptions(self, module, c, c.IACA, true)}})
+		tokenOptions(self, module, c, c.Online, false, confined), tokenOptions(self, module, c, c.IACA, true, confined)}})
 	if err != nil {
 		return nil, fmt.Errorf("starting HSM workers: %w", err)
 	}
@@ -158,12 +160,24 @@ func (a *appliance) close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-func tokenOptions(self, module string, c *config.Config, t config.Token, onDemand bool) signer.Token {
+func tokenOptions(self, module string, c *config.Config, t config.Token, onDemand, confined bool) signer.Token {
 	workers := c.Workers
 	if onDemand {
 		workers = 1
 	}
-	return signer.Token{Name: t.Name, Module: module, Label: t.Label, Serial: t.Serial, PIN: func() ([]byte, error) { return readPIN(t.PINFile) }, Marker: t.Marker,
+	var confine func() error
+	if confined {
+		confine = func() error {
+			err := sandbox.Restrict(workerConfinement(c, t, module, self))
+			if errors.Is(err, sandbox.ErrUnavailable) {
+				err = nil // reported at start: Held
+			}
+			return err
+		}
+	}
+	// Workers of a token start one after the other, so that one place is enough for its PIN; it lives as long as the process.
+	place, _ := sandbox.Locked(maxPIN + 1)
+	return signer.Token{Name: t.Name, Module: module, Label: t.Label, Serial: t.Serial, PIN: func() ([]byte, error) { return readPIN(t, place) }, Marker: t.Marker, Confine: confine,
 		Workers: workers, Sessions: c.Sessions, OnDemand: onDemand, Idle: 5 * time.Second, Copies: c.Copies,
 		Command: func() *exec.Cmd {
 			cmd := exec.Command(self, "worker")
@@ -176,8 +190,15 @@ func tokenOptions(self, module string, c *config.Config, t config.Token, onDeman
 		}}
 }
 
-// readPIN reads a PIN file, which nobody else may read.
-func readPIN(path string) ([]byte, error) {
+const maxPIN = 255
+
+// readPIN reads a PIN, which nobody else may read, into place. What systemd lends its service belongs to root, and an access list lets the
+// service's user read it: that shows in the group's bits.
+func readPIN(t config.Token, place []byte) ([]byte, error) {
+	path, foreign := t.PINFile, os.FileMode(0o077)
+	if t.Lent {
+		foreign = 0o037
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("PIN file: %w", err)
@@ -187,13 +208,14 @@ func readPIN(path string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("PIN file: %w", err)
 	}
-	if st.Mode().Perm()&0o077 != 0 {
+	if st.Mode().Perm()&foreign != 0 {
 		return nil, fmt.Errorf("PIN file %s has mode %04o: others may read it; run `chmod 0400 %s`", path, st.Mode().Perm(), path)
 	}
-	pin := make([]byte, 256)
+	pin := place[:maxPIN+1]
 	n, err := io.ReadFull(f, pin)
 	if err == nil || n == 0 {
-		return nil, fmt.Errorf("PIN file %s is empty or longer than 255 bytes", path)
+		clear(pin)
+		return nil, fmt.Errorf("PIN file %s is empty or longer than %d bytes", path, maxPIN)
 	}
 	pin = pin[:n]
 	for len(pin) > 0 && (pin[len(pin)-1] == '\n' || pin[len(pin)-1] == '\r') {

@@ -93,7 +93,7 @@ func found(ctx context.Context, c *config.Config, report func(string)) error {
 		}
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	a, err := assemble(ctx, c, log, true)
+	a, err := assemble(ctx, c, log, true, false)
 	if err != nil {
 		return err
 	}
@@ -144,7 +144,7 @@ func foundToken(c *config.Config, t config.Token, report func(string)) error {
 			return err
 		}
 	}
-	pin, err := readPIN(t.PINFile)
+	pin, err := readPIN(t, make([]byte, maxPIN+1))
 	if err != nil {
 		return err
 	}
@@ -222,7 +222,7 @@ urn:sealkeeper:client:<role>:<id>, as the bundle has it. It works on the ledger,
 				}
 				roles[id] = info.Role
 			}
-			a, err := assemble(cmd.Context(), conf, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})), false)
+			a, err := assemble(cmd.Context(), conf, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})), false, false)
 			if err != nil {
 				return err
 			}
@@ -334,7 +334,7 @@ func checkCommand() *cobra.Command {
 			module, err := softhsm.FindModule(conf.Module)
 			say("PKCS#11 module "+module, err)
 			for _, t := range []config.Token{conf.Online, conf.IACA} {
-				_, err := readPIN(t.PINFile)
+				_, err := readPIN(t, make([]byte, maxPIN+1))
 				say("PIN file of token "+t.Name, err)
 				if _, err := os.Stat(t.Marker); err == nil {
 					say("token "+t.Name, fmt.Errorf("its PIN was refused before; correct %s, then remove %s", t.PINFile, t.Marker))

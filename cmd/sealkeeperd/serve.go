@@ -49,10 +49,16 @@ func serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			a, err := assemble(cmd.Context(), conf, log, false)
+			unconfined := cmd.Flag("no-sandbox").Value.String() == "true"
+			held, err := confine(conf, log, exitFile, unconfined)
 			if err != nil {
 				return err
 			}
+			a, err := assemble(cmd.Context(), conf, log, false, !unconfined)
+			if err != nil {
+				return err
+			}
+			a.held = held
 			err = a.serve(cmd.Context(), profiling)
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), conf.Drain)
 			defer cancel()
@@ -60,6 +66,7 @@ func serveCommand() *cobra.Command {
 		},
 	}
 	configFlag(c, &file)
+	c.Flags().Bool("no-sandbox", false, "run unconfined, for debugging only")
 	c.Flags().StringVar(&exitFile, "exit-textfile", "", "file of node_exporter's textfile collector that is told how the daemon ended (docs/monitoring.md)")
 	c.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	c.Flags().BoolVar(&text, "log-text", false, "log as text instead of JSON")
@@ -105,7 +112,7 @@ func (a *appliance) serve(ctx context.Context, profiling bool) error {
 	if !pool.AppendCertsFromPEM(root) {
 		return &coded{exitUsage, fmt.Errorf("client CA %s has no certificate", c.ClientCAFile())}
 	}
-	edge, err := api.New(api.Options{Authority: api.Of(a.ca), Certificate: cert, ClientCAs: pool, Clock: a.clock, Log: a.log, Metrics: a.metrics, MaxIssues: c.Concurrent})
+	edge, err := api.New(api.Options{Authority: api.Of(a.ca), Certificate: cert, ClientCAs: pool, Clock: a.clock, Log: a.log, Metrics: a.metrics, MaxIssues: c.Concurrent, Hardening: a.held})
 	if err != nil {
 		return err
 	}

@@ -45,15 +45,16 @@ type file struct {
 		Hosts []string `yaml:"hosts"`
 	} `yaml:"tls"`
 	HSM struct {
-		Module    string `yaml:"module"`
-		Embedded  *bool  `yaml:"embedded"`
-		Algorithm string `yaml:"algorithm"`
-		Workers   *int   `yaml:"workers"`
-		Sessions  *int   `yaml:"sessions"`
-		Copies    *bool  `yaml:"session_copies"`
-		Deadline  string `yaml:"deadline"`
-		Online    token  `yaml:"online"`
-		IACA      token  `yaml:"iaca"`
+		Module    string   `yaml:"module"`
+		Embedded  *bool    `yaml:"embedded"`
+		Algorithm string   `yaml:"algorithm"`
+		Workers   *int     `yaml:"workers"`
+		Sessions  *int     `yaml:"sessions"`
+		Copies    *bool    `yaml:"session_copies"`
+		Deadline  string   `yaml:"deadline"`
+		Allow     []string `yaml:"allow"`
+		Online    token    `yaml:"online"`
+		IACA      token    `yaml:"iaca"`
 	} `yaml:"hsm"`
 	Lists struct {
 		Entries *uint64 `yaml:"entries"`
@@ -68,9 +69,11 @@ type file struct {
 		MaxKeys        *int   `yaml:"max_keys"`
 	} `yaml:"evidence"`
 	Limits struct {
-		Concurrent *int   `yaml:"concurrent_issues"`
-		Queue      *int   `yaml:"queue"`
-		Drain      string `yaml:"drain"`
+		Concurrent  *int   `yaml:"concurrent_issues"`
+		Queue       *int   `yaml:"queue"`
+		Connections *int   `yaml:"connections"`
+		Memory      *int   `yaml:"memory_mib"`
+		Drain       string `yaml:"drain"`
 	} `yaml:"limits"`
 }
 
@@ -104,6 +107,7 @@ type Config struct {
 	Sessions        int
 	Copies          bool
 	Deadline        time.Duration
+	Allow           []string // what a vendor's module reads and writes: left open by the sandbox
 	Online, IACA    Token
 	ListEntries     uint64
 	ListTTL         time.Duration
@@ -115,6 +119,8 @@ type Config struct {
 	MaxKeys         int
 	Concurrent      int
 	Queue           int
+	Connections     int // of each listener
+	Memory          int // MiB: where Go's garbage collector begins to work hard
 	Drain           time.Duration
 }
 
@@ -124,6 +130,7 @@ type Token struct {
 	Label   string
 	Serial  string
 	PINFile string // 0400; read at each worker start
+	Lent    bool   // PINFile is a systemd credential
 	Dir     string // embedded SoftHSM: its directory
 	Marker  string // left by a refused PIN
 }
@@ -480,6 +487,12 @@ func (c *checker) config(f *file) *Config {
 		c.fail("hsm.session_copies", "is for the embedded SoftHSM only; remove it")
 	}
 	o.Deadline = c.duration("hsm.deadline", f.HSM.Deadline, time.Second, 50*time.Millisecond, time.Minute)
+	for _, p := range f.HSM.Allow {
+		o.Allow = append(o.Allow, c.path("hsm.allow", p, ""))
+	}
+	if o.Embedded && len(o.Allow) > 0 {
+		c.fail("hsm.allow", "is for modules of vendors; the embedded SoftHSM needs nothing more, remove it")
+	}
 	o.Online = c.token("online", f.HSM.Online, o)
 	o.IACA = c.token("iaca", f.HSM.IACA, o)
 	if o.Online.PINFile == o.IACA.PINFile && o.Online.PINFile != "" {
@@ -514,6 +527,8 @@ func (c *checker) config(f *file) *Config {
 	o.MaxKeys = c.number("evidence.max_keys", f.Evidence.MaxKeys, 16, 1, 64)
 	o.Concurrent = c.number("limits.concurrent_issues", f.Limits.Concurrent, 256, 1, 1<<16)
 	o.Queue = c.number("limits.queue", f.Limits.Queue, 1024, 1, 1<<20)
+	o.Connections = c.number("limits.connections", f.Limits.Connections, 2048, 8, 1<<16)
+	o.Memory = c.number("limits.memory_mib", f.Limits.Memory, 512, 64, 1<<20)
 	o.Drain = c.duration("limits.drain", f.Limits.Drain, 10*time.Second, time.Second, 5*time.Minute)
 	return o
 }
@@ -530,7 +545,9 @@ func (c *checker) token(name string, t token, o *Config) Token {
 	if o.Data != "" {
 		byDefault = filepath.Join(o.Data, "pins", name)
 	}
-	if t.PINFile != "" || byDefault != "" { // without data only data is complained about
+	if lent, ok := strings.CutPrefix(t.PINFile, "credential:"); ok {
+		out.PINFile, out.Lent = c.credential("hsm."+name+".pin_file", lent), true
+	} else if t.PINFile != "" || byDefault != "" { // without data only data is complained about
 		out.PINFile = c.path("hsm."+name+".pin_file", t.PINFile, byDefault)
 	}
 	if o.Embedded {
@@ -538,4 +555,16 @@ func (c *checker) token(name string, t token, o *Config) Token {
 	}
 	out.Marker = filepath.Join(o.Data, "pin-refused-"+name)
 	return out
+}
+
+// credential is the path of what systemd lends to its service (LoadCredential= and LoadCredentialEncrypted=).
+func (c *checker) credential(key, name string) string {
+	dir := os.Getenv("CREDENTIALS_DIRECTORY")
+	switch {
+	case name == "" || name == "." || name == ".." || strings.ContainsRune(name, '/'):
+		c.fail(key, "credential:%s names no credential; write credential:NAME as in LoadCredential=NAME:…", name)
+	case dir == "":
+		c.fail(key, "credential:%s is lent by systemd, and $CREDENTIALS_DIRECTORY is not set; start the service, or name a file", name)
+	}
+	return filepath.Join(dir, name)
 }

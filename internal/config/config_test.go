@@ -36,7 +36,7 @@ func TestDefaults(t *testing.T) {
 		IACA: Token{Name: "iaca", Label: "sealkeeper-iaca", PINFile: "/var/lib/sealkeeper/pins/iaca", Dir: "/var/lib/sealkeeper/tokens/iaca",
 			Marker: "/var/lib/sealkeeper/pin-refused-iaca"},
 		ListEntries: 1 << 20, ListTTL: time.Minute, ListLife: 12 * time.Hour, CRLLife: 720 * time.Hour,
-		NonceLife: 5 * time.Minute, AttestationAge: 24 * time.Hour, Skew: 30 * time.Second, MaxKeys: 16, Concurrent: 256, Queue: 1024, Drain: 10 * time.Second,
+		NonceLife: 5 * time.Minute, AttestationAge: 24 * time.Hour, Skew: 30 * time.Second, MaxKeys: 16, Concurrent: 256, Queue: 1024, Connections: 2048, Memory: 512, Drain: 10 * time.Second,
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -62,11 +62,12 @@ hsm:
   sessions: 2
   session_copies: false
   deadline: 50ms
+  allow: [/opt/hsm, /run/hsm.sock]
   online: {label: L, serial: 0123, pin_file: /run/pin}
   iaca: {label: L, serial: 4567, pin_file: /run/pin2}
 lists: {entries: 1024, ttl: 5s, life: 10s, crl_life: 1h}
 evidence: {nonce_life: 1s, attestation_age: 744h, skew: 0s, max_keys: 64}
-limits: {concurrent_issues: 1, queue: 1048576, drain: 5m}
+limits: {concurrent_issues: 1, queue: 1048576, connections: 8, memory_mib: 64, drain: 5m}
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -75,11 +76,11 @@ limits: {concurrent_issues: 1, queue: 1048576, drain: 5m}
 		File: name, Name: "N", Country: "DE", State: "S", Organization: "O", Data: "/etc/sealkeeper/d", HighWater: "/etc/sealkeeper/h/w.json", Policy: "/etc/sealkeeper/p.json",
 		WalletProviders: []string{"/a.pem", "/etc/sealkeeper/b.pem"}, PublicURL: "http://cards.example:8080/x", CRLURL: "http://crl.example/c.crl",
 		Issuance: ":1", Public: "[::1]:2", Operations: "localhost:0", Hosts: []string{"a.example", "::1"},
-		Module: "/usr/lib/hsm.so", Algorithm: "EdDSA", Workers: 64, Sessions: 2, Deadline: 50 * time.Millisecond,
+		Module: "/usr/lib/hsm.so", Algorithm: "EdDSA", Workers: 64, Sessions: 2, Deadline: 50 * time.Millisecond, Allow: []string{"/opt/hsm", "/run/hsm.sock"},
 		Online:      Token{Name: "online", Label: "L", Serial: "0123", PINFile: "/run/pin", Marker: "/etc/sealkeeper/d/pin-refused-online"},
 		IACA:        Token{Name: "iaca", Label: "L", Serial: "4567", PINFile: "/run/pin2", Marker: "/etc/sealkeeper/d/pin-refused-iaca"},
 		ListEntries: 1024, ListTTL: 5 * time.Second, ListLife: 10 * time.Second, CRLLife: time.Hour,
-		NonceLife: time.Second, AttestationAge: 744 * time.Hour, MaxKeys: 64, Concurrent: 1, Queue: 1 << 20, Drain: 5 * time.Minute,
+		NonceLife: time.Second, AttestationAge: 744 * time.Hour, MaxKeys: 64, Concurrent: 1, Queue: 1 << 20, Connections: 8, Memory: 64, Drain: 5 * time.Minute,
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -312,4 +313,26 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("%+v", c)
 		}
 	})
+}
+
+// systemd lends PINs to its service: their place is known at the start only.
+func TestCredential(t *testing.T) {
+	text := add(`hsm: {online: {pin_file: "credential:online"}}`)
+	t.Setenv("CREDENTIALS_DIRECTORY", "/run/credentials/sealkeeper.service")
+	got, err := Parse(name, []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Online.PINFile != "/run/credentials/sealkeeper.service/online" || !got.Online.Lent || got.IACA.Lent {
+		t.Errorf("got %+v and %+v", got.Online, got.IACA)
+	}
+	for _, bad := range []string{"credential:", "credential:..", "credential:a/b"} {
+		if _, err := Parse(name, []byte(strings.Replace(text, "credential:online", bad, 1))); err == nil || !strings.Contains(err.Error(), "7: hsm.online.pin_file: ") {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+	t.Setenv("CREDENTIALS_DIRECTORY", "")
+	if _, err := Parse(name, []byte(text)); err == nil || !strings.Contains(err.Error(), "7: hsm.online.pin_file: ") {
+		t.Errorf("without systemd: %v", err)
+	}
 }

@@ -20,6 +20,9 @@ type Metrics struct {
 	Decisions      *prometheus.CounterVec   // operation, result, code
 	Requests       *prometheus.CounterVec   // listener, route, status
 	RequestSeconds *prometheus.HistogramVec // route
+	Connections    *prometheus.GaugeVec     // listener
+	Evicted        *prometheus.CounterVec   // listener
+	Hardening      *prometheus.GaugeVec     // control
 
 	Signatures     *prometheus.CounterVec   // key, purpose, result: ok, bad, error
 	Attempts       *prometheus.CounterVec   // key, purpose
@@ -79,6 +82,9 @@ func New() *Metrics {
 		Registry:       r,
 		Decisions:      counter("decisions_total", "Policy decisions by operation, result (allowed, denied, failed) and stable code.", "operation", "result", "code"),
 		Requests:       counter("http_requests_total", "Answered requests by listener, route pattern and HTTP status.", "listener", "route", "status"),
+		Connections:    gauge("connections", "Open connections by listener.", "listener"),
+		Evicted:        counter("connections_evicted_total", "Connections that were closed, the longest idle first, because the listener was full.", "listener"),
+		Hardening:      gauge("hardening", "1: the control confines this process, as found at start.", "control"),
 		RequestSeconds: histogram("http_request_seconds", "Time from the request's first byte to the end of its answer.", slow, "route"),
 		Signatures:     counter("signatures_total", "Signatures that workers returned, by key, purpose and result of the verification before release.", "key", "purpose", "result"),
 		Attempts:       counter("signature_attempts_total", "Journalled attempts at a signature.", "key", "purpose"),

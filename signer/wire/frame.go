@@ -10,6 +10,8 @@ import (
 	"sync"
 
 	"github.com/fxamacker/cbor/v2"
+
+	"sealkeeper/internal/sandbox"
 )
 
 // MaxItems bounds every array of a frame: keys of a worker, signatures of a batch.
@@ -46,6 +48,13 @@ var (
 
 const keep = 1 << 20 // larger buffers are not kept
 
+// WriteSecret is Write, with the encoded bytes in memory that is not swapped.
+func WriteSecret(w io.Writer, v any) error {
+	place, free := sandbox.Locked(64 << 10)
+	defer free()
+	return write(w, v, bytes.NewBuffer(place[:0]))
+}
+
 // Write writes v as one frame in one call of w.Write. The encoded bytes are wiped afterwards.
 func Write(w io.Writer, v any) error {
 	b := buffers.Get().(*bytes.Buffer)
@@ -56,6 +65,10 @@ func Write(w io.Writer, v any) error {
 			buffers.Put(b)
 		}
 	}()
+	return write(w, v, b)
+}
+
+func write(w io.Writer, v any, b *bytes.Buffer) error {
 	b.Write([]byte{0, 0, 0, 0})
 	if err := enc.MarshalToBuffer(v, b); err != nil {
 		return fmt.Errorf("encoding %T: %w", v, err)
