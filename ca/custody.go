@@ -15,6 +15,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	profile "sealkeeper/ca/x509"
+	"sealkeeper/internal/crashpoint"
 	"sealkeeper/ledger"
 	"sealkeeper/policy"
 	"sealkeeper/signer"
@@ -71,10 +72,12 @@ func (a *Authority) Found(ctx context.Context, specs []KeySpec, report func(step
 			if err != nil {
 				return fmt.Errorf("generating key %s: %w", s.ID, err)
 			}
+			crashpoint.Here("ca.found.generated")
 			k = ledger.Key{ID: s.ID, Token: s.Token, Purpose: s.Purpose, Algorithm: s.Algorithm, CKAID: made.CKAID, SPKI: made.SPKI, State: ledger.KeyGenerated, Copies: s.Copies}
 			if err := a.o.Ledger.PutKey(ctx, k); err != nil {
 				return fmt.Errorf("registering key %s: %w", s.ID, err)
 			}
+			crashpoint.Here("ca.found.registered")
 			if err := a.o.Signer.Reload(ctx, s.Token); err != nil {
 				return fmt.Errorf("loading key %s: %w", s.ID, err)
 			}

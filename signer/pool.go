@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"sealkeeper/internal/crashpoint"
 	"sealkeeper/internal/metrics"
 	"sealkeeper/policy"
 	"sealkeeper/signer/wire"
@@ -429,6 +430,7 @@ func (p *pool) dispatch(w *process) {
 			p.bury(w, "died", err.Error())
 			p.mu.Unlock()
 		}
+		crashpoint.Here("signer.sent")
 	}
 }
 
@@ -521,6 +523,7 @@ func (p *pool) read(w *process) {
 		err := wire.Read(w.in, &r)
 		p.mu.Lock()
 		if err == nil {
+			crashpoint.Here("signer.answered")
 			err = p.answered(w, &r)
 		}
 		if err != nil {
@@ -700,9 +703,12 @@ func (p *pool) lost(worker, why string, open []*batch) {
 					again, retry = append(again, j.item), append(retry, j)
 				}
 			}
+			crashpoint.Here("signer.lost")
 			err := c.journal.lost(ctx, items, worker)
 			if err == nil && len(again) > 0 {
+				crashpoint.Here("signer.lost.journalled")
 				err = c.journal.again(ctx, again)
+				crashpoint.Here("signer.again.journalled")
 			}
 			mu.Lock()
 			defer mu.Unlock()

@@ -23,6 +23,7 @@ import (
 	"sealkeeper/evidence"
 	"sealkeeper/internal/clock"
 	"sealkeeper/internal/config"
+	"sealkeeper/internal/crashpoint"
 	"sealkeeper/internal/metrics"
 	"sealkeeper/internal/sandbox"
 	"sealkeeper/ledger"
@@ -81,6 +82,7 @@ func assemble(ctx context.Context, c *config.Config, log *slog.Logger, founding,
 	if err != nil {
 		return nil, fmt.Errorf("ledger %s: %w", c.Ledger(), err)
 	}
+	crashpoint.Here("start.opened")
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -90,6 +92,7 @@ func assemble(ctx context.Context, c *config.Config, log *slog.Logger, founding,
 	if err != nil {
 		return nil, fmt.Errorf("starting HSM workers: %w", err)
 	}
+	crashpoint.Here("start.workers")
 	if _, known, err := a.ledger.Meta(ctx, signer.SecretMeta("online")); err != nil {
 		return nil, err
 	} else if !known {
@@ -109,6 +112,7 @@ func assemble(ctx context.Context, c *config.Config, log *slog.Logger, founding,
 		}
 	}
 	a.ledger.Unlock(s)
+	crashpoint.Here("start.derived")
 	a.metrics.OnLook(func() {
 		var disk unix.Statfs_t
 		if unix.Statfs(c.Data, &disk) == nil {
@@ -139,6 +143,7 @@ func (a *appliance) makeSecret(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("making the domain secret: %w", err)
 	}
+	crashpoint.Here("init.secret-made") // on the token, in no ledger
 	wrapped, err := cbor.Marshal(wire.Wrapped{CKAID: id, Blob: blob})
 	if err != nil {
 		return err

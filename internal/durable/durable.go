@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"sealkeeper/internal/crashpoint"
 )
 
 // WriteFile writes data to path and returns once it would survive a power cut. The order of system calls is
@@ -38,9 +40,11 @@ func WriteFile(path string, data []byte, perm os.FileMode) (err error) {
 	if err = f.Close(); err != nil {
 		return err
 	}
+	crashpoint.Here("durable.written")
 	if err = os.Rename(f.Name(), path); err != nil {
 		return err
 	}
+	crashpoint.Here("durable.renamed")
 	return SyncDir(dir)
 }
 
