@@ -50,7 +50,6 @@ type hsmFault struct {
 
 const (
 	hung        = `worker_restarts_total\{.*reason="hung"`
-	died        = `worker_restarts_total\{.*reason="died"`
 	restarted   = `worker_restarts_total\{`
 	quarantined = `worker_restarts_total\{.*reason="quarantined"`
 	bad         = `signatures_total\{.*result="bad"`
