@@ -4,7 +4,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS  = -X main.version=$(VERSION)
 export CGO_ENABLED = 1
 
-.PHONY: all build demo test unit interop check bench fuzz clean
+.PHONY: all build demo test unit interop check bench monitoring fuzz clean
 
 all: build
 
@@ -45,6 +45,10 @@ bench: ## what a request costs, beside its floors: one table, and figures in BEN
 	@$(GO) build -trimpath -o bin/bench ./tests/bench
 	@$(GO) test -c -trimpath -o bin/signer.test ./signer
 	@bin/bench
+
+monitoring: ## a real Prometheus sees each fault come and go; every command of the runbooks is run
+	@sh scripts/require.sh monitoring
+	SEAL_MONITORING=1 SEAL_REQUIRE_PROMETHEUS=1 $(GO) test -count 1 -timeout 5m ./tests/monitoring
 
 FUZZTIME ?= 60s
 fuzz: ## every fuzz target for FUZZTIME

@@ -150,9 +150,12 @@ func urgency(left time.Duration) string {
 
 // Expiring is the condition of a certificate that ends soon; soon is false while there is time.
 func Expiring(name string, notAfter, now time.Time) (c contract.Condition, soon bool) {
-	severity := urgency(notAfter.Sub(now))
+	severity, do := urgency(notAfter.Sub(now)), "make its successor before that"
+	if name == "tls-server" {
+		do = "stop the daemon, run `sealkeeperd init`, start it: no client can connect after that"
+	}
 	return contract.Condition{Name: "certificate-expiring", Severity: severity, What: fmt.Sprintf("the certificate of %s ends at %s", name, notAfter.UTC().Format(time.RFC3339)),
-		Do: "renew it before that"}, severity != ""
+		Do: do}, severity != ""
 }
 
 // look sets the gauges of what is a state, and makes counters that alerts watch exist before they count: a series that is born with its

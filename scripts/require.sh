@@ -5,6 +5,7 @@
 #
 #   scripts/require.sh demo     compiler, SoftHSM
 #   scripts/require.sh test     the same, openssl, Node.js with npm
+#   scripts/require.sh monitoring  demo, openssl, Prometheus with promtool, sqlite3, curl
 set -eu
 want=${1:-demo}
 missing=
@@ -21,6 +22,13 @@ if [ "$want" = test ]; then
 	command -v openssl >/dev/null 2>&1 || need openssl
 	command -v node >/dev/null 2>&1 || need nodejs
 	command -v npm >/dev/null 2>&1 || need npm
+fi
+if [ "$want" = monitoring ]; then
+	command -v openssl >/dev/null 2>&1 || need openssl
+	command -v prometheus >/dev/null 2>&1 && command -v promtool >/dev/null 2>&1 || need prometheus
+	command -v sqlite3 >/dev/null 2>&1 || need sqlite3
+	command -v curl >/dev/null 2>&1 || need curl
+	command -v pkill >/dev/null 2>&1 || need procps
 fi
 [ -n "$missing" ] || exit 0
 

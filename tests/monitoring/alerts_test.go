@@ -1,0 +1,275 @@
+package monitoring
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// asked is the switch of the tests that take a minute and start a real Prometheus: make monitoring.
+func asked(t *testing.T) {
+	t.Helper()
+	if os.Getenv("SEAL_MONITORING") != "1" {
+		t.Skip("set SEAL_MONITORING=1, or run make monitoring")
+	}
+}
+
+// prometheus is a real one that scrapes the daemon, and the textfiles as node_exporter would hand them out.
+type prometheus struct {
+	t   *testing.T
+	url string
+}
+
+var (
+	waits   = regexp.MustCompile(`(?m)^(\s+for:) .*$`)
+	windows = regexp.MustCompile(`\[\d+[hm]\]|offset \d+[hm]`)
+)
+
+// hastened are the same rules for somebody in a hurry: every fault is an alert at once, and what happened is forgotten after eight seconds.
+func hastened(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile("../../deploy/prometheus/sealkeeper.rules.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := waits.ReplaceAllString(string(b), "$1 0s")
+	return windows.ReplaceAllStringFunc(s, func(w string) string {
+		if strings.HasPrefix(w, "offset") {
+			return "offset 8s"
+		}
+		return "[8s]"
+	})
+}
+
+func watch(t *testing.T, in *installation) *prometheus {
+	t.Helper()
+	program := need(t, "prometheus")
+	files := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		names, _ := filepath.Glob(in.path("textfiles/*.prom"))
+		for _, n := range names {
+			if b, err := os.ReadFile(n); err == nil {
+				_, _ = w.Write(b)
+			}
+		}
+	}))
+	t.Cleanup(files.Close)
+	in.write("rules.yml", hastened(t), 0o600)
+	in.write("prometheus.yml", fmt.Sprintf(`global: {scrape_interval: 500ms, scrape_timeout: 450ms, evaluation_interval: 500ms}
+rule_files: [rules.yml]
+scrape_configs:
+  - {job_name: sealkeeper, static_configs: [{targets: ["127.0.0.1:%d"]}]}
+  - {job_name: node, static_configs: [{targets: ["%s"]}]}
+`, in.ports[2], strings.TrimPrefix(files.URL, "http://")), 0o600)
+	port := freePort(t)
+	log, err := os.Create(in.path("prometheus.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command(program, "--config.file="+in.path("prometheus.yml"), "--storage.tsdb.path="+in.path("tsdb"), fmt.Sprintf("--web.listen-address=127.0.0.1:%d", port))
+	c.Stdout, c.Stderr = log, log
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = c.Process.Kill()
+		_ = c.Wait()
+		log.Close()
+		if t.Failed() {
+			b, _ := os.ReadFile(in.path("prometheus.log"))
+			t.Logf("Prometheus:\n%s", b[max(0, len(b)-2000):])
+		}
+	})
+	p := &prometheus{t: t, url: fmt.Sprintf("http://127.0.0.1:%d", port)}
+	in.eventually("Prometheus scrapes both targets", func() (string, bool) { r := p.query("sum(up)"); return fmt.Sprint(r), len(r) == 1 && r[0].Value == "2" })
+	return p
+}
+
+type sample struct {
+	Labels map[string]string
+	Value  string
+}
+
+func (p *prometheus) query(q string) []sample {
+	r, err := http.Get(p.url + "/api/v1/query?query=" + url.QueryEscape(q))
+	if err != nil {
+		return nil
+	}
+	defer r.Body.Close()
+	b, _ := io.ReadAll(r.Body)
+	var a struct {
+		Data struct {
+			Result []struct {
+				Metric map[string]string `json:"metric"`
+				Value  []any             `json:"value"`
+			} `json:"result"`
+		} `json:"data"`
+	}
+	if json.Unmarshal(b, &a) != nil {
+		return nil
+	}
+	out := make([]sample, 0, len(a.Data.Result))
+	for _, s := range a.Data.Result {
+		if len(s.Value) == 2 {
+			out = append(out, sample{s.Metric, fmt.Sprint(s.Value[1])})
+		}
+	}
+	return out
+}
+
+// firing are the alerts of now, without the prefix.
+func (p *prometheus) firing() (names []string) {
+	for _, s := range p.query(`ALERTS{alertstate="firing"}`) {
+		names = append(names, strings.TrimPrefix(s.Labels["alertname"], "Sealkeeper"))
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// A real Prometheus scrapes the real daemon: each fault raises its alert, and its repair ends it.
+func TestAlerts(t *testing.T) {
+	asked(t)
+	in := install(t, "lists: {entries: 131072, life: 14s, ttl: 1s}\nlimits: {concurrent_issues: 2, queue: 64}\n")
+	in.must("systemctl start sealkeeperd")
+	in.healthy()
+	check := func(more string) {
+		in.must(`sqlite3 "$SEALKEEPER_DATA/ledger.db" ".backup copy.db"; sealctl fsck --ledger copy.db --textfile "$SEALKEEPER_TEXTFILES/fsck.prom" ` + more + ` || [ $? = 5 ]`)
+	}
+	check("")
+	p := watch(t, in)
+
+	raised := map[string]bool{}
+	fires := func(names ...string) {
+		t.Helper()
+		seen := map[string]bool{} // not all at once: restarts get rarer while lists get older
+		in.eventually(fmt.Sprint(names, " fire"), func() (string, bool) {
+			for _, n := range p.firing() {
+				seen[n], raised[n] = true, true
+			}
+			return fmt.Sprint("fired: ", seen), !slices.ContainsFunc(names, func(n string) bool { return !seen[n] })
+		})
+	}
+	quiet := func(but ...string) {
+		t.Helper()
+		in.eventually("every alert is resolved", func() (string, bool) {
+			now := slices.DeleteFunc(p.firing(), func(n string) bool { return slices.Contains(but, n) })
+			return fmt.Sprint("firing: ", now), len(now) == 0 && len(p.query("up")) == 2
+		})
+	}
+	if err := in.issue(1, "900101-1000001"); err != nil {
+		t.Fatal(err)
+	}
+	quiet()
+
+	// Overload: more at once than two places.
+	stop := make(chan struct{})
+	var crowd sync.WaitGroup
+	for n := range 8 {
+		crowd.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+					_ = in.issue(100*n+i+10, fmt.Sprintf("90010%d-2%06d", n, i))
+				}
+			}
+		})
+	}
+	fires("Overload")
+	close(stop)
+	crowd.Wait()
+
+	// The HSM goes away under the workers; a lock waits, and the lists get old. In the meantime fsck finds a published list that the
+	// ledger does not know.
+	in.must(`mv "$SEALKEEPER_DATA/tokens" "$SEALKEEPER_DATA/tokens-away"`)
+	in.killWorkers()
+	if err := in.lock("900101-1000001"); err != nil {
+		t.Fatal(err)
+	}
+	in.must(`mkdir -p strange/status-lists; cp "$SEALKEEPER_DATA"/publish/status-lists/* strange/status-lists/; for f in strange/status-lists/*.json; do sed -i 's/"version":[0-9]*/"version":999999/' $f; done`)
+	check("--publish strange")
+	fires("HSMDown", "WorkerRestarts", "FsckProblems", "LockNotPublished", "ListAgeing", "ListExpired")
+	check("")
+	in.must(`mv "$SEALKEEPER_DATA/tokens-away" "$SEALKEEPER_DATA/tokens"`)
+	quiet("LockSlow") // this one is right: a lock did take long
+
+	// A PIN that is wrong, then right.
+	in.must(`cp -p "$SEALKEEPER_DATA/pins/online" pin.good; chmod 0600 "$SEALKEEPER_DATA/pins/online"; echo 000000 >"$SEALKEEPER_DATA/pins/online"; chmod 0400 "$SEALKEEPER_DATA/pins/online"`)
+	in.killWorkers()
+	fires("PINRefused")
+	in.must(`cp -p pin.good "$SEALKEEPER_DATA/pins/online"; rm "$SEALKEEPER_DATA/pin-refused-online"; systemctl restart sealkeeperd`)
+	quiet()
+
+	// The daemon is gone; an old ledger is put back; it is FENCED.
+	in.must(`systemctl stop sealkeeperd; cp "$SEALKEEPER_DATA/ledger.db" old.db`)
+	fires("Down")
+	in.must(`systemctl start sealkeeperd`)
+	if err := in.issue(2, "900101-1000002"); err != nil {
+		t.Fatal(err)
+	}
+	in.must(`systemctl stop sealkeeperd; rm -f "$SEALKEEPER_DATA"/ledger.db-*; cp old.db "$SEALKEEPER_DATA/ledger.db"`)
+	if out, err := in.sh("systemctl start sealkeeperd"); err == nil {
+		t.Fatalf("the daemon started on an old ledger: %s", out)
+	}
+	fires("Fenced", "Down")
+	in.must(`sealkeeperd accept fence --config "$SEALKEEPER_CONFIG"; systemctl start sealkeeperd`)
+	quiet()
+
+	// The listener's certificate ends within the day.
+	good, err := os.ReadFile(in.path("data/tls/server.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := os.ReadFile(in.path("data/tls/server.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	shortCert, shortKey := dying(t)
+	in.write("data/tls/server.pem", shortCert, 0o644)
+	in.write("data/tls/server.key", shortKey, 0o600)
+	in.must("systemctl restart sealkeeperd")
+	fires("CertificateExpiring")
+	in.write("data/tls/server.pem", string(good), 0o644)
+	in.write("data/tls/server.key", string(key), 0o600)
+	in.must("systemctl restart sealkeeperd")
+	quiet()
+	t.Logf("fired and resolved: %d alerts", len(raised))
+}
+
+// dying makes a certificate with twelve hours to live.
+func dying(t *testing.T) (certificate, key string) {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(12 * time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, &k.PublicKey, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}))
+}
