@@ -319,7 +319,8 @@ func (l *lastError) last() error   { l.mu.Lock(); defer l.mu.Unlock(); return l.
 
 // selftests remembers when each key was tested and how it went; probes read the cached result.
 type selftests struct {
-	at map[string]time.Time // run's goroutine alone
+	at     map[string]time.Time // run's goroutine alone, as failed
+	failed map[string]error
 	lastError
 }
 
@@ -339,28 +340,30 @@ func (s *selftests) run(ctx context.Context, a *Authority) {
 	}
 }
 
-// once tests every active online key that has a self test. It is decided, reserved and journalled like any other signature.
+// once tests every active online key that has a self test. It is decided, reserved and journalled like any other signature. A key that could
+// not be tested now keeps its last result: a full lane says nothing about it, and the time of lists can stand still.
 func (s *selftests) once(ctx context.Context, a *Authority) {
 	now := a.o.Guard.ForLists()
 	if s.at == nil {
-		s.at = map[string]time.Time{}
+		s.at, s.failed = map[string]time.Time{}, map[string]error{}
 	}
 	var errs []error
 	for _, k := range a.o.Ledger.Keys() {
 		if k.State != ledger.KeyActive || policy.SelftestBytes(k.Purpose, k.Algorithm) == nil {
 			continue
 		}
-		err := a.selftestKey(ctx, k, s.at[k.ID], now)
-		if errors.Is(err, signer.ErrBusy) { // a full lane says nothing about the key
-			continue
+		if at := s.at[k.ID]; at.IsZero() || now.Sub(at) >= policy.SelftestEvery {
+			err := a.selftestKey(ctx, k, at, now)
+			if ctx.Err() != nil { // the daemon ends: no key failed
+				return
+			}
+			if !errors.Is(err, signer.ErrBusy) {
+				s.at[k.ID], s.failed[k.ID] = now, err
+			}
 		}
-		if err != nil {
+		if err := s.failed[k.ID]; err != nil {
 			errs = append(errs, fmt.Errorf("key %s: %w", k.ID, err))
 		}
-		s.at[k.ID] = now
-	}
-	if ctx.Err() != nil { // the daemon ends: no key failed
-		return
 	}
 	err := errors.Join(errs...)
 	if err != nil {

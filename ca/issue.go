@@ -204,9 +204,9 @@ func (a *Authority) tryReserve(ctx context.Context, q request, now time.Time) (*
 		return nil, err
 	}
 	if known.Pending != nil {
-		return a.resume(ctx, q, known.Pending, approval)
+		return a.resume(ctx, q, known.Pending, approval, now)
 	}
-	return a.fresh(ctx, q, approval)
+	return a.fresh(ctx, q, approval, now)
 }
 
 func (a *Authority) verify(q request, at time.Time) (*evidence.Verified, error) {
@@ -254,12 +254,12 @@ func (q request) policy(resuming bool) policy.IssueRequest {
 }
 
 // fresh drafts and reserves a new request.
-func (a *Authority) fresh(ctx context.Context, q request, approval *policy.Approval) (*job, error) {
+func (a *Authority) fresh(ctx context.Context, q request, approval *policy.Approval, now time.Time) (*job, error) {
 	var salt [32]byte
 	if _, err := io.ReadFull(a.o.Random, salt[:]); err != nil {
 		return nil, fmt.Errorf("reading randomness: %w", err)
 	}
-	drafts, err := a.draftNew(ctx, q, approval, salt)
+	drafts, err := a.draftNew(ctx, q, approval, salt, now)
 	if err != nil {
 		return nil, err
 	}
@@ -273,9 +273,9 @@ func (a *Authority) fresh(ctx context.Context, q request, approval *policy.Appro
 
 // resume rebuilds the reserved bytes. If they can't be rebuilt (a key was stopped, a certificate renewed), the reservation is replaced for
 // the same subject and device.
-func (a *Authority) resume(ctx context.Context, q request, p *ledger.Pending, approval *policy.Approval) (*job, error) {
+func (a *Authority) resume(ctx context.Context, q request, p *ledger.Pending, approval *policy.Approval, now time.Time) (*job, error) {
 	call := &ledger.Call{Key: q.key, Request: q.hash, RowSalt: p.RowSalt()}
-	drafts, err := a.draftAgain(approval, p, a.o.Ledger.Seed(q.key, p.RowSalt()))
+	drafts, err := a.draftAgain(approval, p, a.o.Ledger.Seed(q.key, p.RowSalt()), now)
 	if err == nil {
 		var r *ledger.Reservation
 		if r, err = a.o.Ledger.Resume(ctx, p, approval, ledgerDrafts(drafts), call); err == nil {
@@ -285,7 +285,7 @@ func (a *Authority) resume(ctx context.Context, q request, p *ledger.Pending, ap
 	if !errors.Is(err, ledger.ErrRebuild) {
 		return nil, fmt.Errorf("resuming: %w", err)
 	}
-	if drafts, err = a.draftNew(ctx, q, approval, p.RowSalt()); err != nil {
+	if drafts, err = a.draftNew(ctx, q, approval, p.RowSalt(), now); err != nil {
 		return nil, err
 	}
 	r, err := a.o.Ledger.ReserveAgain(ctx, p, approval, ledgerDrafts(drafts), call)
@@ -295,13 +295,14 @@ func (a *Authority) resume(ctx context.Context, q request, p *ledger.Pending, ap
 	return &job{approval: approval, reservation: r, drafts: drafts}, nil
 }
 
-// draftNew drafts every copy in every format with leased indices and the keys that are active now.
-func (a *Authority) draftNew(ctx context.Context, q request, approval *policy.Approval, salt [32]byte) ([]draft, error) {
+// draftNew drafts every copy in every format with leased indices and the keys that are active now: for a reservation that is replaced, that
+// may be a successor which was made after its decision.
+func (a *Authority) draftNew(ctx context.Context, q request, approval *policy.Approval, salt [32]byte, now time.Time) ([]draft, error) {
 	issue, _ := approval.Issue()
 	seed := a.o.Ledger.Seed(q.key, salt)
 	var drafts []draft
 	for _, f := range issue.Formats {
-		key, err := a.activeKey(purposes[f], approval.At())
+		key, err := a.activeKey(purposes[f], now)
 		if err != nil {
 			return nil, err
 		}
@@ -320,8 +321,9 @@ func (a *Authority) draftNew(ctx context.Context, q request, approval *policy.Ap
 	return drafts, nil
 }
 
-// draftAgain drafts with the reserved indices and keys, in the reserved order.
-func (a *Authority) draftAgain(approval *policy.Approval, p *ledger.Pending, seed [32]byte) ([]draft, error) {
+// draftAgain drafts with the reserved indices and keys, in the reserved order. Whatever stands against that (a key whose use ended, a bundle
+// that orders its formats differently) is ErrRebuild.
+func (a *Authority) draftAgain(approval *policy.Approval, p *ledger.Pending, seed [32]byte, now time.Time) ([]draft, error) {
 	issue, _ := approval.Issue()
 	tickets, ids := p.Tickets(), p.Keys()
 	if len(tickets) != len(issue.Formats)*len(issue.Keys) || len(ids) != len(tickets) {
@@ -329,7 +331,7 @@ func (a *Authority) draftAgain(approval *policy.Approval, p *ledger.Pending, see
 	}
 	keys := map[string]ledger.Key{}
 	for _, k := range a.o.Ledger.Keys() {
-		if k.State == ledger.KeyActive {
+		if k.State == ledger.KeyActive && now.Before(k.NotAfter) {
 			keys[k.ID] = k
 		}
 	}
@@ -343,7 +345,7 @@ func (a *Authority) draftAgain(approval *policy.Approval, p *ledger.Pending, see
 			}
 			d, err := drafted(approval, f, tickets[n], key, i, seed)
 			if err != nil {
-				return nil, err
+				return nil, fmt.Errorf("%w: %w", ledger.ErrRebuild, err)
 			}
 			drafts = append(drafts, d)
 		}
