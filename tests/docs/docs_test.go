@@ -97,6 +97,13 @@ var (
 	fence   = regexp.MustCompile("(?s)```.*?```")
 )
 
+// code is what a page shows as code: blocks and `spans`, a line each.
+func code(page string) string {
+	blocks := strings.Join(fence.FindAllString(page, -1), "\n")
+	spans := regexp.MustCompile("`[^`]+`").FindAllString(fence.ReplaceAllString(page, ""), -1)
+	return blocks + "\n" + strings.Join(spans, "\n")
+}
+
 // anchor is how a Markdown renderer names a heading.
 func anchor(s string) string {
 	s = strings.ToLower(strings.NewReplacer("`", "", "*", "").Replace(s))
@@ -181,7 +188,7 @@ func TestNamedTestsExist(t *testing.T) {
 func TestMakeTargetsExist(t *testing.T) {
 	makefile := read(t, "Makefile")
 	for _, page := range pages(t) {
-		for _, m := range regexp.MustCompile("(?m)(?:`|^)make ([a-z]+)").FindAllStringSubmatch(read(t, page), -1) {
+		for _, m := range regexp.MustCompile("(?m)(?:`|^)make ([a-z]+)").FindAllStringSubmatch(code(read(t, page)), -1) {
 			if !regexp.MustCompile(`(?m)^` + m[1] + `:`).MatchString(makefile) {
 				t.Errorf("%s: the Makefile has no target %s", page, m[1])
 			}
@@ -215,7 +222,7 @@ func TestCommandsExist(t *testing.T) {
 	}
 	shown := regexp.MustCompile("(?:`|\\n|/|\\| )(sealkeeperd|sealctl) ([a-z-]+)")
 	for _, page := range pages(t) {
-		for _, m := range shown.FindAllStringSubmatch(read(t, page), -1) {
+		for _, m := range shown.FindAllStringSubmatch(code(read(t, page)), -1) {
 			if !slices.Contains(has[m[1]], m[2]) {
 				t.Errorf("%s: %s has no command %s", page, m[1], m[2])
 			}
@@ -346,8 +353,8 @@ func TestMetricsExist(t *testing.T) {
 		}
 	}
 	for _, p := range pages(t) {
-		for _, name := range regexp.MustCompile(`\bsealkeeper_[a-z_]+`).FindAllString(read(t, p), -1) {
-			if strings.HasSuffix(name, "_") { // sealkeeper_commit_*
+		for _, name := range regexp.MustCompile(`\bsealkeeper_[a-z_]+(?:\.prom)?`).FindAllString(read(t, p), -1) {
+			if strings.HasSuffix(name, "_") || strings.HasSuffix(name, ".prom") { // sealkeeper_commit_*, a file
 				continue
 			}
 			base := name
