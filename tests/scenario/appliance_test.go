@@ -59,11 +59,14 @@ func TestMain(m *testing.M) {
 
 func prepare(dir string) error {
 	binary, sealctl, template = filepath.Join(dir, "sealkeeperd"), filepath.Join(dir, "sealctl"), filepath.Join(dir, "template")
-	args := []string{"build", "-tags", "crashpoints", "-o", dir + "/"}
+	if out, err := exec.Command("go", "build", "-o", sealctl, "sealkeeper/cmd/sealctl").CombinedOutput(); err != nil {
+		return fmt.Errorf("building: %w\n%s", err, out)
+	}
+	args := []string{"build", "-tags", "crashpoints", "-o", binary}
 	if race {
 		args = append(args, "-race")
 	}
-	if out, err := exec.Command("go", append(args, "sealkeeper/cmd/sealkeeperd", "sealkeeper/cmd/sealctl")...).CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", append(args, "sealkeeper/cmd/sealkeeperd")...).CombinedOutput(); err != nil {
 		return fmt.Errorf("building: %w\n%s", err, out)
 	}
 	var err error

@@ -51,7 +51,7 @@ func (a *appliance) untouched(t *testing.T, do func()) {
 func (a *appliance) settled() {
 	a.t.Helper()
 	last, still := uint64(0), 0
-	for since := time.Now(); still < 15; time.Sleep(20 * time.Millisecond) { // keys are tested at a start, one after the other
+	for since := time.Now(); still < 50; time.Sleep(20 * time.Millisecond) { // a second without a change: keys are tested after a start, one after the other
 		s := a.operations()
 		still++
 		for _, l := range s.Lists {
