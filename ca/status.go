@@ -94,7 +94,7 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 	}
 	a.public.mu.RLock()
 	known := a.public.lists
-	for _, id := range a.o.Ledger.Lists() {
+	for _, id := range a.o.Ledger.ListsAt(now) {
 		l, ok := known[id]
 		if !ok {
 			wrong("lock-not-published", "look at the log for why signing it fails", "list %s was never signed", id)
@@ -122,6 +122,8 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 			note("crl-expiring", Critical, "look at the iaca token and the log: a due CRL was not signed", "the CRL's nextUpdate is %s", o.Expires.Format(time.RFC3339))
 		} else if left < life/4 {
 			note("crl-expiring", Warning, "look at the iaca token and the log: a due CRL was not signed", "the CRL's nextUpdate is %s", o.Expires.Format(time.RFC3339))
+			} else if err := a.crl.last(); err != nil {
+			note("crl-expiring", Warning, "look at the iaca token and the log: a due CRL was not signed", "the CRL's nextUpdate is %s, and its successor failed: %v", o.Expires.Format(time.RFC3339), err)
 		}
 	}
 	Urgent(s.Conditions)
@@ -187,7 +189,7 @@ func (a *Authority) look() {
 	for lane := policy.LaneLock; lane <= policy.LaneBatch; lane++ {
 		m.Shed.WithLabelValues(lane.String())
 	}
-	shown := a.o.Ledger.Lists()
+	shown := a.o.Ledger.ListsAt(a.o.Guard.ForLists())
 	for _, id := range shown {
 		h, ok := a.o.Ledger.ListHead(id)
 		since := 0.0
