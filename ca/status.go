@@ -122,7 +122,7 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 			note("crl-expiring", Critical, "look at the iaca token and the log: a due CRL was not signed", "the CRL's nextUpdate is %s", o.Expires.Format(time.RFC3339))
 		} else if left < life/4 {
 			note("crl-expiring", Warning, "look at the iaca token and the log: a due CRL was not signed", "the CRL's nextUpdate is %s", o.Expires.Format(time.RFC3339))
-			} else if err := a.crl.last(); err != nil {
+		} else if err := a.crl.last(); err != nil {
 			note("crl-expiring", Warning, "look at the iaca token and the log: a due CRL was not signed", "the CRL's nextUpdate is %s, and its successor failed: %v", o.Expires.Format(time.RFC3339), err)
 		}
 	}
