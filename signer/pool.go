@@ -836,17 +836,18 @@ func (p *pool) quarantine(name string) {
 }
 
 func (p *pool) health() Health {
+	refused := false
+	if p.token.Marker != "" { // before the lock: a disk that hangs must not hold up signing
+		_, err := os.Stat(p.token.Marker)
+		refused = err == nil
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	h := Health{Token: p.token.Name, Ready: len(p.workers), Wanted: p.want()}
+	h := Health{Token: p.token.Name, Ready: len(p.workers), Wanted: p.want(), PINRefused: refused}
 	for _, at := range p.restarts {
 		if time.Since(at) < 10*time.Minute {
 			h.Restarts++
 		}
-	}
-	if p.token.Marker != "" {
-		_, err := os.Stat(p.token.Marker)
-		h.PINRefused = err == nil
 	}
 	switch {
 	case p.stopped != nil:
