@@ -49,9 +49,8 @@ func BenchmarkLayer(b *testing.B) {
 	hello := func(context.Context) (wire.Hello, error) {
 		return wire.Hello{Module: module, Token: "layer", Serial: serial, Sessions: 1, Copies: true, Keys: []wire.Key{key}}, nil
 	}
-	s := newStarter()
-	p := newPool(token, 5*time.Second, 4096, hello, s, slog.New(slog.DiscardHandler), metrics.New())
-	defer func() { must(b, p.close(context.Background())); s.close() }()
+	p := newPool(token, 5*time.Second, 4096, hello, slog.New(slog.DiscardHandler), metrics.New())
+	defer func() { must(b, p.close(context.Background())) }()
 	must(b, p.started(context.Background()))
 	must(b, p.await(context.Background(), func() bool { return len(p.workers) == 2 }))
 	tbs := policy.SelftestBytes(policy.PurposeMDoc, "ES256")
