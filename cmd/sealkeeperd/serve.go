@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -49,6 +50,7 @@ func serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			thrift()
 			unconfined := cmd.Flag("no-sandbox").Value.String() == "true"
 			held, err := confine(conf, log, exitFile, unconfined)
 			if err != nil {
@@ -72,6 +74,17 @@ func serveCommand() *cobra.Command {
 	c.Flags().BoolVar(&text, "log-text", false, "log as text instead of JSON")
 	c.Flags().BoolVar(&profiling, "pprof", false, "serve /debug/pprof/ on the operations listener, which must be loopback")
 	return c
+}
+
+// thrift lets the heap grow to five times what is in use before the collector runs, up to a gibibyte in all: the live heap is a few MiB of
+// lists and caches, and each collection walks all of it. What the operator says in GOGC or GOMEMLIMIT stands.
+func thrift() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(1 << 30)
+	}
 }
 
 // profiled puts /debug/pprof/ in front of a handler. Its answers show the insides of the process, so it is asked for at the start and only
