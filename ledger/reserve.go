@@ -49,6 +49,7 @@ type Reservation struct {
 	call   *Call  // nil for the appliance's own signatures; its key is never stored
 	image  []byte // lists: what is being signed
 	state  atomic.Int32
+	wrote  *wrote // rows as this value committed them; nil: they have to be read
 
 	mu    sync.Mutex
 	tries [][]try // of each item, by this value: others may try the same reservation
@@ -58,6 +59,13 @@ type Reservation struct {
 type try struct {
 	n      int
 	record AttemptRecord
+}
+
+// wrote is what Reserve committed as op seq. Settling starts from it instead of reading it back: hardly ever does anybody write these rows in
+// between, and then their revision makes the commit say so.
+type wrote struct {
+	request RequestRecord
+	slot    state.State
 }
 
 // Item is one signature of a reservation.
@@ -349,10 +357,11 @@ func (l *Ledger) reserveIssue(ctx context.Context, a *policy.Approval, d []Draft
 		return nil, err
 	}
 	rec.Superseded = lists
+	request := RequestRecord{Client: a.Client(), Request: c.Request, RowSalt: c.RowSalt, Reservation: rec.ID, At: a.At()}
 	// The order of the rows is the order in which a conflict is noticed. The request first: a retry that comes while its first try is being
 	// committed must learn that, not that its nonce is burnt.
 	rows := []Row{
-		{Table: TableRequests, Key: rec.Request, Value: encode(RequestRecord{Client: a.Client(), Request: c.Request, RowSalt: c.RowSalt, Reservation: rec.ID, At: a.At()})},
+		{Table: TableRequests, Key: rec.Request, Value: encode(request)},
 		{Table: TableSlots, Key: key, Value: encode(SlotRecord{DocumentType: rec.DocumentType, Subject: rec.Subject, State: next}), If: rev},
 	}
 	rows = append(rows, burnRows(a.Conditions().Burns)...)
@@ -373,7 +382,9 @@ func (l *Ledger) reserveIssue(ctx context.Context, a *policy.Approval, d []Draft
 	if len(changes) > 0 {
 		l.wake()
 	}
-	return l.reservation(*rec, out.Seq, c, nil, p.tries), nil
+	r := l.reservation(*rec, out.Seq, c, nil, p.tries)
+	r.wrote = &wrote{request, next}
+	return r, nil
 }
 
 // ---- the appliance's own signatures
@@ -446,7 +457,9 @@ func (l *Ledger) reserveOwn(ctx context.Context, a *policy.Approval, d []Draft, 
 		return nil, conflict(out.Conflict)
 	}
 	crashpoint.Here("ledger", "reserve", string(rec.Kind), "after-commit")
-	return l.reservation(rec, out.Seq, nil, image, tries), nil
+	r := l.reservation(rec, out.Seq, nil, image, tries)
+	r.wrote = &wrote{}
+	return r, nil
 }
 
 // checkList compares an approved list version with the ledger: it follows the newest one and its image is exactly what was committed.

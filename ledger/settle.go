@@ -56,12 +56,15 @@ func (l *Ledger) settle(ctx context.Context, r *Reservation, s Settlement) (answ
 	if r.record.Kind == policy.KindIssue {
 		defer l.slots.lock(string(slotKey(r.record.DocumentType, r.record.Subject)))()
 	}
-	rec, rev, err := get[ReservationRecord](ctx, l, TableReservations, []byte(r.record.ID))
-	if err != nil {
-		return nil, false, false, err
-	}
-	if rec == nil {
-		return nil, false, false, fmt.Errorf("reservation %s is missing", r.record.ID)
+	own := r.record
+	rec, rev := &own, r.seq+1
+	if r.wrote == nil {
+		if rec, rev, err = get[ReservationRecord](ctx, l, TableReservations, []byte(r.record.ID)); err != nil {
+			return nil, false, false, err
+		}
+		if rec == nil {
+			return nil, false, false, fmt.Errorf("reservation %s is missing", r.record.ID)
+		}
 	}
 	if rec.Progress != InProgress {
 		answer, err := l.second(ctx, r)
@@ -94,6 +97,7 @@ func (l *Ledger) settle(ctx context.Context, r *Reservation, s Settlement) (answ
 		return nil, false, false, err
 	}
 	if out.Conflict != nil {
+		r.wrote = nil
 		return nil, false, true, nil
 	}
 	crashpoint.Here("ledger", "settle", string(rec.Kind), "after-commit")
@@ -150,23 +154,29 @@ func (l *Ledger) second(ctx context.Context, r *Reservation) ([]byte, error) {
 }
 
 func (l *Ledger) settleIssue(ctx context.Context, r *Reservation, rec *ReservationRecord, answer []byte) (rows []Row, applied func(uint64), changed bool, err error) {
-	request, requestRev, err := get[RequestRecord](ctx, l, TableRequests, rec.Request)
-	if err != nil {
-		return nil, nil, false, err
-	}
-	if request == nil || request.Reservation != rec.ID {
-		return nil, nil, false, fmt.Errorf("the request of reservation %s is missing", rec.ID)
+	key := slotKey(rec.DocumentType, rec.Subject)
+	var request *RequestRecord
+	var before state.State
+	requestRev, rev := r.seq+1, If(r.seq+1)
+	if r.wrote != nil {
+		own := r.wrote.request
+		request, before = &own, r.wrote.slot
+	} else {
+		if request, requestRev, err = get[RequestRecord](ctx, l, TableRequests, rec.Request); err != nil {
+			return nil, nil, false, err
+		}
+		if request == nil || request.Reservation != rec.ID {
+			return nil, nil, false, fmt.Errorf("the request of reservation %s is missing", rec.ID)
+		}
+		if before, rev, err = l.slot(ctx, key); err != nil {
+			return nil, nil, false, err
+		}
 	}
 	if request.Sealed, err = l.seal(request, r.call.Key, answer); err != nil {
 		return nil, nil, false, err
 	}
 	request.Settled = l.o.Clock.Now()
 	rows = append(rows, Row{Table: TableRequests, Key: rec.Request, Value: encode(request), If: If(requestRev)})
-	key := slotKey(rec.DocumentType, rec.Subject)
-	before, rev, err := l.slot(ctx, key)
-	if err != nil {
-		return nil, nil, false, err
-	}
 	// As of the decision, which was made while the clock was trusted: a wall that jumped ahead since would drop credentials of the holder as
 	// expired, and the next lock would pass them by.
 	next, changes, err := before.Apply(state.Event{At: rec.At, Settle: &state.Settle{Reservation: rec.ID}})

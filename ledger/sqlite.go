@@ -22,7 +22,8 @@ type sqlite struct {
 	write *sql.DB // exactly one connection
 	conn  *sql.Conn
 	read  *sql.DB
-	view  *sql.Tx // set in a snapshot: every read goes there and nothing is written
+	reads sync.Map // text → *sql.Stmt on read
+	view  *sql.Tx  // set in a snapshot: every read goes there and nothing is written
 
 	mu    sync.Mutex // one commit at a time
 	size  uint64
@@ -215,6 +216,10 @@ func (s *sqlite) close() error {
 	for _, st := range s.stmts {
 		errs = append(errs, st.Close())
 	}
+	s.reads.Range(func(_, st any) bool {
+		errs = append(errs, st.(*sql.Stmt).Close())
+		return true
+	})
 	if s.read != nil {
 		errs = append(errs, s.read.Close())
 	}
@@ -457,7 +462,17 @@ func (s *sqlite) query(text string, args ...any) (*sql.Rows, error) {
 	if s.view != nil {
 		return s.view.Query(text, args...)
 	}
-	return s.read.Query(text, args...)
+	st, ok := s.reads.Load(text)
+	if !ok {
+		made, err := s.read.Prepare(text)
+		if err != nil {
+			return nil, err
+		}
+		if st, ok = s.reads.LoadOrStore(text, made); ok {
+			made.Close()
+		}
+	}
+	return st.(*sql.Stmt).Query(args...)
 }
 
 func (s *sqlite) each(scan func(*sql.Rows) error, text string, args ...any) error {
