@@ -16,6 +16,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -51,6 +52,7 @@ type Ledger struct {
 	random  io.Reader
 	commits *committer
 	slots   keyed // one op at a time for a subject, so that only a moved epoch is a conflict
+	recent  recentSlots
 	secrets atomic.Pointer[Secrets]
 	fenced  atomic.Pointer[Fenced]
 	outside outside // what was found ahead at Open
@@ -196,7 +198,11 @@ func (l *Ledger) fail(err error) {
 func (l *Ledger) applied(batch []*write, last uint64) {
 	l.mu.Lock()
 	for _, w := range batch {
-		if w.out.Conflict == nil && w.applied != nil {
+		if w.out.Conflict != nil {
+			continue
+		}
+		l.recent.wrote(w.op)
+		if w.applied != nil {
 			w.applied(w.out.Seq)
 		}
 	}
@@ -296,6 +302,15 @@ func (l *Ledger) unlocked() (*Secrets, error) {
 // name makes a random name of 128 bits.
 func (l *Ledger) name() (string, error) {
 	b, err := draw[[16]byte](l.random)
+	return base64.RawURLEncoding.EncodeToString(b[:]), err
+}
+
+// reservationName is a name whose first 48 bits are the time: rows of reservations and attempts that are written together then lie together
+// in the store, instead of each dirtying a page of its own. 80 random bits are left, and a name that is taken is refused by its row.
+func (l *Ledger) reservationName() (string, error) {
+	b, err := draw[[16]byte](l.random)
+	ms := uint64(l.o.Clock.Now().UnixMilli())
+	binary.BigEndian.PutUint64(b[:8], ms<<16|uint64(binary.BigEndian.Uint16(b[6:8])))
 	return base64.RawURLEncoding.EncodeToString(b[:]), err
 }
 

@@ -172,7 +172,7 @@ func (l *Ledger) checkDraft(a *policy.Approval, d Draft) (Key, error) {
 
 // record begins the record of a reservation.
 func (l *Ledger) record(a *policy.Approval) (ReservationRecord, error) {
-	id, err := l.name()
+	id, err := l.reservationName()
 	d := a.Decision()
 	return ReservationRecord{ID: id, Kind: a.Kind(), Progress: InProgress, Client: a.Client(), At: a.At(), Policy: d.Policy, PolicyVersion: d.Version,
 		Identity: d.Identity, Lane: a.Lane()}, err
@@ -371,6 +371,7 @@ func (l *Ledger) reserveIssue(ctx context.Context, a *policy.Approval, d []Draft
 	out, err := l.commit(ctx, p.leaf, rows, a.Lane() == policy.LaneLock, func(seq uint64) {
 		applied(seq)
 		p.horizons()
+		l.recent.put(key, recentSlot{next, If(seq + 1)})
 	})
 	if err != nil {
 		return nil, err

@@ -184,8 +184,14 @@ func (l *Ledger) settleIssue(ctx context.Context, r *Reservation, rec *Reservati
 		return nil, nil, false, refuseState(err)
 	}
 	rows = append(rows, Row{Table: TableSlots, Key: key, Value: encode(SlotRecord{DocumentType: rec.DocumentType, Subject: rec.Subject, State: next}), If: rev})
-	status, _, applied, err := l.statusRows(changes)
-	return append(rows, status...), applied, len(changes) > 0, err
+	status, _, shown, err := l.statusRows(changes)
+	if err != nil {
+		return nil, nil, false, err
+	}
+	return append(rows, status...), func(seq uint64) {
+		shown(seq)
+		l.recent.put(key, recentSlot{next, If(seq + 1)})
+	}, len(changes) > 0, nil
 }
 
 var crlKey = []byte("iaca")

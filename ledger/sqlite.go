@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -28,7 +30,7 @@ type sqlite struct {
 	mu    sync.Mutex // one commit at a time
 	size  uint64
 	edge  map[int64]tlog.Hash // the stored hashes that the next leaf will need
-	stmts map[string]*sql.Stmt
+	stmts map[statement]*sql.Stmt
 
 	closed bool
 	dead   sync.Mutex // guards cause
@@ -61,7 +63,7 @@ func OpenSQLite(ctx context.Context, path string) (_ Store, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &sqlite{edge: map[int64]tlog.Hash{}, stmts: map[string]*sql.Stmt{}}
+	s := &sqlite{edge: map[int64]tlog.Hash{}, stmts: map[statement]*sql.Stmt{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("opening the ledger %s: %w", path, err), s.close())
@@ -265,13 +267,11 @@ func (o Op) check() error {
 	if len(o.Leaf) == 0 {
 		return errors.New("an op has no leaf: there is no change without one")
 	}
-	seen := make(map[string]bool, len(o.Rows))
-	for _, r := range o.Rows {
-		id := string(r.Table) + "\x00" + string(r.Key)
-		if len(r.Key) == 0 || seen[id] {
+	for i, r := range o.Rows {
+		// A dozen rows; a sweep has two hundred.
+		if len(r.Key) == 0 || slices.ContainsFunc(o.Rows[:i], func(q Row) bool { return q.Table == r.Table && bytes.Equal(q.Key, r.Key) }) {
 			return fmt.Errorf("an op has an empty key or two rows with the same one in table %s", r.Table)
 		}
-		seen[id] = true
 	}
 	return nil
 }
@@ -426,12 +426,12 @@ func (s *sqlite) append(batch []Op, out []Outcome) error {
 			s.edge[first+int64(j)] = h
 		}
 		s.size++
-		keep := make(map[int64]tlog.Hash, 64)
-		for _, id := range edgeOf(s.size) {
-			keep[id] = s.edge[id]
-		}
-		s.edge = keep
 	}
+	keep := make(map[int64]tlog.Hash, 64)
+	for _, id := range edgeOf(s.size) {
+		keep[id] = s.edge[id]
+	}
+	s.edge = keep
 	return nil
 }
 
@@ -442,15 +442,21 @@ func (s *sqlite) exec(text string) error {
 
 // stmt prepares a statement on the writing connection once. Table names are constants of this package, never data.
 func (s *sqlite) stmt(text string, t Table) (*sql.Stmt, error) {
-	text = fmt.Sprintf(text, t)
-	if st := s.stmts[text]; st != nil {
+	id := statement{text, t}
+	if st := s.stmts[id]; st != nil {
 		return st, nil
 	}
-	st, err := s.conn.PrepareContext(context.Background(), text)
+	st, err := s.conn.PrepareContext(context.Background(), fmt.Sprintf(text, t))
 	if err == nil {
-		s.stmts[text] = st
+		s.stmts[id] = st
 	}
 	return st, err
+}
+
+// statement is a text with a place for the table.
+type statement struct {
+	text  string
+	table Table
 }
 
 // ---- reading. Reads ignore cancellation: they are short, and an error of one is an error of the disk.

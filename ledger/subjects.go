@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"sealkeeper/evidence"
@@ -78,11 +79,86 @@ func (l *Ledger) Subject(ctx context.Context, documentType string, p policy.Pseu
 }
 
 func (l *Ledger) slot(ctx context.Context, key []byte) (state.State, If, error) {
+	if known, ok := l.recent.get(key); ok {
+		return known.state, known.rev, nil
+	}
+	seen := l.recent.moment()
 	r, rev, err := get[SlotRecord](ctx, l, TableSlots, key)
-	if r == nil {
+	if err != nil {
 		return state.State{}, Absent, err
 	}
-	return r.State, If(rev), nil
+	known := recentSlot{}
+	if r != nil {
+		known = recentSlot{r.State, If(rev)}
+	}
+	l.recent.found(key, known, seen)
+	return known.state, known.rev, nil
+}
+
+// recentSlots are subjects that were just read or written: a request looks at its subject when it decides, when it reserves and before it
+// answers. What is here is what the store would say. Every durable op on a slot takes it out before its caller is told, and a read that was
+// under way meanwhile is not kept.
+type recentSlots struct {
+	mu     sync.Mutex
+	slots  map[string]recentSlot
+	writes uint64
+}
+
+// recentSlot is a row of TableSlots; rev Absent: there is none. state is shared: Apply does not touch it.
+type recentSlot struct {
+	state state.State
+	rev   If
+}
+
+const recentMost = 4096
+
+func (r *recentSlots) get(key []byte) (s recentSlot, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, ok = r.slots[string(key)]
+	return s, ok
+}
+
+// moment is taken before a read and given to found.
+func (r *recentSlots) moment() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.writes
+}
+
+// found keeps what was read since moment.
+func (r *recentSlots) found(key []byte, s recentSlot, moment uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.writes == moment {
+		r.keep(key, s)
+	}
+}
+
+// put keeps what a durable op wrote; it follows wrote.
+func (r *recentSlots) put(key []byte, s recentSlot) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.keep(key, s)
+}
+
+func (r *recentSlots) keep(key []byte, s recentSlot) {
+	if r.slots == nil || len(r.slots) >= recentMost {
+		r.slots = make(map[string]recentSlot, recentMost)
+	}
+	r.slots[string(key)] = s
+}
+
+// wrote follows a durable op, in journal order.
+func (r *recentSlots) wrote(op Op) {
+	for _, row := range op.Rows {
+		if row.Table == TableSlots {
+			r.mu.Lock()
+			r.writes++
+			delete(r.slots, string(row.Key))
+			r.mu.Unlock()
+		}
+	}
 }
 
 // Change commits an approved lock, unlock or revocation: state.Apply, status changes of all unexpired credentials of the slot, leaf.
