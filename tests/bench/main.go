@@ -315,9 +315,13 @@ func (b *bench) compare(ctx context.Context, dirs []string) error {
 		defer a.stop()
 		all[i], installed[i] = map[string][]result{}, a
 	}
+	compared := products[:2]
+	if b.size.rounds == 1 {
+		compared = products[1:2]
+	}
 	var verify []float64
 	for round := range max(3, b.size.rounds) {
-		for _, p := range products[:2] {
+		for _, p := range compared {
 			for i, a := range installed {
 				b.progress("round %d: %s with %s", round+1, p.name, dirs[i])
 				r, _, err := a.issue(ctx, p.formats, b.size.requests[64], 64)
@@ -334,7 +338,7 @@ func (b *bench) compare(ctx context.Context, dirs []string) error {
 		}
 	}
 	fmt.Printf("P-256 verification %.1f CPU µs\n", median(verify))
-	for _, p := range products[:2] {
+	for _, p := range compared {
 		for i, d := range dirs {
 			per := each(all[i][p.name], result.perCPU)
 			fmt.Printf("%-6s %-24s %6.0f per CPU s (%.0f to %.0f), %.0f CPU µs, %.0f req/s\n", p.name, d, median(per), slices.Min(per), slices.Max(per), 1e6/median(per),
