@@ -14,19 +14,9 @@ import (
 
 	"sealkeeper/api"
 	"sealkeeper/internal/metrics"
+	"sealkeeper/ledger"
 	"sealkeeper/policy"
 )
-
-// LedgerCodes explains the refusals of the ledger that a client can meet. The ledger has others, which only a fault of the appliance
-// itself brings about; clients see those as internal.
-var LedgerCodes = map[string]string{
-	"nonce.replayed":         "The nonce was used by another request: fetch a new one and prove again. A retry of the same request never meets this, if it has the same idempotency key.",
-	"attestation.replayed":   "The key attestation was used by another request: ask the wallet provider for a new one over a new nonce.",
-	"evidence.replayed":      "The evidence was used by another request.",
-	"idempotency.mismatch":   "This client used the idempotency key for another request: a new request needs a new key.",
-	"reservation.superseded": "The phone was replaced, locked or revoked before this request's answer was ready, so its credentials are revoked and are not handed out.",
-	"ledger.fenced":          "Something outside is ahead of the ledger (an old backup was restored): nothing is signed until an operator has looked at it.",
-}
 
 // rooms in the order of docs/errors.md, with what a reader should know of all their codes.
 var rooms = []struct{ name, what string }{
@@ -69,7 +59,7 @@ func Errors() []byte {
 		"what is missing. With 429 and 503 comes `Retry-After`: send the same request with the same idempotency key again.\n" +
 		"[integrator.md](integrator.md#errors) says what to do by status.\n")
 	byRoom, own := map[string][]api.ErrorDoc{}, []api.ErrorDoc(nil)
-	for _, e := range api.Errors(policy.Codes, LedgerCodes) {
+	for _, e := range api.Errors(policy.Codes, ledger.Codes) {
 		room, _, ok := strings.Cut(e.Code, ".")
 		if !ok {
 			room = ""

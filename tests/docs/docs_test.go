@@ -21,6 +21,7 @@ import (
 	"sealkeeper/contract"
 	"sealkeeper/internal/config"
 	"sealkeeper/internal/strict"
+	"sealkeeper/ledger"
 	"sealkeeper/tests/docs"
 )
 
@@ -78,8 +79,8 @@ func TestLedgerCodesAreExplained(t *testing.T) {
 			found++
 			for _, e := range api.Errors(map[string]string{code: "x"}) {
 				faultOnly := strings.HasPrefix(code, "reservation.") && code != "reservation.superseded" // only a conductor without sense gets these
-				if e.Code == code && e.Status != 500 && docs.LedgerCodes[code] == "" && !faultOnly {
-					t.Errorf("%s: a client can be refused with %s (%d), which LedgerCodes does not explain", filepath.Base(f), code, e.Status)
+				if e.Code == code && e.Status != 500 && ledger.Codes[code] == "" && !faultOnly {
+					t.Errorf("%s: a client can be refused with %s (%d), which ledger.Codes does not explain", filepath.Base(f), code, e.Status)
 				}
 			}
 		}

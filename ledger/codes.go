@@ -1,0 +1,12 @@
+package ledger
+
+// Codes explains the refusals that a client can meet. There are others, which only a fault of the appliance
+// itself brings about; clients see those as internal.
+var Codes = map[string]string{
+	"nonce.replayed":         "The nonce was used by another request: fetch a new one and prove again. A retry of the same request never meets this, if it has the same idempotency key.",
+	"attestation.replayed":   "The key attestation was used by another request: ask the wallet provider for a new one over a new nonce.",
+	"evidence.replayed":      "The evidence was used by another request.",
+	"idempotency.mismatch":   "This client used the idempotency key for another request: a new request needs a new key.",
+	"reservation.superseded": "The phone was replaced, locked or revoked before this request's answer was ready, so its credentials are revoked and are not handed out.",
+	"ledger.fenced":          "Something outside is ahead of the ledger (an old backup was restored): nothing is signed until an operator has looked at it.",
+}
