@@ -203,8 +203,7 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 		must(t, os.RemoveAll(filepath.Join(a.Dir, "witness")))
 		must(t, os.RemoveAll(filepath.Join(a.Dir, "clients")))
 		killed(t, a, env, "init")
-		a.Command(0, "init")
-		a.Command(0, "enrol", "--out", filepath.Join(a.Dir, "clients"), "ward-office-1", "telecom-a", "loss-desk", "ministry", "auditor")
+		found(a)
 		recovered(t, a, nil)
 	}
 }

@@ -32,15 +32,17 @@ type load struct {
 	wg     sync.WaitGroup
 	acks   atomic.Int64 // acknowledged changes
 	failed atomic.Int64 // requests whose first try was not answered with 2xx
+	broken atomic.Int64 // tries that were taken on and answered with an error: neither 2xx, nor that the appliance ends, nor a lost connection
 
-	mu    sync.Mutex
-	cards []card
-	fails []string // the first few
+	mu     sync.Mutex
+	cards  []card
+	nonces map[string]bool // r of each released SD-JWT VC
+	fails  []string        // the first few
 }
 
-// card is what was acknowledged of one credential, and what its entry has to be.
+// card is what was acknowledged of one credential: its entry and what that has to be. The credential itself was verified when it came.
 type card struct {
-	contract.Credential
+	contract.StatusRef
 	want byte
 }
 
@@ -51,7 +53,7 @@ var subjects atomic.Int64 // over all loads: fresh subjects after each fault
 func start(t testing.TB, a *appliance.Appliance, clients int) *load {
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
-	l := &load{a: a, t: t, ctx: ctx, stop: make(chan struct{})}
+	l := &load{a: a, t: t, ctx: ctx, stop: make(chan struct{}), nonces: map[string]bool{}}
 	a.As("ward-office-1")
 	for range clients {
 		l.wg.Go(func() {
@@ -100,15 +102,34 @@ func (l *load) life() error {
 	return nil
 }
 
+// keep verifies what was released and notes what its status has to be.
 func (l *load) keep(out contract.IssueAnswer, want [2]byte) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	for _, c := range out.Credentials {
+		n, err := 0, error(nil)
 		if c.Format == "mso_mdoc" {
-			l.cards = append(l.cards, card{c, want[0]})
+			var raw []byte
+			if raw, err = base64.RawURLEncoding.DecodeString(c.Credential); err == nil {
+				_, err = verifier.VerifyMDoc(raw, l.a.Roots, time.Now())
+			}
 		} else {
-			l.cards = append(l.cards, card{c, want[1]})
+			n = 1
+			_, err = verifier.VerifySDJWT([]byte(c.Credential), l.a.Roots, time.Now())
 		}
+		if err != nil {
+			l.t.Errorf("a released credential does not verify: %v", err)
+		}
+		l.mu.Lock()
+		l.cards = append(l.cards, card{c.Status, want[n]})
+		if n == 1 {
+			jws, _, _ := strings.Cut(c.Credential, "~")
+			signature, _ := base64.RawURLEncoding.DecodeString(jws[strings.LastIndexByte(jws, '.')+1:])
+			if r := string(signature[:min(len(signature), 32)]); l.nonces[r] {
+				l.t.Error("two released signatures of one key have the same r: they give the key away")
+			} else {
+				l.nonces[r] = true
+			}
+		}
+		l.mu.Unlock()
 	}
 }
 
@@ -146,6 +167,9 @@ func (l *load) until(what string, try func() (int, []byte, error), to any) error
 			}
 			return json.Unmarshal(b, to)
 		}
+		if err == nil && status != http.StatusTooManyRequests && appliance.Code(b) != "draining" {
+			l.broken.Add(1)
+		}
 		if n == 0 {
 			l.failed.Add(1)
 			l.mu.Lock()
@@ -181,28 +205,15 @@ func (l *load) end() {
 	l.wg.Wait()
 }
 
-// verify looks at everything that was acknowledged: each signature verifies, no index is there twice, each status comes to be what it
-// must be.
+// verify looks at everything that was acknowledged: no index is there twice, and each status comes to be what it must be.
 func (l *load) verify() {
 	l.t.Helper()
 	used := map[string]bool{}
 	for _, c := range l.cards {
-		if ref := fmt.Sprint(c.Status); used[ref] {
+		if ref := fmt.Sprint(c.StatusRef); used[ref] {
 			l.t.Errorf("index %s was used twice", ref)
 		} else {
 			used[ref] = true
-		}
-		var err error
-		if c.Format == "mso_mdoc" {
-			var raw []byte
-			if raw, err = base64.RawURLEncoding.DecodeString(c.Credential.Credential); err == nil {
-				_, err = verifier.VerifyMDoc(raw, l.a.Roots, time.Now())
-			}
-		} else {
-			_, err = verifier.VerifySDJWT([]byte(c.Credential.Credential), l.a.Roots, time.Now())
-		}
-		if err != nil {
-			l.t.Errorf("a released credential does not verify: %v", err)
 		}
 	}
 	deadline := time.Now().Add(20 * time.Second)
@@ -223,16 +234,16 @@ func (l *load) verify() {
 func (l *load) wrong() (out []string) {
 	lists := map[string]*verifier.StatusList{}
 	for _, c := range l.cards {
-		list := lists[c.Status.URI]
+		list := lists[c.URI]
 		if list == nil {
 			var err error
-			if list, err = fetch(l.a, c.Status.URI, l.a.Roots); err != nil {
+			if list, err = fetch(l.a, c.URI, l.a.Roots); err != nil {
 				return []string{err.Error()}
 			}
-			lists[c.Status.URI] = list
+			lists[c.URI] = list
 		}
-		if got, ok := list.Get(c.Status.Index); !ok || got != c.want {
-			out = append(out, fmt.Sprintf("%s %d is %d and must be %d", c.Status.URI, c.Status.Index, got, c.want))
+		if got, ok := list.Get(c.Index); !ok || got != c.want {
+			out = append(out, fmt.Sprintf("%s %d is %d and must be %d", c.URI, c.Index, got, c.want))
 		}
 	}
 	return out

@@ -3,6 +3,7 @@ package faults
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -64,12 +65,27 @@ func newShim(t testing.TB, a *appliance.Appliance, hsm string) *shim {
 	s.control, err = os.Create(filepath.Join(s.dir, "control"))
 	must(t, err)
 	t.Cleanup(func() { s.control.Close() })
+	f, err := os.Create(filepath.Join(s.dir, "counters"))
+	must(t, err)
+	must(t, f.Close())
 	s.set()
+	s.link(a)
 	conf, err := os.ReadFile(filepath.Join(a.Dir, "sealkeeper.yaml"))
 	must(t, err)
 	a.Write("sealkeeper.yaml", string(conf)+fmt.Sprintf("hsm: {module: %q, %s}\n", s.path(), hsm))
 	return s
 }
+
+// link shows the counters where the sandbox lets workers write: in the directories of their tokens.
+func (s *shim) link(a *appliance.Appliance) {
+	for _, token := range []string{"online", "iaca"} {
+		if dir := filepath.Join(a.Dir, "data", "tokens", token); exists(dir) {
+			must(s.t, os.Link(filepath.Join(s.dir, "counters"), filepath.Join(dir, "counters")))
+		}
+	}
+}
+
+func exists(path string) bool { _, err := os.Stat(path); return err == nil }
 
 func (s *shim) path() string { return filepath.Join(s.dir, "p11shim.so") }
 
@@ -105,7 +121,9 @@ func (s *shim) read(at int64) uint64 {
 	must(s.t, err)
 	defer f.Close()
 	var b [8]byte
-	_, err = f.ReadAt(b[:], at)
+	if _, err = f.ReadAt(b[:], at); err == io.EOF {
+		return 0 // no worker was there yet
+	}
 	must(s.t, err)
 	return binary.NativeEndian.Uint64(b[:])
 }

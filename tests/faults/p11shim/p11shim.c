@@ -18,7 +18,7 @@
  * Faults: hang, slow (ms=), crash, error (rv=), removed, limit (n=), wrongkey, flip, truncate, repeat, reuse, constant, sensitive, point,
  * weaken, pretend. The function "*" is every one but C_Initialize, C_Finalize and C_GetFunctionList.
  *
- * counters is an array of two 64-bit numbers (calls, fired): 128 places for functions in the order of functions.h, then 8 for each
+ * counters, beside it or beside the file that SOFTHSM2_CONF names (a link, where the sandbox lets a worker write), is an array of two 64-bit numbers (calls, fired): 128 places for functions in the order of functions.h, then 8 for each
  * generation modulo 1024. C_Sign with a NULL signature, which only asks for a length, is not counted.
  */
 #define _GNU_SOURCE
@@ -472,15 +472,19 @@ __attribute__((visibility("default"))) CK_RV C_GetFunctionList(CK_FUNCTION_LIST_
 			goto failed;
 		strcpy(slash, "/counters");
 		size_t size = sizeof(struct place) * (PLACES + GENERATIONS * RULES);
-		if ((fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600)) < 0 || ftruncate(fd, (off_t)size) != 0)
+		if (getenv("SOFTHSM2_CONF"))
+			conf = strdup(getenv("SOFTHSM2_CONF"));
+		char link[1024]; /* where a worker in its sandbox may write */
+		snprintf(link, sizeof link, "%.*s/counters", (int)(strrchr(conf, '/') ? strrchr(conf, '/') - conf : 0), conf);
+		if ((fd = open(link, O_RDWR | O_CLOEXEC)) < 0)
+			fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+		if (fd < 0 || ftruncate(fd, (off_t)size) != 0)
 			goto failed;
 		map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 		close(fd);
 		if (map == MAP_FAILED)
 			goto failed;
 		counters = map;
-		if (getenv("SOFTHSM2_CONF"))
-			conf = strdup(getenv("SOFTHSM2_CONF"));
 		if (!(handle = dlopen(module, RTLD_NOW | RTLD_LOCAL)) || !(list = (CK_RV(*)(CK_FUNCTION_LIST_PTR_PTR))dlsym(handle, "C_GetFunctionList")) ||
 		    list(&real) != CKR_OK)
 			goto failed;
@@ -496,7 +500,7 @@ __attribute__((visibility("default"))) CK_RV C_GetFunctionList(CK_FUNCTION_LIST_
 	*out = &mine;
 	return CKR_OK;
 failed:
-	fprintf(stderr, "p11shim: control, counters or module beside it is missing or wrong: %s\n", dlerror());
+	fprintf(stderr, "p11shim: control, counters or module beside it is missing or wrong: %m\n");
 	pthread_mutex_unlock(&lock);
 	return CKR_GENERAL_ERROR;
 }
