@@ -72,6 +72,9 @@ var crashes = []crash{
 	{point: "ledger.unfence.before-commit", by: "fence"},
 	{point: "ledger.unfence.after-commit", by: "fence"},
 
+	{point: "ledger.copy.written", by: "backup"},
+	{point: "ledger.copy.written", by: "restore"},
+
 	{point: "init.secret-made", by: "init"},
 	{point: "ca.found.generated:3", by: "init"},
 	{point: "ca.found.registered:3", by: "init"},
@@ -197,6 +200,42 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 		killed(t, a, env, "accept", "fence")
 		a.Command(0, "accept", "fence")
 		recovered(t, a, nil)
+	case "backup": // beside the running daemon: half a backup has no ledger, so that nobody takes it for a whole one
+		a = appliance.Install(t).Start()
+		l := start(t, a, 2)
+		l.more(8)
+		dir := filepath.Join(a.Dir, "backup")
+		killed(t, a, env, "backup", "--out", dir)
+		if exists(filepath.Join(dir, "ledger.db")) {
+			t.Error("half a backup looks whole")
+		}
+		a.Command(0, "backup", "--out", dir+"-2")
+		a.Stop()
+		recovered(t, a, l)
+	case "restore":
+		a = appliance.Install(t).Start()
+		l := start(t, a, 2)
+		l.more(8)
+		l.end()
+		a.Stop()
+		dir, data := filepath.Join(a.Dir, "backup"), filepath.Join(a.Dir, "data")
+		a.Command(0, "backup", "--out", dir)
+		for _, lost := range []string{"tokens", "ledger.db", "ledger.db-wal", "ledger.db-shm"} {
+			must(t, os.RemoveAll(filepath.Join(data, lost)))
+		}
+		killed(t, a, env, "restore", "--from", dir)
+		a.Launch()
+		if code := a.Wait(); code == 0 || exists(filepath.Join(data, "ledger.db-wal")) && code != 2 {
+			t.Errorf("a daemon on half a restore ended with %d", code)
+		}
+		for _, half := range []string{"tokens", "ledger.db", "ledger.db-wal", "ledger.db-shm"} {
+			must(t, os.RemoveAll(filepath.Join(data, half)))
+		}
+		a.Command(0, "restore", "--from", dir)
+		recovered(t, a, nil)
+		a.Start()
+		l.verify()
+		a.Stop()
 	case "init":
 		a = appliance.Install(t)
 		must(t, os.RemoveAll(filepath.Join(a.Dir, "data")))

@@ -1,0 +1,113 @@
+package faults
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"sealkeeper/tests/appliance"
+)
+
+// Every kind of system call that makes something durable fails, or kills, at its first, second, … time in each thread, while cards are
+// issued, locked and published. What was acknowledged stays, whatever the kernel says.
+//
+// strace counts calls per thread, so "the n-th" is not one line of the code; crash points are (crash_test.go).
+func TestSystemCalls(t *testing.T) {
+	if !all {
+		t.Skip("SEAL_FAULTS=all")
+	}
+	if _, err := exec.LookPath("strace"); err != nil {
+		t.Skip("strace is not installed")
+	}
+	a := appliance.Install(t)
+	for _, call := range []string{"fsync,fdatasync", "pwrite64", "write", "renameat,renameat2", "openat"} {
+		for _, fault := range []string{"error=EIO", "error=ENOSPC", "signal=KILL"} {
+			for _, when := range []string{"1", "2", "4+3"} {
+				t.Run(fmt.Sprintf("%s %s %s", call, fault, when), func(t *testing.T) {
+					if !traced(t, a, call, fault, when) {
+						if when == "1" {
+							t.Error("the fault never came: this test proves nothing")
+						}
+						t.Log("no thread made so many of these calls")
+					}
+				})
+			}
+		}
+	}
+}
+
+// traced runs one case and says whether the fault came.
+func traced(t *testing.T, a *appliance.Appliance, call, fault, when string) bool {
+	a.Start()
+	log := filepath.Join(t.TempDir(), "strace.log")
+	c := exec.Command("strace", "-f", "-o", log, "-e", "trace="+call, "-e", "inject="+call+":"+fault+":when="+when, "-p", fmt.Sprint(a.Daemon.Process.Pid))
+	says := &appliance.Buffer{}
+	c.Stderr = says
+	must(t, c.Start())
+	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(says.String(), "attached"); time.Sleep(5 * time.Millisecond) {
+		if strings.Contains(says.String(), "not permitted") {
+			_ = c.Wait()
+			t.Skip("strace may not attach here: ", says.String())
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("strace does not attach: %s", says.String())
+		}
+	}
+	l := start(t, a, 2)
+	came := func() bool {
+		b, err := os.ReadFile(log)
+		must(t, err)
+		return strings.Contains(string(b), "INJECTED") || strings.Contains(string(b), "killed by SIGKILL")
+	}
+	few, most := l.acks.Load()+8, l.acks.Load()+80
+	ended := false
+	for deadline := time.Now().Add(4 * time.Second); !ended && time.Now().Before(deadline); {
+		if n := l.acks.Load(); n >= most || n >= few && came() {
+			break
+		}
+		select {
+		case err := <-a.Exited:
+			a.Exited <- err
+			ended = true
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	_ = c.Process.Signal(syscall.SIGINT) // it lets the daemon go
+	_ = c.Wait()
+	select {
+	case err := <-a.Exited:
+		a.Exited <- err
+		ended = true
+	case <-time.After(50 * time.Millisecond):
+	}
+	b, err := os.ReadFile(log)
+	must(t, err)
+	if ended {
+		if code := a.Wait(); code == 0 {
+			t.Error("a daemon that could not go on ended with 0")
+		}
+	} else if strings.HasPrefix(call, "fsync") && strings.Contains(fault, "EIO") && onLedger(string(b)) {
+		t.Error("the daemon goes on after a failed fsync of its ledger: what the disk has is unknown")
+	}
+	if !ended { // the fault is over, and the appliance goes on without being started again
+		l.more(4)
+		a.Kill()
+	}
+	recovered(t, a, l)
+	return came()
+}
+
+// onLedger: with fdatasync SQLite makes its own files durable, and nothing else here uses it.
+func onLedger(log string) bool {
+	for _, line := range strings.Split(log, "\n") {
+		if strings.Contains(line, "fdatasync") && strings.Contains(line, "INJECTED") {
+			return true
+		}
+	}
+	return false
+}
