@@ -44,7 +44,7 @@ echo "missing:$missing" >&2
 if command -v apt-get >/dev/null 2>&1; then
 	echo "run: sudo apt-get update && sudo apt-get install -y --no-install-recommends$missing" >&2
 elif command -v dnf >/dev/null 2>&1; then
-	echo "run: sudo dnf install -y gcc softhsm openssl nodejs npm" >&2
+	echo "run: sudo dnf install -y gcc softhsm openssl nodejs npm (monitoring: golang-github-prometheus sqlite curl procps-ng)" >&2
 else
 	echo "install a C compiler, SoftHSM 2.6, openssl 3 and Node.js 18 or later, then try again" >&2
 fi

@@ -135,6 +135,29 @@ func (p *prometheus) query(q string) []sample {
 	return out
 }
 
+// empty asks every query of the dashboard, as Grafana would, and names the panels with one that has no answer.
+func (p *prometheus) empty() (panels []string) {
+	p.t.Helper()
+	for title, queries := range dashboard(p.t) {
+		for _, q := range queries {
+			r, err := http.Get(p.url + "/api/v1/query?query=" + url.QueryEscape(strings.NewReplacer("$__rate_interval", "10s", "$instance", ".*").Replace(q)))
+			if err != nil {
+				p.t.Fatal(err)
+			}
+			b, _ := io.ReadAll(r.Body)
+			r.Body.Close()
+			if r.StatusCode != http.StatusOK {
+				p.t.Fatalf("panel %q: %s\n%s", title, q, b)
+			}
+			if strings.Contains(string(b), `"result":[]`) {
+				panels = append(panels, title)
+			}
+		}
+	}
+	slices.Sort(panels)
+	return slices.Compact(panels)
+}
+
 // firing are the alerts of now, without the prefix.
 func (p *prometheus) firing() (names []string) {
 	for _, s := range p.query(`ALERTS{alertstate="firing"}`) {
@@ -191,6 +214,10 @@ func TestAlerts(t *testing.T) {
 		t.Fatal(err)
 	}
 	quiet()
+	in.eventually("every panel of the dashboard shows something; nothing is denied and no alert fires", func() (string, bool) {
+		empty := p.empty()
+		return fmt.Sprintf("empty: %q", empty), slices.Equal(empty, []string{"Alerts", "Denied by code"})
+	})
 
 	// Overload: more at once than two places.
 	stop := make(chan struct{})

@@ -165,24 +165,14 @@ func TestMetricsExist(t *testing.T) {
 	for _, s := range regexp.MustCompile(`\{series: [^}]*`).FindAllString(read(t, "deploy/prometheus/sealkeeper.test.yml"), -1) {
 		ask("sealkeeper.test.yml", s)
 	}
-	var d struct {
-		Title  string
-		Panels []struct {
-			Title, Type string
-			Targets     []struct{ Expr string }
-		}
-	}
-	if err := json.Unmarshal([]byte(read(t, "deploy/grafana/sealkeeper.json")), &d); err != nil {
-		t.Fatal(err)
-	}
 	queries := 0
-	for _, p := range d.Panels {
-		if p.Type != "row" && len(p.Targets) == 0 {
-			t.Errorf("panel %q asks for nothing", p.Title)
+	for title, all := range dashboard(t) {
+		if len(all) == 0 {
+			t.Errorf("panel %q asks for nothing", title)
 		}
-		for _, q := range p.Targets {
+		for _, q := range all {
 			queries++
-			ask("panel "+p.Title, q.Expr)
+			ask("panel "+title, q)
 		}
 	}
 	if queries < 20 {
@@ -206,4 +196,32 @@ func TestConditionsHavePages(t *testing.T) {
 	if found < 12 {
 		t.Errorf("%d conditions found in the source; does this test still read it right?", found)
 	}
+}
+
+// dashboard reads the queries by panel.
+func dashboard(t *testing.T) map[string][]string {
+	t.Helper()
+	var d struct {
+		Panels []struct {
+			Title, Type string
+			Targets     []struct{ Expr string }
+		}
+	}
+	if err := json.Unmarshal([]byte(read(t, "deploy/grafana/sealkeeper.json")), &d); err != nil {
+		t.Fatal(err)
+	}
+	all := map[string][]string{}
+	for _, p := range d.Panels {
+		if p.Type == "row" {
+			continue
+		}
+		if _, twice := all[p.Title]; twice {
+			t.Errorf("two panels are called %q", p.Title)
+		}
+		all[p.Title] = []string{}
+		for _, q := range p.Targets {
+			all[p.Title] = append(all[p.Title], q.Expr)
+		}
+	}
+	return all
 }
