@@ -63,10 +63,7 @@ type try struct {
 
 // wrote is what Reserve committed as op seq. Settling starts from it instead of reading it back: hardly ever does anybody write these rows in
 // between, and then their revision makes the commit say so.
-type wrote struct {
-	request RequestRecord
-	slot    state.State
-}
+type wrote struct{ request RequestRecord }
 
 // Item is one signature of a reservation.
 type Item struct {
@@ -384,7 +381,7 @@ func (l *Ledger) reserveIssue(ctx context.Context, a *policy.Approval, d []Draft
 		l.wake()
 	}
 	r := l.reservation(*rec, out.Seq, c, nil, p.tries)
-	r.wrote = &wrote{request, next}
+	r.wrote = &wrote{request}
 	return r, nil
 }
 
