@@ -198,11 +198,8 @@ func (l *Ledger) fail(err error) {
 func (l *Ledger) applied(batch []*write, last uint64) {
 	l.mu.Lock()
 	for _, w := range batch {
-		if w.out.Conflict != nil {
-			continue
-		}
-		l.recent.wrote(w.op)
-		if w.applied != nil {
+		l.recent.wrote(w.op) // also after a conflict: whoever decides again reads what is stored
+		if w.out.Conflict == nil && w.applied != nil {
 			w.applied(w.out.Seq)
 		}
 	}
