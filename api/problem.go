@@ -68,6 +68,7 @@ var exact = map[string]outcome{
 	"idempotency.key_malformed": {http.StatusBadRequest, "Idempotency key malformed"},
 	internal:                    {http.StatusInternalServerError, "Internal failure"},
 	"key.missing":               {http.StatusServiceUnavailable, "No signing key"},
+	"ledger.full":               {http.StatusServiceUnavailable, "The ledger's disk is full"},
 	"ledger.stopped":            {http.StatusServiceUnavailable, "The ledger is stopped"},
 	"ledger.fenced":             {http.StatusServiceUnavailable, "The appliance is fenced"},
 	"nonce.replayed":            {http.StatusConflict, "Nonce used before"},

@@ -306,6 +306,9 @@ func (a *Authority) draftNew(ctx context.Context, q request, approval *policy.Ap
 		if err != nil {
 			return nil, err
 		}
+		if err := a.o.Signer.Room(key.Token, approval.Lane(), len(issue.Keys)); err != nil {
+			return nil, fmt.Errorf("before reserving: %w", err)
+		}
 		tickets, err := a.o.Ledger.Lease(ctx, issue.DocumentType, f, len(issue.Keys))
 		if err != nil {
 			return nil, fmt.Errorf("leasing status indices: %w", err)

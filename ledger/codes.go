@@ -8,5 +8,6 @@ var Codes = map[string]string{
 	"evidence.replayed":      "The evidence was used by another request.",
 	"idempotency.mismatch":   "This client used the idempotency key for another request: a new request needs a new key.",
 	"reservation.superseded": "The phone was replaced, locked or revoked before this request's answer was ready, so its credentials are revoked and are not handed out.",
+	"ledger.full":            "The ledger's disk has no room, and what is kept for locks is for locks. Nothing was issued: retry with the same idempotency key after Retry-After.",
 	"ledger.fenced":          "Something outside is ahead of the ledger (an old backup was restored): nothing is signed until an operator has looked at it.",
 }

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -18,6 +19,7 @@ const (
 // write is an op on its way into a batch.
 type write struct {
 	op      Op
+	urgent  bool
 	applied func(seq uint64) // in journal order, before anyone is told; nil: nothing to do
 	done    chan struct{}    // closed when out and err are final
 	out     Outcome
@@ -34,6 +36,7 @@ type committer struct {
 	metrics *metrics.Metrics
 	apply   func(batch []*write, last uint64) // publishes the effects of a durable batch in memory
 	fail    func(error)                       // the store died
+	disk    *diskReserve
 
 	urgent, normal chan *write
 	announced      atomic.Int64
@@ -42,9 +45,9 @@ type committer struct {
 	ended          chan struct{}
 }
 
-func newCommitter(s Store, m *metrics.Metrics, apply func([]*write, uint64), fail func(error)) *committer {
+func newCommitter(s Store, m *metrics.Metrics, apply func([]*write, uint64), fail func(error), disk *diskReserve) *committer {
 	return &committer{
-		store: s, metrics: m, apply: apply, fail: fail,
+		store: s, metrics: m, apply: apply, fail: fail, disk: disk,
 		urgent: make(chan *write, queueBound), normal: make(chan *write, queueBound),
 		left: make(chan struct{}, 1), stop: make(chan struct{}), ended: make(chan struct{}),
 	}
@@ -71,7 +74,7 @@ func (c *committer) submit(ctx context.Context, op Op, urgent bool, applied func
 	if err := op.check(); err != nil {
 		return Outcome{}, err
 	}
-	w := &write{op: op, applied: applied, done: make(chan struct{})}
+	w := &write{op: op, urgent: urgent, applied: applied, done: make(chan struct{})}
 	queue := c.normal
 	if urgent {
 		queue = c.urgent
@@ -108,14 +111,24 @@ func (c *committer) run() {
 		if len(batch) == 0 {
 			return
 		}
-		ops := make([]Op, len(batch))
-		for i, w := range batch {
-			ops[i] = w.op
+		if c.disk.refuses() {
+			batch = c.urgentOnly(batch)
 		}
-		start := time.Now()
-		out, err := c.store.Commit(context.Background(), ops)
-		c.metrics.CommitSeconds.Observe(time.Since(start).Seconds())
-		c.metrics.CommitBatch.Observe(float64(len(batch)))
+		if len(batch) == 0 {
+			continue
+		}
+		out, err := c.commit(batch)
+		if errors.Is(err, ErrFull) {
+			// Nothing of the batch was written. Locks, revocations and their lists are tried once more, in the room kept for them.
+			c.disk.release()
+			if batch = c.urgentOnly(batch); len(batch) > 0 {
+				out, err = c.commit(batch)
+			}
+		}
+		if errors.Is(err, ErrFull) {
+			turnAway(batch)
+			continue
+		}
 		if err != nil {
 			err = fmt.Errorf("%w: %w", ErrStopped, err)
 			c.fail(err) // before the callers: they must not get a chance to go on
@@ -138,6 +151,39 @@ func (c *committer) run() {
 		for _, w := range batch {
 			close(w.done)
 		}
+	}
+}
+
+func (c *committer) commit(batch []*write) ([]Outcome, error) {
+	ops := make([]Op, len(batch))
+	for i, w := range batch {
+		ops[i] = w.op
+	}
+	start := time.Now()
+	out, err := c.store.Commit(context.Background(), ops)
+	c.metrics.CommitSeconds.Observe(time.Since(start).Seconds())
+	c.metrics.CommitBatch.Observe(float64(len(batch)))
+	return out, err
+}
+
+// urgentOnly turns everything else away.
+func (c *committer) urgentOnly(batch []*write) (urgent []*write) {
+	var rest []*write
+	for _, w := range batch {
+		if w.urgent {
+			urgent = append(urgent, w)
+		} else {
+			rest = append(rest, w)
+		}
+	}
+	turnAway(rest)
+	return urgent
+}
+
+func turnAway(batch []*write) {
+	for _, w := range batch {
+		w.err = refuse("ledger.full", "the ledger's disk has no room for more than locks")
+		close(w.done)
 	}
 }
 

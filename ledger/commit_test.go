@@ -49,7 +49,7 @@ func startCommitter(g *gate, fail func(error)) *committer {
 				w.applied(w.out.Seq)
 			}
 		}
-	}, fail)
+	}, fail, noReserve())
 	go c.run()
 	return c
 }
@@ -92,7 +92,7 @@ func TestOpsThatWaitShareACommitAndUrgentOnesAreFirst(t *testing.T) {
 
 func TestLocksDontWaitBehindAFullQueue(t *testing.T) {
 	g := newGate(t)
-	c := newCommitter(g, metrics.New(), func([]*write, uint64) {}, func(err error) { t.Error(err) })
+	c := newCommitter(g, metrics.New(), func([]*write, uint64) {}, func(err error) { t.Error(err) }, noReserve())
 	for range queueBound {
 		c.normal <- &write{op: Op{Leaf: []byte("x")}, done: make(chan struct{})}
 	}

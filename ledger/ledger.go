@@ -41,6 +41,7 @@ type Options struct {
 	Metrics   *metrics.Metrics
 	BaseURL   string        // public base URL; a list's URI is BaseURL + "/status-lists/" + id
 	ListSize  uint64        // entries per status list, a power of two ≥ 1024 (default 1<<20)
+	Reserve   int64         // bytes of the ledger's disk that are kept for locks (0: none)
 	AnswerTTL time.Duration // how long sealed answers are kept (default 24 h)
 	Fatal     func(error)   // called once when the disk failed; must not return control to issuing (default: panic)
 }
@@ -157,7 +158,12 @@ func open(ctx context.Context, o Options, s Store) (_ *Ledger, err error) {
 	if err != nil {
 		return nil, err
 	}
-	l.commits = newCommitter(s, o.Metrics, l.applied, l.fail)
+	disk := &diskReserve{path: o.Path + ".reserve", bytes: o.Reserve, log: o.Log}
+	if err := disk.hold(); err != nil {
+		o.Log.Warn("no room is kept for locks", "error", err)
+		disk.release()
+	}
+	l.commits = newCommitter(s, o.Metrics, l.applied, l.fail, disk)
 	go l.commits.run()
 	l.tasks.Go(l.sweeper)
 	l.tasks.Go(l.highWater)

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -15,7 +16,7 @@ import (
 	"syscall"
 
 	"golang.org/x/mod/sumdb/tlog"
-	_ "modernc.org/sqlite" // the driver "sqlite"
+	driver "modernc.org/sqlite" // registers "sqlite"
 )
 
 // sqlite is the Store of a single box: one file, one writing connection, some reading ones, one process (held by a lock file).
@@ -256,11 +257,30 @@ func (s *sqlite) Commit(ctx context.Context, batch []Op) ([]Outcome, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	size, edge := s.size, maps.Clone(s.edge)
 	out, err := s.commit(batch)
+	if full(err) && s.undo() == nil {
+		s.size, s.edge = size, edge
+		return nil, fmt.Errorf("%w: %w", ErrFull, err)
+	}
 	if err != nil {
 		return nil, s.die(err)
 	}
 	return out, nil
+}
+
+// full tells a write that found no room from every other failure. A transaction that ends so is not durable: the frame that makes the
+// others count is the last to be written to the WAL, and it was not. A sync that fails is another error.
+func full(err error) bool {
+	const sqliteFull = 13 // SQLITE_FULL
+	var e *driver.Error
+	return errors.As(err, &e) && e.Code()&0xff == sqliteFull
+}
+
+// undo ends the transaction. SQLite may have ended it itself, so what counts is that another one can begin.
+func (s *sqlite) undo() error {
+	_ = s.exec("ROLLBACK")
+	return errors.Join(s.exec("BEGIN IMMEDIATE"), s.exec("ROLLBACK"))
 }
 
 func (o Op) check() error {

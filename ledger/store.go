@@ -17,7 +17,8 @@ import (
 //     written in the same transaction, so that log and journal can't differ.
 //   - A row's revision is one more than the sequence number of the op that wrote it: never reused, never 0.
 //
-// An error means "I no longer know": the batch may be durable or not. The store is dead from then on and every call returns an error that
+// ErrFull means that the disk has no room, that nothing of the batch was written, and that the store lives. Every other error means "I no
+// longer know": the batch may be durable or not. The store is dead from then on and every call returns an error that
 // wraps ErrStopped; opening it again is the only way to find out. A cancelled context may prevent a commit, which is no such error, and
 // never interrupts one that began. Several processes may share a store whose implementation says so; the methods are safe for concurrent use.
 type Store interface {

@@ -305,17 +305,32 @@ func (p *pool) failQueued(err error) {
 
 // ---- queueing
 
+// room says whether n more signatures would be taken on now. A refusal counts as shed.
+func (p *pool) room(lane policy.Lane, n int) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.takes(lane, n)
+}
+
+// takes is what room and enqueue ask. Holds mu.
+func (p *pool) takes(lane policy.Lane, n int) error {
+	if err := p.down(); err != nil {
+		return err
+	}
+	if lane != policy.LaneLock && len(p.lanes[lane])+n > p.bound {
+		p.metrics.Shed.WithLabelValues(lane.String()).Inc()
+		return fmt.Errorf("%w: %d signatures wait in lane %s of token %q", ErrBusy, len(p.lanes[lane]), lane, p.token.Name)
+	}
+	return nil
+}
+
 // enqueue takes all jobs on or none; they are of one lane.
 func (p *pool) enqueue(jobs []*job) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err := p.down(); err != nil {
-		return err
-	}
 	lane := jobs[0].lane
-	if lane != policy.LaneLock && len(p.lanes[lane])+len(jobs) > p.bound {
-		p.metrics.Shed.WithLabelValues(lane.String()).Inc()
-		return fmt.Errorf("%w: %d signatures wait in lane %s of token %q", ErrBusy, len(p.lanes[lane]), lane, p.token.Name)
+	if err := p.takes(lane, len(jobs)); err != nil {
+		return err
 	}
 	now := time.Now()
 	for _, j := range jobs {

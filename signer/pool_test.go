@@ -581,7 +581,13 @@ func TestLanes(t *testing.T) {
 		if _, err := h.queue(policy.LaneIssue, &notes{}, "one too many"); !errors.Is(err, ErrBusy) {
 			t.Errorf("got %v", err)
 		}
-		if n := testutil.ToFloat64(h.metrics.Shed.WithLabelValues("issue")); n != 1 {
+		if err := h.room(policy.LaneIssue, 1); !errors.Is(err, ErrBusy) {
+			t.Errorf("asked before anything is reserved: %v", err)
+		}
+		if err := h.room(policy.LaneLock, 1000); err != nil {
+			t.Errorf("a lock was refused: %v", err)
+		}
+		if n := testutil.ToFloat64(h.metrics.Shed.WithLabelValues("issue")); n != 2 {
 			t.Errorf("%v were counted as shed", n)
 		}
 		lock, err := h.queue(policy.LaneLock, &notes{}, "lock")

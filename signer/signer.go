@@ -203,6 +203,16 @@ func (a attempts) again(ctx context.Context, items []int) error {
 	return a.ledger.Attempt(ctx, a.reservation, items, "")
 }
 
+// Room says whether a token would take n more signatures of a lane on now: ErrBusy or ErrDown if not. It promises nothing. Asked before a
+// reservation is made, it lets overload cost neither an index nor a commit.
+func (s *Signer) Room(token string, lane policy.Lane, n int) error {
+	p, err := s.pool(token)
+	if err != nil {
+		return err
+	}
+	return p.room(lane, n)
+}
+
 // Sign claims the reservation and has every item signed. tbs are the exact bytes, in the order of the reservation's items.
 // Algorithm: ES256 and ES384 sign SHA-256 and SHA-384 of the TBS, EdDSA the TBS itself.
 //

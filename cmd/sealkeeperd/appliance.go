@@ -74,7 +74,7 @@ func assemble(ctx context.Context, c *config.Config, log *slog.Logger, founding,
 		return nil, fmt.Errorf("high_water: %w", err)
 	}
 	a.ledger, err = ledger.Open(ctx, ledger.Options{Path: c.Ledger(), HighWater: c.HighWater, Publish: c.PublishDir(), Clock: a.clock, Log: log, Metrics: a.metrics,
-		BaseURL: c.PublicURL, ListSize: c.ListEntries, Fatal: func(err error) {
+		BaseURL: c.PublicURL, ListSize: c.ListEntries, Reserve: int64(c.Reserve) << 20, Fatal: func(err error) {
 			// Unknown state: leave. The next start is the recovery.
 			log.Error("the ledger's disk failed; nothing after this was acknowledged", "error", err)
 			os.Exit(exitFailed)

@@ -73,6 +73,7 @@ type file struct {
 		Queue       *int   `yaml:"queue"`
 		Connections *int   `yaml:"connections"`
 		Memory      *int   `yaml:"memory_mib"`
+		Reserve     *int   `yaml:"disk_reserve_mib"`
 		Drain       string `yaml:"drain"`
 	} `yaml:"limits"`
 }
@@ -120,6 +121,7 @@ type Config struct {
 	Concurrent      int
 	Queue           int
 	Connections     int // of each listener
+	Reserve         int // MiB of the ledger's disk, kept for locks
 	Memory          int // MiB: where Go's garbage collector begins to work hard
 	Drain           time.Duration
 }
@@ -528,6 +530,7 @@ func (c *checker) config(f *file) *Config {
 	o.Concurrent = c.number("limits.concurrent_issues", f.Limits.Concurrent, 256, 1, 1<<16)
 	o.Queue = c.number("limits.queue", f.Limits.Queue, 1024, 1, 1<<20)
 	o.Connections = c.number("limits.connections", f.Limits.Connections, 2048, 8, 1<<16)
+	o.Reserve = c.number("limits.disk_reserve_mib", f.Limits.Reserve, 64, 0, 1<<20)
 	o.Memory = c.number("limits.memory_mib", f.Limits.Memory, 512, 64, 1<<20)
 	o.Drain = c.duration("limits.drain", f.Limits.Drain, 10*time.Second, time.Second, 5*time.Minute)
 	return o
