@@ -160,6 +160,7 @@ func (a *appliance) serve(ctx context.Context, profiling bool) error {
 			return fmt.Errorf("%s listener: %w", s.name, err)
 		}
 		defer l.Close()
+		l = edge.Bound(s.name, l, s.server, c.Connections)
 		a.log.Info("listening", "listener", s.name, "address", l.Addr().String())
 		g.Go(func() error {
 			err := http.ErrServerClosed

@@ -1,0 +1,119 @@
+package api
+
+import (
+	"container/list"
+	"net"
+	"net/http"
+	"sync"
+)
+
+// connections bounds the open connections of one listener (F24, F38). When it is full, the oldest connection that has not sent a whole
+// request yet is closed for the new one, then the one that has been idle longest: who only holds connections loses them to who uses them. If
+// every one is at work on a request, which has its own time limits, the new one is closed.
+type connections struct {
+	net.Listener
+	most           int
+	opened, closed func()
+	evicted        func()
+
+	mu      sync.Mutex
+	waiting [2]*list.List // of *boundConn, the oldest first: without a request yet; idle between requests
+	open    int
+}
+
+type boundConn struct {
+	net.Conn
+	of    *connections
+	once  sync.Once
+	place *list.Element // nil: at work
+	queue int
+}
+
+// Bound wraps a listener of one of the edge's servers, before it is served. Most is the number of its connections.
+func (e *Edge) Bound(name string, l net.Listener, s *http.Server, most int) net.Listener {
+	open, evicted := e.o.Metrics.Connections.WithLabelValues(name), e.o.Metrics.Evicted.WithLabelValues(name)
+	b := &connections{Listener: l, most: most, opened: open.Inc, closed: open.Dec, evicted: evicted.Inc, waiting: [2]*list.List{list.New(), list.New()}}
+	s.ConnState = func(c net.Conn, state http.ConnState) {
+		if t, ok := c.(interface{ NetConn() net.Conn }); ok {
+			c = t.NetConn()
+		}
+		if c, ok := c.(*boundConn); ok {
+			b.moved(c, state)
+		}
+	}
+	return b
+}
+
+func (b *connections) Accept() (net.Conn, error) {
+	for {
+		raw, err := b.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		c := &boundConn{Conn: raw, of: b}
+		b.mu.Lock()
+		var victim *boundConn
+		if b.open >= b.most {
+			for _, q := range b.waiting {
+				if e := q.Front(); e != nil {
+					victim = e.Value.(*boundConn)
+					victim.wait(nil, 0)
+					break
+				}
+			}
+			if victim == nil {
+				victim = c
+			}
+		}
+		if victim != c {
+			b.open++
+			c.wait(b.waiting[0], 0)
+			b.opened()
+		}
+		b.mu.Unlock()
+		if victim != nil {
+			b.evicted()
+		}
+		if victim == c {
+			raw.Close()
+			continue
+		}
+		if victim != nil {
+			victim.Close()
+		}
+		return c, nil
+	}
+}
+
+// wait moves a connection to the end of a queue, or to none. The caller holds mu.
+func (c *boundConn) wait(q *list.List, n int) {
+	if c.place != nil {
+		c.of.waiting[c.queue].Remove(c.place)
+		c.place = nil
+	}
+	if q != nil {
+		c.place, c.queue = q.PushBack(c), n
+	}
+}
+
+func (b *connections) moved(c *boundConn, state http.ConnState) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch state {
+	case http.StateActive, http.StateClosed, http.StateHijacked:
+		c.wait(nil, 0)
+	case http.StateIdle:
+		c.wait(b.waiting[1], 1)
+	}
+}
+
+func (c *boundConn) Close() error {
+	c.once.Do(func() {
+		c.of.mu.Lock()
+		c.wait(nil, 0)
+		c.of.open--
+		c.of.mu.Unlock()
+		c.of.closed()
+	})
+	return c.Conn.Close()
+}

@@ -1,0 +1,66 @@
+package api
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"sealkeeper/internal/metrics"
+)
+
+// Two thousand connections that send nothing, half a header, or one request and then nothing keep nobody out (F24), and never are there
+// more open ones than the bound.
+func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
+	e := &Edge{o: Options{Metrics: metrics.New()}}
+	raw, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })}
+	const most = 64
+	l := e.Bound("test", raw, s, most)
+	go s.Serve(l)
+	defer s.Close()
+
+	for i := range 2000 {
+		c, err := net.Dial("tcp", raw.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		switch i % 3 {
+		case 1:
+			fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+		case 2:
+			fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		}
+		if i%100 != 0 {
+			continue
+		}
+		good, err := net.Dial("tcp", raw.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(good, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		r, err := http.ReadResponse(bufio.NewReader(good), nil)
+		if err != nil || r.StatusCode != http.StatusOK {
+			t.Fatalf("behind %d others: %v", i, err)
+		}
+		good.Close()
+		b := l.(*connections)
+		b.mu.Lock()
+		open := b.open
+		b.mu.Unlock()
+		if open > most {
+			t.Fatalf("%d connections are open, %d are allowed", open, most)
+		}
+	}
+	if n := testutil.ToFloat64(e.o.Metrics.Evicted.WithLabelValues("test")); n < 1000 {
+		t.Errorf("%v connections were evicted", n)
+	}
+}
