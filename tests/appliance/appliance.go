@@ -40,7 +40,7 @@ const (
 // Made once for all tests: the binary with crash points compiled in, and a founded installation that each test gets a copy of.
 var (
 	Binary   string
-	sealctl  string
+	Sealctl  string
 	template string
 	Provider *phone.Provider
 )
@@ -60,32 +60,39 @@ func Main(m *testing.M) int {
 }
 
 func prepare(dir string) error {
-	Binary, sealctl, template = filepath.Join(dir, "sealkeeperd"), filepath.Join(dir, "sealctl"), filepath.Join(dir, "template")
-	args := []string{"build", "-tags", "crashpoints", "-o", dir + "/"}
+	Binary, Sealctl, template = filepath.Join(dir, "sealkeeperd"), filepath.Join(dir, "sealctl"), filepath.Join(dir, "template")
+	args := []string{"build", "-tags", "crashpoints", "-o", Binary}
 	if Race {
 		args = append(args, "-race")
 	}
-	if out, err := exec.Command("go", append(args, "sealkeeper/cmd/sealkeeperd", "sealkeeper/cmd/sealctl")...).CombinedOutput(); err != nil {
-		return fmt.Errorf("building: %w\n%s", err, out)
+	for _, args := range [][]string{append(args, "sealkeeper/cmd/sealkeeperd"), {"build", "-o", Sealctl, "sealkeeper/cmd/sealctl"}} {
+		if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("building: %w\n%s", err, out)
+		}
 	}
 	var err error
 	if Provider, err = phone.NewProvider(time.Now(), rand.Reader); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(template, 0o700); err != nil {
+	return found(template, Configuration(1, 2, 3))
+}
+
+// found makes a new installation with its clients.
+func found(dir, configuration string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	bundle, err := os.ReadFile("../../deploy/policies/demo.json")
 	if err != nil {
 		return err
 	}
-	for name, b := range map[string][]byte{"policy.json": bundle, "wallet.pem": Provider.AnchorPEM(), "sealkeeper.yaml": []byte(configuration(1, 2, 3))} {
-		if err := os.WriteFile(filepath.Join(template, name), b, 0o600); err != nil {
+	for name, b := range map[string][]byte{"policy.json": bundle, "wallet.pem": Provider.AnchorPEM(), "sealkeeper.yaml": []byte(configuration)} {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
 			return err
 		}
 	}
-	for _, args := range [][]string{{"init"}, {"enrol", "--out", filepath.Join(template, "clients"), "ward-office-1", "telecom-a", "loss-desk", "ministry", "auditor"}} {
-		c := exec.Command(Binary, append(args, "--config", filepath.Join(template, "sealkeeper.yaml"))...)
+	for _, args := range [][]string{{"init"}, {"enrol", "--out", filepath.Join(dir, "clients"), "ward-office-1", "telecom-a", "loss-desk", "ministry", "auditor"}} {
+		c := exec.Command(Binary, append(args, "--config", filepath.Join(dir, "sealkeeper.yaml"))...)
 		if out, err := c.CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %w\n%s", args[0], err, out)
 		}
@@ -93,7 +100,8 @@ func prepare(dir string) error {
 	return nil
 }
 
-func configuration(ports ...int) string {
+// Configuration of an installation on three ports.
+func Configuration(ports ...int) string {
 	return fmt.Sprintf(`installation: {name: Test, country: KR}
 data: data
 high_water: witness/high-water.json
@@ -137,7 +145,7 @@ func (b *Buffer) String() string { b.mu.Lock(); defer b.mu.Unlock(); return b.b.
 // Install copies the founded installation.
 func Install(t testing.TB) *Appliance {
 	t.Helper()
-	a := &Appliance{t: t, Dir: t.TempDir(), clients: map[string]*client.Client{}, raw: map[string]*http.Client{}, Log: &Buffer{}}
+	a := bare(t)
 	if out, err := exec.Command("cp", "-a", template+"/.", a.Dir).CombinedOutput(); err != nil {
 		t.Fatalf("copying the installation: %v %s", err, out)
 	}
@@ -152,6 +160,24 @@ func Install(t testing.TB) *Appliance {
 			t.Fatal(err)
 		}
 	}
+	a.Write("sealkeeper.yaml", Configuration(a.Ports[:]...))
+	return a
+}
+
+// InstallAnew founds an installation of its own, with more lines in its configuration.
+func InstallAnew(t testing.TB, lines string) *Appliance {
+	t.Helper()
+	a := bare(t)
+	if err := found(a.Dir, Configuration(a.Ports[:]...)+lines); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// bare is a directory with three free ports.
+func bare(t testing.TB) *Appliance {
+	t.Helper()
+	a := &Appliance{t: t, Dir: t.TempDir(), clients: map[string]*client.Client{}, raw: map[string]*http.Client{}, Log: &Buffer{}}
 	for i := range a.Ports {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -160,7 +186,6 @@ func Install(t testing.TB) *Appliance {
 		a.Ports[i] = l.Addr().(*net.TCPAddr).Port
 		l.Close()
 	}
-	a.Write("sealkeeper.yaml", configuration(a.Ports[0], a.Ports[1], a.Ports[2]))
 	t.Cleanup(func() {
 		a.Kill()
 		if t.Failed() {

@@ -39,17 +39,17 @@ func TestAlgorithms(t *testing.T) {
 				return p
 			}
 			old := make()
-			first := a.issue(old, subject, false)
+			first := a.Issue(old, subject, false)
 			m, s := byFormat(first)
 			raw, err := base64.RawURLEncoding.DecodeString(m.Credential)
 			if err != nil {
 				t.Fatal(err)
 			}
-			card, err := verifier.VerifyMDoc(raw, a.roots, time.Now())
+			card, err := verifier.VerifyMDoc(raw, a.Roots, time.Now())
 			if err != nil {
 				t.Fatalf("mdoc: %v", err)
 			}
-			sd, err := verifier.VerifySDJWT([]byte(s.Credential), a.roots, time.Now())
+			sd, err := verifier.VerifySDJWT([]byte(s.Credential), a.Roots, time.Now())
 			if err != nil {
 				t.Fatalf("SD-JWT VC: %v", err)
 			}
@@ -59,28 +59,28 @@ func TestAlgorithms(t *testing.T) {
 			if alg := header(t, s.Credential); !strings.Contains(alg, `"alg":"`+v.algorithm+`"`) {
 				t.Errorf("SD-JWT header %s", alg)
 			}
-			a.eventually(m.Status, verifier.Valid)
-			a.eventually(s.Status, verifier.Valid)
-			a.change("telecom-a", lock, subject, "telecom_lost", "")
-			a.eventually(s.Status, verifier.Suspended)
-			a.eventually(m.Status, verifier.Invalid)
-			a.change("telecom-a", unlock, subject, "telecom_lost", "")
-			a.eventually(s.Status, verifier.Valid)
-			fresh, err := a.as("ward-office-1").Refresh(context.Background(), client.NewKey(), a.request(old, subject))
+			a.Eventually(m.Status, verifier.Valid)
+			a.Eventually(s.Status, verifier.Valid)
+			a.Change("telecom-a", lock, subject, "telecom_lost", "")
+			a.Eventually(s.Status, verifier.Suspended)
+			a.Eventually(m.Status, verifier.Invalid)
+			a.Change("telecom-a", unlock, subject, "telecom_lost", "")
+			a.Eventually(s.Status, verifier.Valid)
+			fresh, err := a.As("ward-office-1").Refresh(context.Background(), client.NewKey(), a.Request(old, subject))
 			if err != nil {
 				t.Fatalf("refresh: %v", err)
 			}
-			second := a.issue(make(), subject, true)
+			second := a.Issue(make(), subject, true)
 			for _, c := range append(first.Credentials, fresh.Credentials...) {
-				if got := a.status(c.Status); got != verifier.Invalid {
+				if got := a.Status(c.Status); got != verifier.Invalid {
 					t.Errorf("the replaced phone's %s is %d", c.Format, got)
 				}
 			}
 			for _, c := range second.Credentials {
-				a.eventually(c.Status, verifier.Valid)
+				a.Eventually(c.Status, verifier.Valid)
 			}
-			a.stop()
-			a.check()
+			a.Stop()
+			a.Check()
 		})
 	}
 }

@@ -13,8 +13,8 @@ import (
 // The daemon runs in its sandbox, and so do its workers; what holds is in the log, in the status and in a metric.
 func TestHardening(t *testing.T) {
 	a := install(t).start()
-	processes := []int{a.cmd.Process.Pid}
-	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", a.cmd.Process.Pid))
+	processes := []int{a.Daemon.Process.Pid}
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", a.Daemon.Process.Pid))
 	for _, f := range tasks {
 		b, _ := os.ReadFile(f)
 		for _, child := range strings.Fields(string(b)) {
@@ -51,8 +51,8 @@ func TestHardening(t *testing.T) {
 		}
 	}
 
-	status := a.operations()
-	r, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/metrics", a.ports[2]))
+	status := a.Operations()
+	r, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/metrics", a.Ports[2]))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +61,7 @@ func TestHardening(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(a.log.String(), `"msg":"hardening"`) {
+	if !strings.Contains(a.Log.String(), `"msg":"hardening"`) {
 		t.Error("the log does not say what holds")
 	}
 	for control, held := range status.Hardening {
@@ -78,5 +78,5 @@ func TestHardening(t *testing.T) {
 			t.Errorf("%s is not in force", control)
 		}
 	}
-	a.stop()
+	a.Stop()
 }

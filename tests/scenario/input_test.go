@@ -27,7 +27,7 @@ import (
 // signatures adds up what the HSM signed, by the appliance's own count of attempts.
 func (a *appliance) signatures() (n int) {
 	a.t.Helper()
-	for _, m := range regexp.MustCompile(`(?m)^sealkeeper_signature_attempts_total\{[^}]*\} (\d+)$`).FindAllStringSubmatch(a.metrics(), -1) {
+	for _, m := range regexp.MustCompile(`(?m)^sealkeeper_signature_attempts_total\{[^}]*\} (\d+)$`).FindAllStringSubmatch(a.Metrics(), -1) {
 		v, _ := strconv.Atoi(m[1])
 		n += v
 	}
@@ -37,9 +37,9 @@ func (a *appliance) signatures() (n int) {
 // untouched fails if do changed the journal or made the HSM sign.
 func (a *appliance) untouched(t *testing.T, do func()) {
 	t.Helper()
-	journal, signatures := a.operations().Journal, a.signatures()
+	journal, signatures := a.Operations().Journal, a.signatures()
 	do()
-	if got := a.operations().Journal; got != journal {
+	if got := a.Operations().Journal; got != journal {
 		t.Errorf("the journal grew by %d", got-journal)
 	}
 	if got := a.signatures(); got != signatures {
@@ -52,7 +52,7 @@ func (a *appliance) settled() {
 	a.t.Helper()
 	last, still := uint64(0), 0
 	for since := time.Now(); still < 50; time.Sleep(20 * time.Millisecond) { // a second without a change: keys are tested after a start, one after the other
-		s := a.operations()
+		s := a.Operations()
 		still++
 		for _, l := range s.Lists {
 			if l.Dirty {
@@ -72,12 +72,12 @@ func (a *appliance) settled() {
 func TestWrongInput(t *testing.T) {
 	t.Parallel()
 	a := install(t).start()
-	spent := a.request(newPhone(t, 1), "input-0")
-	if _, err := a.as("ward-office-1").Issue(t.Context(), client.NewKey(), spent); err != nil {
+	spent := a.Request(newPhone(t, 1), "input-0")
+	if _, err := a.As("ward-office-1").Issue(t.Context(), client.NewKey(), spent); err != nil {
 		t.Fatal(err)
 	}
 	phone1, phone2 := newPhone(t, 1), newPhone(t, 1)
-	good, other := a.request(phone1, "input-1"), a.request(phone2, "input-2")
+	good, other := a.Request(phone1, "input-1"), a.Request(phone2, "input-2")
 	body := func(r contract.IssueRequest, change func(*contract.IssueRequest)) []byte {
 		if change != nil {
 			change(&r)
@@ -167,7 +167,7 @@ func TestWrongInput(t *testing.T) {
 			t.Skip("waits for the appliance's limit of 10 s")
 		}
 		a.untouched(t, func() {
-			conn, err := tls.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", a.ports[0]), a.tls("ward-office-1"))
+			conn, err := tls.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", a.Ports[0]), a.TLS("ward-office-1"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -189,14 +189,14 @@ func TestWrongInput(t *testing.T) {
 	})
 
 	// The request that was bent in all these ways is still good: no refusal burnt its nonce or took its subject's slot.
-	if _, err := a.as("ward-office-1").Issue(t.Context(), client.NewKey(), good); err != nil {
+	if _, err := a.As("ward-office-1").Issue(t.Context(), client.NewKey(), good); err != nil {
 		t.Errorf("the good request at last: %v", err)
 	}
 }
 
 func (a *appliance) send(t *testing.T, id, method, path, media, key string, body []byte) (int, []byte) {
 	t.Helper()
-	r, err := http.NewRequest(method, fmt.Sprintf("https://127.0.0.1:%d", a.ports[0]), bytes.NewReader(body))
+	r, err := http.NewRequest(method, fmt.Sprintf("https://127.0.0.1:%d", a.Ports[0]), bytes.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,7 +212,7 @@ func (a *appliance) send(t *testing.T, id, method, path, media, key string, body
 	case len(body) > 256<<10:
 		r.ContentLength = -1 // chunked
 	}
-	h := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: a.tls(id), DisableKeepAlives: true, ExpectContinueTimeout: 20 * time.Second}}
+	h := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: a.TLS(id), DisableKeepAlives: true, ExpectContinueTimeout: 20 * time.Second}}
 	w, err := h.Do(r)
 	if err != nil {
 		t.Fatal(err)
@@ -237,10 +237,10 @@ func jsonStrict(b []byte, to any) error {
 // wrongConnections tries every certificate but a right one.
 func (a *appliance) wrongConnections(t *testing.T) {
 	whoami := func(change func(*tls.Config)) (int, string, error) {
-		c := a.tls("auditor")
+		c := a.TLS("auditor")
 		change(c)
 		h := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: c, DisableKeepAlives: true}}
-		r, err := h.Get(fmt.Sprintf("https://127.0.0.1:%d/v1/whoami", a.ports[0]))
+		r, err := h.Get(fmt.Sprintf("https://127.0.0.1:%d/v1/whoami", a.Ports[0]))
 		if err != nil {
 			return 0, "", err
 		}
@@ -262,12 +262,12 @@ func (a *appliance) wrongConnections(t *testing.T) {
 		t.Fatalf("the right certificate: %d %v", status, err)
 	}
 	// A certificate of its own that names the installation's real CA as its issuer, and one signed by a real client's key.
-	auditor := a.tls("auditor").Certificates[0]
+	auditor := a.TLS("auditor").Certificates[0]
 	leaf, err := x509.ParseCertificate(auditor.Certificate[0])
 	if err != nil {
 		t.Fatal(err)
 	}
-	caPEM, err := os.ReadFile(filepath.Join(a.dir, "clients", "auditor", "ca.pem"))
+	caPEM, err := os.ReadFile(filepath.Join(a.Dir, "clients", "auditor", "ca.pem"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,7 +293,7 @@ func (a *appliance) wrongConnections(t *testing.T) {
 		}
 	}
 	// Plain HTTP on the TLS port
-	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", a.ports[0]))
+	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", a.Ports[0]))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -307,7 +307,7 @@ func (a *appliance) wrongConnections(t *testing.T) {
 
 func read(t *testing.T, a *appliance, name string) []byte {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join(a.dir, name))
+	b, err := os.ReadFile(filepath.Join(a.Dir, name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -324,17 +324,17 @@ func TestCertificateAndPolicyDisagree(t *testing.T) {
 	if strings.Contains(changed, `"role": "auditor"`) || !strings.Contains(changed, "telecom-b") {
 		t.Fatal("the policy bundle looks different now")
 	}
-	a.write("policy.json", changed)
+	a.Write("policy.json", changed)
 	a.start()
 	a.settled()
 	a.untouched(t, func() {
 		for _, id := range []string{"auditor", "telecom-a"} {
-			status, answer, err := a.post(id, "/v1/holders/state", "", contract.StateRequest{DocumentType: kr, Subject: "x"})
+			status, answer, err := a.Post(id, "/v1/holders/state", "", contract.StateRequest{DocumentType: kr, Subject: "x"})
 			if err != nil || status != 403 || code(answer) != "client.unknown" {
 				t.Errorf("%s: %d %s %v", id, status, answer, err)
 			}
 		}
-		if _, err := a.as("loss-desk").WhoAmI(t.Context()); err != nil {
+		if _, err := a.As("loss-desk").WhoAmI(t.Context()); err != nil {
 			t.Errorf("a client that did not change: %v", err)
 		}
 	})

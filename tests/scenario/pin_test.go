@@ -5,13 +5,15 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	harness "sealkeeper/tests/appliance"
 )
 
 // A wrong PIN is tried once, by one worker, and never again until a person said so: an HSM counts tries and locks the token for good.
 func TestWrongPIN(t *testing.T) {
 	t.Parallel()
 	a := install(t)
-	pin, marker := filepath.Join(a.dir, "data", "pins", "online"), filepath.Join(a.dir, "data", "pin-refused-online")
+	pin, marker := filepath.Join(a.Dir, "data", "pins", "online"), filepath.Join(a.Dir, "data", "pin-refused-online")
 	right := read(t, a, "data/pins/online")
 	setPIN := func(b []byte) {
 		t.Helper()
@@ -21,12 +23,12 @@ func TestWrongPIN(t *testing.T) {
 	}
 	start := func() string {
 		t.Helper()
-		before := len(a.log.String())
-		a.launch()
-		if code := a.wait(); code != 4 {
-			t.Fatalf("ended with %d\n%s", code, a.log.String())
+		before := len(a.Log.String())
+		a.Launch()
+		if code := a.Wait(); code != 4 {
+			t.Fatalf("ended with %d\n%s", code, a.Log.String())
 		}
-		return a.log.String()[before:]
+		return a.Log.String()[before:]
 	}
 
 	setPIN([]byte("99999999\n"))
@@ -51,7 +53,7 @@ func TestWrongPIN(t *testing.T) {
 	if strings.Contains(log, `"msg":"worker`) {
 		t.Errorf("a worker was started:\n%s", log)
 	}
-	if r := execute(t, binary, "", "check", "--config", filepath.Join(a.dir, "sealkeeper.yaml")); r.code != 5 || !strings.Contains(r.out, "then remove "+marker) {
+	if r := execute(t, harness.Binary, "", "check", "--config", filepath.Join(a.Dir, "sealkeeper.yaml")); r.code != 5 || !strings.Contains(r.out, "then remove "+marker) {
 		t.Errorf("check: %+v", r)
 	}
 
@@ -59,9 +61,9 @@ func TestWrongPIN(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.start()
-	a.issue(newPhone(t, 1), "pin-1", false)
-	a.stop()
-	a.check()
+	a.Issue(newPhone(t, 1), "pin-1", false)
+	a.Stop()
+	a.Check()
 }
 
 // C_Login truncates token.object before it writes it, so a crash can leave it empty. The next start puts the copy back.
@@ -69,7 +71,7 @@ func TestTokenObjectCutByACrash(t *testing.T) {
 	t.Parallel()
 	a := install(t)
 	for _, token := range []string{"online", "iaca"} {
-		found, err := filepath.Glob(filepath.Join(a.dir, "data", "tokens", token, "tokens", "*", "token.object"))
+		found, err := filepath.Glob(filepath.Join(a.Dir, "data", "tokens", token, "tokens", "*", "token.object"))
 		if err != nil || len(found) != 1 {
 			t.Fatalf("%s: %v %v", token, found, err)
 		}
@@ -78,10 +80,10 @@ func TestTokenObjectCutByACrash(t *testing.T) {
 		}
 	}
 	a.start()
-	if log := a.log.String(); !strings.Contains(log, "token repaired") || !strings.Contains(log, "restored from") {
+	if log := a.Log.String(); !strings.Contains(log, "token repaired") || !strings.Contains(log, "restored from") {
 		t.Errorf("the log does not say that the token was repaired:\n%s", log)
 	}
-	a.issue(newPhone(t, 1), "cut-1", false)
-	a.stop()
-	a.check()
+	a.Issue(newPhone(t, 1), "cut-1", false)
+	a.Stop()
+	a.Check()
 }

@@ -32,7 +32,7 @@ type fetched struct {
 // look asks the public listener; headers are name, value, name, value.
 func (a *appliance) look(t *testing.T, method, path string, headers ...string) fetched {
 	t.Helper()
-	r, err := http.NewRequest(method, fmt.Sprintf("http://127.0.0.1:%d%s", a.ports[1], path), nil)
+	r, err := http.NewRequest(method, fmt.Sprintf("http://127.0.0.1:%d%s", a.Ports[1], path), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,10 +56,10 @@ func (a *appliance) look(t *testing.T, method, path string, headers ...string) f
 func TestPublicListener(t *testing.T) {
 	t.Parallel()
 	a := install(t).start()
-	out := a.issue(newPhone(t, 1), "public-1", false)
+	out := a.Issue(newPhone(t, 1), "public-1", false)
 	m, s := byFormat(out)
-	a.eventually(m.Status, verifier.Valid)
-	a.eventually(s.Status, verifier.Valid)
+	a.Eventually(m.Status, verifier.Valid)
+	a.Eventually(s.Status, verifier.Valid)
 	a.settled()
 	path := func(ref contract.StatusRef) string { return strings.TrimPrefix(ref.URI, publicURL) }
 
@@ -137,14 +137,14 @@ func TestPublicListener(t *testing.T) {
 
 	t.Run("a new version has a new tag", func(t *testing.T) {
 		before := a.look(t, "GET", path(s.Status))
-		a.change("telecom-a", lock, "public-1", "telecom_lost", "")
-		a.eventually(s.Status, verifier.Suspended)
+		a.Change("telecom-a", lock, "public-1", "telecom_lost", "")
+		a.Eventually(s.Status, verifier.Suspended)
 		after := a.look(t, "GET", path(s.Status), "If-None-Match", before.header.Get("ETag"))
 		if after.status != 200 || after.header.Get("ETag") == before.header.Get("ETag") {
 			t.Errorf("after a lock: %d %s", after.status, after.header.Get("ETag"))
 		}
-		a.change("telecom-a", unlock, "public-1", "telecom_lost", "")
-		a.eventually(s.Status, verifier.Valid)
+		a.Change("telecom-a", unlock, "public-1", "telecom_lost", "")
+		a.Eventually(s.Status, verifier.Valid)
 		a.settled()
 	})
 
@@ -231,7 +231,7 @@ func TestPublicListener(t *testing.T) {
 		if err := json.Unmarshal(got.body, &meta); err != nil || got.header.Get("Content-Type") != "application/json" || meta.Issuer != publicURL {
 			t.Fatalf("%v %v %s", err, got.header, got.body)
 		}
-		card, err := verifier.VerifySDJWT([]byte(s.Credential), a.roots, time.Now())
+		card, err := verifier.VerifySDJWT([]byte(s.Credential), a.Roots, time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -22,47 +22,47 @@ import (
 // The IACA's HSM does not answer and its CRL is due: locks are published all the same.
 func TestLocksDontWaitForTheCRL(t *testing.T) {
 	a := install(t).start()
-	a.stop()
-	conf, err := os.ReadFile(filepath.Join(a.dir, "sealkeeper.yaml"))
+	a.Stop()
+	conf, err := os.ReadFile(filepath.Join(a.Dir, "sealkeeper.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	// With a life of 90 days the CRL that init made for 30 is due at once; and nobody may read a PIN that all could read.
-	a.write("sealkeeper.yaml", strings.Replace(string(conf), "lists: {", "lists: {crl_life: 2160h, ", 1))
-	if err := os.Chmod(filepath.Join(a.dir, "data", "pins", "iaca"), 0o644); err != nil {
+	a.Write("sealkeeper.yaml", strings.Replace(string(conf), "lists: {", "lists: {crl_life: 2160h, ", 1))
+	if err := os.Chmod(filepath.Join(a.Dir, "data", "pins", "iaca"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	a.launch()
-	a.untilUp()
-	out := a.issue(newPhone(t, 1), "crl-1", false)
-	a.change("telecom-a", lock, "crl-1", "telecom_lost", "")
+	a.Launch()
+	a.UntilUp()
+	out := a.Issue(newPhone(t, 1), "crl-1", false)
+	a.Change("telecom-a", lock, "crl-1", "telecom_lost", "")
 	m, s := byFormat(out)
-	a.eventually(m.Status, verifier.Invalid)
-	a.eventually(s.Status, verifier.Suspended)
-	a.stop()
-	a.check()
+	a.Eventually(m.Status, verifier.Invalid)
+	a.Eventually(s.Status, verifier.Suspended)
+	a.Stop()
+	a.Check()
 }
 
 // One list can't be written: the others are published, and it is, once it can be.
 func TestOneBrokenListHoldsUpNoOther(t *testing.T) {
 	a := install(t).start()
-	m, s := byFormat(a.issue(newPhone(t, 1), "broken-1", false))
-	file := filepath.Join(a.dir, "data", "publish", "status-lists", path.Base(s.Status.URI)+".jwt")
+	m, s := byFormat(a.Issue(newPhone(t, 1), "broken-1", false))
+	file := filepath.Join(a.Dir, "data", "publish", "status-lists", path.Base(s.Status.URI)+".jwt")
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.MkdirAll(filepath.Join(file, "in the way"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	a.change("telecom-a", lock, "broken-1", "telecom_lost", "")
-	a.eventually(m.Status, verifier.Invalid)
-	a.eventually(s.Status, verifier.Suspended)
+	a.Change("telecom-a", lock, "broken-1", "telecom_lost", "")
+	a.Eventually(m.Status, verifier.Invalid)
+	a.Eventually(s.Status, verifier.Suspended)
 	if err := os.RemoveAll(file); err != nil {
 		t.Fatal(err)
 	}
 	for until := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		if b, err := os.ReadFile(file); err == nil {
-			if got, err := verifier.VerifyStatus(b, s.Status.URI, s.Status.Index, a.roots, time.Now()); err != nil || got != verifier.Suspended {
+			if got, err := verifier.VerifyStatus(b, s.Status.URI, s.Status.Index, a.Roots, time.Now()); err != nil || got != verifier.Suspended {
 				t.Errorf("the file says %d, %v", got, err)
 			}
 			break
@@ -71,8 +71,8 @@ func TestOneBrokenListHoldsUpNoOther(t *testing.T) {
 			t.Fatal("the file was not written again")
 		}
 	}
-	a.stop()
-	a.check()
+	a.Stop()
+	a.Check()
 }
 
 // Replacements, refreshes, locks, unlocks, revocations and retries for one person, in any order and at once: whoever holds two cards and
@@ -106,7 +106,7 @@ func TestOneDeviceWhateverRaces(t *testing.T) {
 		if len(known) == 0 {
 			return
 		}
-		l, err := verifier.DecodeStatusList(a.get(strings.TrimPrefix(known[0].ref.URI, publicURL)), verifier.MaxEntries)
+		l, err := verifier.DecodeStatusList(a.Get(strings.TrimPrefix(known[0].ref.URI, publicURL)), verifier.MaxEntries)
 		if err != nil {
 			t.Error(err)
 			return
@@ -134,14 +134,14 @@ func TestOneDeviceWhateverRaces(t *testing.T) {
 				switch n := random.IntN(10); {
 				case n < 6:
 					route := "/v1/credentials"
-					r, err := a.tryRequest(p, subject)
+					r, err := a.TryRequest(p, subject)
 					if err != nil {
 						t.Error(err)
 						return
 					}
 					if n < 4 {
 						p = mustPhone()
-						if r, err = a.tryRequest(p, subject); err != nil {
+						if r, err = a.TryRequest(p, subject); err != nil {
 							t.Error(err)
 							return
 						}
@@ -154,7 +154,7 @@ func TestOneDeviceWhateverRaces(t *testing.T) {
 					var twice sync.WaitGroup
 					for i := range tries { // at once, as an impatient service would
 						twice.Go(func() {
-							st, b, err := a.post("ward-office-1", route, key, r)
+							st, b, err := a.Post("ward-office-1", route, key, r)
 							switch {
 							case err != nil:
 								t.Error(err)
@@ -193,7 +193,7 @@ func TestOneDeviceWhateverRaces(t *testing.T) {
 					case 9:
 						who, op, reason = "ministry", revoke, "fraud"
 					}
-					_, err := op(a.as(who))(context.Background(), contract.ChangeRequest{DocumentType: kr, Subject: subject, Reason: reason})
+					_, err := op(a.As(who))(context.Background(), contract.ChangeRequest{DocumentType: kr, Subject: subject, Reason: reason})
 					if err != nil && !fine(client.Code(err)) {
 						t.Errorf("%s: %v", reason, err)
 					}
@@ -203,7 +203,7 @@ func TestOneDeviceWhateverRaces(t *testing.T) {
 	}
 	wg.Wait()
 	look()
-	h, err := a.as("auditor").Holder(context.Background(), contract.StateRequest{DocumentType: kr, Subject: subject})
+	h, err := a.As("auditor").Holder(context.Background(), contract.StateRequest{DocumentType: kr, Subject: subject})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,11 +214,11 @@ func TestOneDeviceWhateverRaces(t *testing.T) {
 				want = verifier.Suspended
 			}
 		}
-		a.eventually(g.ref, want)
+		a.Eventually(g.ref, want)
 	}
 	if len(delivered) == 0 {
 		t.Error("nothing was issued")
 	}
-	a.stop()
-	a.check()
+	a.Stop()
+	a.Check()
 }

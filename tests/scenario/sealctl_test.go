@@ -20,6 +20,8 @@ import (
 	"unicode/utf8"
 
 	"sealkeeper/contract"
+
+	harness "sealkeeper/tests/appliance"
 )
 
 // ran is what a person sees of one command.
@@ -59,27 +61,27 @@ func TestSealctl(t *testing.T) {
 	t.Parallel()
 	a := install(t).start()
 	const subject = "900101-1234567"
-	answer := a.issue(newPhone(t, 1), subject, false)
+	answer := a.Issue(newPhone(t, 1), subject, false)
 	m, s := byFormat(answer)
-	a.eventually(m.Status, 0)
-	a.eventually(s.Status, 0)
+	a.Eventually(m.Status, 0)
+	a.Eventually(s.Status, 0)
 
-	file := func(name string, b []byte) string { a.write(name, string(b)); return filepath.Join(a.dir, name) }
-	root := file("iaca.pem", a.get("/certificates/iaca.pem"))
+	file := func(name string, b []byte) string { a.Write(name, string(b)); return filepath.Join(a.Dir, name) }
+	root := file("iaca.pem", a.Get("/certificates/iaca.pem"))
 	card := file("card.sdjwt", []byte(s.Credential+"\n"))
 	raw, err := base64.RawURLEncoding.DecodeString(m.Credential)
 	if err != nil {
 		t.Fatal(err)
 	}
 	mdoc, mdocText := file("card.mdoc", raw), file("card.b64", []byte(m.Credential))
-	fetched := a.get(strings.TrimPrefix(s.Status.URI, publicURL))
+	fetched := a.Get(strings.TrimPrefix(s.Status.URI, publicURL))
 	list := file("list.jwt", fetched)
 	url := func(port int, path string) string { return fmt.Sprintf("http://127.0.0.1:%d%s", port, path) }
-	identity := func(id string) string { return filepath.Join(a.dir, "clients", id) }
+	identity := func(id string) string { return filepath.Join(a.Dir, "clients", id) }
 
 	var secrets []string // what no command may ever print
 	for _, f := range []string{"data/pins/online", "data/pins/iaca"} {
-		b, err := os.ReadFile(filepath.Join(a.dir, f))
+		b, err := os.ReadFile(filepath.Join(a.Dir, f))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -89,7 +91,7 @@ func TestSealctl(t *testing.T) {
 
 	run := func(t *testing.T, stdin, id string, args ...string) ran {
 		t.Helper()
-		r := execute(t, sealctl, stdin, append(args, "--url", fmt.Sprintf("https://127.0.0.1:%d", a.ports[0]), "--operations", url(a.ports[2], ""), "--identity", identity(id))...)
+		r := execute(t, harness.Sealctl, stdin, append(args, "--url", fmt.Sprintf("https://127.0.0.1:%d", a.Ports[0]), "--operations", url(a.Ports[2], ""), "--identity", identity(id))...)
 		for _, secret := range secrets {
 			if strings.Contains(r.out+r.err, secret) {
 				t.Errorf("sealctl %v prints a secret", args)
@@ -146,13 +148,13 @@ func TestSealctl(t *testing.T) {
 		{"verify no card", "", "auditor", []string{"verify", root, "--root", root}, 1, nil, nil},
 		{"verify nothing", "", "auditor", []string{"verify", "nowhere.mdoc", "--root", root}, 1, []string{"nowhere.mdoc"}, nil},
 		{"list from a file", "", "auditor", []string{"list", "decode", list}, 0, []string{"application/statuslist+jwt", "131072 of 2 bits", "not checked (no --root)", s.Status.URI}, []string{"entries", "valid", "verified"}},
-		{"list from the appliance", "", "auditor", []string{"list", "decode", url(a.ports[1], strings.TrimPrefix(m.Status.URI, publicURL)), "--root", root, "--index", fmt.Sprint(m.Status.Index)}, 0,
+		{"list from the appliance", "", "auditor", []string{"list", "decode", url(a.Ports[1], strings.TrimPrefix(m.Status.URI, publicURL)), "--root", root, "--index", fmt.Sprint(m.Status.Index)}, 0,
 			[]string{"application/statuslist+cwt", "verified", "yes", fmt.Sprintf("index %d", m.Status.Index)}, []string{"status", "version"}},
 		{"list, index outside", "", "auditor", []string{"list", "decode", list, "--index", "131072"}, 1, []string{"outside the list of 131072 entries"}, nil},
 		{"list with another root", "", "auditor", []string{"list", "decode", list, "--root", filepath.Join(identity("auditor"), "ca.pem")}, 1, []string{"the root of this issuer?"}, nil},
-		{"list that is not there", "", "auditor", []string{"list", "decode", url(a.ports[1], "/status-lists/none")}, 1, []string{"404 Not Found", "the URL"}, nil},
+		{"list that is not there", "", "auditor", []string{"list", "decode", url(a.Ports[1], "/status-lists/none")}, 1, []string{"404 Not Found", "the URL"}, nil},
 		{"list that is none", "", "auditor", []string{"list", "decode", root}, 1, nil, nil},
-		{"fsck without a ledger", "", "auditor", []string{"fsck", "--ledger", filepath.Join(a.dir, "nowhere.db")}, 1, []string{"nowhere.db"}, nil},
+		{"fsck without a ledger", "", "auditor", []string{"fsck", "--ledger", filepath.Join(a.Dir, "nowhere.db")}, 1, []string{"nowhere.db"}, nil},
 		{"identity that is none", "", "nobody", []string{"whoami"}, 2, []string{"--identity", "sealkeeperd enrol"}, nil},
 
 		{"no command of ours", "", "auditor", []string{"frobnicate"}, 2, []string{"unknown command", "sealctl --help"}, nil},
@@ -193,7 +195,7 @@ func TestSealctl(t *testing.T) {
 	}
 
 	t.Run("identity of another installation", func(t *testing.T) {
-		strange := filepath.Join(a.dir, "clients", "strange")
+		strange := filepath.Join(a.Dir, "clients", "strange")
 		key, cert := strangeClient(t, "urn:sealkeeper:client:auditor:auditor", time.Now().Add(time.Hour))
 		ca, err := os.ReadFile(filepath.Join(identity("auditor"), "ca.pem"))
 		if err != nil {
@@ -223,23 +225,23 @@ func TestSealctl(t *testing.T) {
 			}
 		}))
 		defer operations.Close()
-		expect(t, execute(t, sealctl, "", "doctor", "--operations", operations.URL), 5, "✗ critical: token online is gone\n  do: look at it\n  see docs/runbooks/now.md",
+		expect(t, execute(t, harness.Sealctl, "", "doctor", "--operations", operations.URL), 5, "✗ critical: token online is gone\n  do: look at it\n  see docs/runbooks/now.md",
 			"✗ critical: 2 signatures since the start did not verify", "✗ warning: a key ends soon", "3 conditions")
-		r := execute(t, sealctl, "", "doctor", "--json", "--operations", operations.URL)
+		r := execute(t, harness.Sealctl, "", "doctor", "--json", "--operations", operations.URL)
 		if r.code != 5 || !json.Valid([]byte(r.out)) {
 			t.Errorf("%+v", r)
 		}
-		expect(t, execute(t, sealctl, "", "status", "--operations", operations.URL+"/wrong"), 1, "404")
+		expect(t, execute(t, harness.Sealctl, "", "status", "--operations", operations.URL+"/wrong"), 1, "404")
 	})
 
-	a.stop()
+	a.Stop()
 	t.Run("nobody at home", func(t *testing.T) {
 		expect(t, run(t, "", "auditor", "status"), 1, "is the daemon running, and --operations right?")
 		expect(t, run(t, "", "auditor", "doctor"), 5, "✗ critical", "is the daemon running, and --operations right?", "sealkeeperd check")
 		expect(t, run(t, "", "auditor", "whoami"), 1, "is the daemon running, and --url right?")
 	})
 	t.Run("fsck", func(t *testing.T) {
-		ledger, publish := filepath.Join(a.dir, "data", "ledger.db"), filepath.Join(a.dir, "data", "publish")
+		ledger, publish := filepath.Join(a.Dir, "data", "ledger.db"), filepath.Join(a.Dir, "data", "publish")
 		r := run(t, "", "auditor", "fsck", "--ledger", ledger, "--publish", publish)
 		expect(t, r, 0, "✓ I1", "✓ I6")
 		narrow(t, r)
@@ -291,7 +293,7 @@ func TestHelp(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range []string{sealctl, binary} {
+	for _, name := range []string{harness.Sealctl, harness.Binary} {
 		walk(t, name)
 		for shell, syntax := range map[string][]string{"bash": {"bash", "-n"}, "zsh": nil} {
 			r := execute(t, name, "", "completion", shell)
@@ -313,8 +315,8 @@ func TestHelp(t *testing.T) {
 func TestSealkeeperdExitCodes(t *testing.T) {
 	t.Parallel()
 	a := install(t)
-	conf := filepath.Join(a.dir, "sealkeeper.yaml")
-	good := configuration(a.ports[:]...)
+	conf := filepath.Join(a.Dir, "sealkeeper.yaml")
+	good := harness.Configuration(a.Ports[:]...)
 	expect := func(code int, r ran, texts ...string) {
 		t.Helper()
 		if r.code != code {
@@ -326,30 +328,30 @@ func TestSealkeeperdExitCodes(t *testing.T) {
 			}
 		}
 	}
-	do := func(args ...string) ran { return execute(t, binary, "", args...) }
+	do := func(args ...string) ran { return execute(t, harness.Binary, "", args...) }
 
 	expect(0, do("version"), "sealkeeperd ")
 	expect(0, do("check", "-c", conf), "✓ configuration", "✓ TLS certificate")
 	for _, args := range [][]string{{"frob"}, {"serve", "now"}, {"serve", "--frob"}, {"serve", "-c", conf, "--log-level", "loud"}, {"enrol", "-c", conf}, {"accept", "-c", conf}, {"accept", "defeat"}, {"version", "x"},
-		{"serve", "-c", filepath.Join(a.dir, "nowhere.yaml")}, {"enrol", "-c", conf, "stranger"}} {
+		{"serve", "-c", filepath.Join(a.Dir, "nowhere.yaml")}, {"enrol", "-c", conf, "stranger"}} {
 		expect(2, do(args...))
 	}
 
-	a.write("sealkeeper.yaml", good+"hsm: {workers: 0, pin: 1234}\nevidence: {max_keys: many}\n")
+	a.Write("sealkeeper.yaml", good+"hsm: {workers: 0, pin: 1234}\nevidence: {max_keys: many}\n")
 	for _, command := range []string{"check", "serve", "init"} {
 		expect(2, do(command, "-c", conf), conf+":10: hsm.pin: is no key of this file", conf+":10: hsm.workers: 0 is out of bounds", conf+`:11: evidence.max_keys: "many" is no`)
 	}
-	a.write("sealkeeper.yaml", good)
+	a.Write("sealkeeper.yaml", good)
 
 	// check says everything that is wrong in one run
-	pin := filepath.Join(a.dir, "data", "pins", "online")
+	pin := filepath.Join(a.Dir, "data", "pins", "online")
 	if err := os.Chmod(pin, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	a.write("policy.json", "{}")
-	a.write("wallet.pem", "nothing")
-	a.write("data/pin-refused-iaca", "CKR_PIN_INCORRECT\n")
-	if err := os.Remove(filepath.Join(a.dir, "data", "tls", "server.pem")); err != nil {
+	a.Write("policy.json", "{}")
+	a.Write("wallet.pem", "nothing")
+	a.Write("data/pin-refused-iaca", "CKR_PIN_INCORRECT\n")
+	if err := os.Remove(filepath.Join(a.Dir, "data", "tls", "server.pem")); err != nil {
 		t.Fatal(err)
 	}
 	r := do("check", "-c", conf)

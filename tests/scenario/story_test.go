@@ -27,50 +27,50 @@ func TestStory(t *testing.T) {
 	a := install(t).start()
 	const subject = "900101-1234567"
 	phone1, phone2 := newPhone(t, 1), newPhone(t, 1)
-	first := a.issue(phone1, subject, false)
+	first := a.Issue(phone1, subject, false)
 	m1, s1 := byFormat(first)
 
 	raw, err := base64.RawURLEncoding.DecodeString(m1.Credential)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := verifier.VerifyMDoc(raw, a.roots, time.Now()); err != nil {
+	if _, err := verifier.VerifyMDoc(raw, a.Roots, time.Now()); err != nil {
 		t.Errorf("mdoc: %v", err)
 	}
-	sd, err := verifier.VerifySDJWT([]byte(s1.Credential), a.roots, time.Now())
+	sd, err := verifier.VerifySDJWT([]byte(s1.Credential), a.Roots, time.Now())
 	if err != nil {
 		t.Fatalf("SD-JWT VC: %v", err)
 	}
 	if sd.Claims["family_name"] != canary {
 		t.Errorf("family_name is %v", sd.Claims["family_name"])
 	}
-	a.eventually(m1.Status, verifier.Valid)
-	a.eventually(s1.Status, verifier.Valid)
+	a.Eventually(m1.Status, verifier.Valid)
+	a.Eventually(s1.Status, verifier.Valid)
 
 	// lock(phone1): the SD-JWT VC is suspended, the MSO revoked for good
-	if got := a.change("telecom-a", lock, subject, "telecom_lost", ""); !got.Changed {
+	if got := a.Change("telecom-a", lock, subject, "telecom_lost", ""); !got.Changed {
 		t.Error("the lock changed nothing")
 	}
-	a.eventually(s1.Status, verifier.Suspended)
-	a.eventually(m1.Status, verifier.Invalid)
+	a.Eventually(s1.Status, verifier.Suspended)
+	a.Eventually(m1.Status, verifier.Invalid)
 	// a second report of the same loss changes nothing
-	if got := a.change("telecom-a", lock, subject, "telecom_lost", ""); got.Changed {
+	if got := a.Change("telecom-a", lock, subject, "telecom_lost", ""); got.Changed {
 		t.Error("the same lock changed something twice")
 	}
 	// another reason joins; the card stays locked until both are gone
-	a.change("loss-desk", lock, subject, "self_lost", "")
-	a.change("telecom-a", unlock, subject, "telecom_lost", "")
-	if got := a.status(s1.Status); got != verifier.Suspended {
+	a.Change("loss-desk", lock, subject, "self_lost", "")
+	a.Change("telecom-a", unlock, subject, "telecom_lost", "")
+	if got := a.Status(s1.Status); got != verifier.Suspended {
 		t.Errorf("with one lock left the status is %d", got)
 	}
-	if _, err := a.as("ward-office-1").Refresh(context.Background(), client.NewKey(), a.request(phone1, subject)); client.Code(err) != "card.locked" {
+	if _, err := a.As("ward-office-1").Refresh(context.Background(), client.NewKey(), a.Request(phone1, subject)); client.Code(err) != "card.locked" {
 		t.Errorf("refresh of a locked card: %v", err)
 	}
-	a.change("loss-desk", unlock, subject, "self_lost", "")
-	a.eventually(s1.Status, verifier.Valid)
+	a.Change("loss-desk", unlock, subject, "self_lost", "")
+	a.Eventually(s1.Status, verifier.Valid)
 
 	// refresh on the same device
-	fresh, err := a.as("ward-office-1").Refresh(context.Background(), client.NewKey(), a.request(phone1, subject))
+	fresh, err := a.As("ward-office-1").Refresh(context.Background(), client.NewKey(), a.Request(phone1, subject))
 	if err != nil {
 		t.Fatalf("refresh: %v", err)
 	}
@@ -80,57 +80,33 @@ func TestStory(t *testing.T) {
 	m1b, s1b := byFormat(fresh)
 
 	// a new phone: the old one is revoked in signed lists before the answer leaves
-	second := a.issue(phone2, subject, true)
+	second := a.Issue(phone2, subject, true)
 	for _, ref := range []contract.StatusRef{s1.Status, s1b.Status, m1b.Status, m1.Status} {
-		if got := a.status(ref); got != verifier.Invalid {
+		if got := a.Status(ref); got != verifier.Invalid {
 			t.Errorf("phone 1's entry %d is %d after the replacement", ref.Index, got)
 		}
 	}
 	// a late `found` for phone 1 never revives it
-	if got := a.change("telecom-a", unlock, subject, "telecom_lost", first.Device); got.Changed {
+	if got := a.Change("telecom-a", unlock, subject, "telecom_lost", first.Device); got.Changed {
 		t.Error("a late report for the replaced phone changed something")
 	}
-	h, err := a.as("auditor").Holder(context.Background(), contract.StateRequest{DocumentType: kr, Subject: subject})
+	h, err := a.As("auditor").Holder(context.Background(), contract.StateRequest{DocumentType: kr, Subject: subject})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if h.Device != second.Device || len(h.Locks) != 0 {
 		t.Errorf("end state %+v", h)
 	}
-	a.stop()
-	a.check()
-	a.noCanary(subject)
-}
-
-// noCanary searches everything at rest, and what was logged, for what the requests said of persons.
-func (a *appliance) noCanary(subject string) {
-	a.t.Helper()
-	look := func(where string, b []byte) {
-		for _, word := range []string{canary, subject, "1990-01-01"} {
-			if bytes.Contains(b, []byte(word)) {
-				a.t.Errorf("%s contains %q", where, word)
-			}
-		}
-	}
-	look("the log", []byte(a.log.String()))
-	err := filepath.Walk(filepath.Join(a.dir, "data"), func(path string, i os.FileInfo, err error) error {
-		if err != nil || i.IsDir() {
-			return err
-		}
-		b, err := os.ReadFile(path)
-		look(path, b)
-		return err
-	})
-	if err != nil {
-		a.t.Fatal(err)
-	}
+	a.Stop()
+	a.Check()
+	a.NoPersons(subject)
 }
 
 // A request may carry several attested keys of one device: copies, each with its own index; a lock acts on all of them.
 func TestCopies(t *testing.T) {
 	a := install(t).start()
 	p := newPhone(t, 3)
-	out := a.issue(p, "copies-1", false)
+	out := a.Issue(p, "copies-1", false)
 	if len(out.Credentials) != 6 {
 		t.Fatalf("%d credentials for 3 keys in 2 formats", len(out.Credentials))
 	}
@@ -142,16 +118,16 @@ func TestCopies(t *testing.T) {
 		}
 		seen[ref] = true
 	}
-	a.change("telecom-a", lock, "copies-1", "telecom_lost", "")
+	a.Change("telecom-a", lock, "copies-1", "telecom_lost", "")
 	for _, c := range out.Credentials {
 		want := byte(verifier.Suspended)
 		if c.Format == "mso_mdoc" {
 			want = verifier.Invalid
 		}
-		a.eventually(c.Status, want)
+		a.Eventually(c.Status, want)
 	}
-	a.stop()
-	a.check()
+	a.Stop()
+	a.Check()
 }
 
 // 1,000 device keys for one subject at once (acceptance 3; requirements.md T1, fact 15).
@@ -166,7 +142,7 @@ func TestRaceOfAThousandPhones(t *testing.T) {
 			const subject = "one-person"
 			requests := make([]contract.IssueRequest, n)
 			for i := range requests {
-				requests[i] = a.request(newPhone(t, 1), subject)
+				requests[i] = a.Request(newPhone(t, 1), subject)
 				requests[i].Replace = replace
 			}
 			var won, lost atomic.Int64
@@ -181,7 +157,7 @@ func TestRaceOfAThousandPhones(t *testing.T) {
 					<-gate
 					slots <- struct{}{}
 					defer func() { <-slots }()
-					out, err := a.as("ward-office-1").Issue(context.Background(), client.NewKey(), requests[i])
+					out, err := a.As("ward-office-1").Issue(context.Background(), client.NewKey(), requests[i])
 					switch {
 					case err == nil:
 						won.Add(1)
@@ -201,7 +177,7 @@ func TestRaceOfAThousandPhones(t *testing.T) {
 			if !replace && (won.Load() != 1 || lost.Load() != int64(n-1)) {
 				t.Errorf("%d won and %d got 409", won.Load(), lost.Load())
 			}
-			h, err := a.as("auditor").Holder(context.Background(), contract.StateRequest{DocumentType: kr, Subject: subject})
+			h, err := a.As("auditor").Holder(context.Background(), contract.StateRequest{DocumentType: kr, Subject: subject})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -211,7 +187,7 @@ func TestRaceOfAThousandPhones(t *testing.T) {
 				for _, c := range out.Credentials {
 					l := lists[c.Status.URI]
 					if l == nil {
-						if l, err = verifier.DecodeStatusList(a.get(strings.TrimPrefix(c.Status.URI, publicURL)), verifier.MaxEntries); err != nil {
+						if l, err = verifier.DecodeStatusList(a.Get(strings.TrimPrefix(c.Status.URI, publicURL)), verifier.MaxEntries); err != nil {
 							t.Fatal(err)
 						}
 						lists[c.Status.URI] = l
@@ -228,8 +204,8 @@ func TestRaceOfAThousandPhones(t *testing.T) {
 			if live != 2 {
 				t.Errorf("%d live credentials, wanted one in each format", live)
 			}
-			a.stop()
-			a.check()
+			a.Stop()
+			a.Check()
 		})
 	}
 }
@@ -237,10 +213,10 @@ func TestRaceOfAThousandPhones(t *testing.T) {
 // The same key and body give the same bytes: at once, after a restart, and after a crash at each step (acceptance 4).
 func TestRetries(t *testing.T) {
 	a := install(t).start()
-	body, key := a.request(newPhone(t, 1), "retry-0"), client.NewKey()
+	body, key := a.Request(newPhone(t, 1), "retry-0"), client.NewKey()
 	post := func(key string, body any) (int, []byte) {
 		t.Helper()
-		st, b, err := a.post("ward-office-1", "/v1/credentials", key, body)
+		st, b, err := a.Post("ward-office-1", "/v1/credentials", key, body)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -258,18 +234,18 @@ func TestRetries(t *testing.T) {
 	if st, b := post(key, other); st != 409 || code(b) != "idempotency.mismatch" {
 		t.Errorf("another body under the same key: %d %s", st, b)
 	}
-	a.stop()
+	a.Stop()
 	a.start()
 	if _, got := post(key, body); !bytes.Equal(got, want) {
 		t.Error("a retry after a restart gives other bytes")
 	}
-	a.kill()
+	a.Kill()
 	a.start()
 	if _, got := post(key, body); !bytes.Equal(got, want) {
 		t.Error("a retry after kill -9 gives other bytes")
 	}
-	a.stop()
-	a.check()
+	a.Stop()
+	a.Check()
 }
 
 func TestRetryAfterCrash(t *testing.T) {
@@ -279,18 +255,18 @@ func TestRetryAfterCrash(t *testing.T) {
 		t.Run(point, func(t *testing.T) {
 			a := install(t).start()
 			subject := fmt.Sprintf("crash-%d", i)
-			before := a.issue(newPhone(t, 1), subject, false)
-			body, key := a.request(newPhone(t, 1), subject), client.NewKey()
+			before := a.Issue(newPhone(t, 1), subject, false)
+			body, key := a.Request(newPhone(t, 1), subject), client.NewKey()
 			body.Replace = true
-			a.stop()
+			a.Stop()
 			// The publisher's first version after the start would meet its own points: it publishes nothing when nothing is due.
-			a.launch("SEAL_CRASH=" + point)
-			a.untilUp()
-			st, b, err := a.post("ward-office-1", "/v1/credentials", key, body)
+			a.Launch("SEAL_CRASH=" + point)
+			a.UntilUp()
+			st, b, err := a.Post("ward-office-1", "/v1/credentials", key, body)
 			if err == nil {
 				t.Fatalf("the daemon did not die: %d %.200s", st, b)
 			}
-			a.wait()
+			a.Wait()
 			a.start()
 			// Two at once, as two impatient services would: one answer.
 			answers := make([][]byte, 2)
@@ -299,7 +275,7 @@ func TestRetryAfterCrash(t *testing.T) {
 				wg.Add(1)
 				go func() {
 					defer wg.Done()
-					st, b, err := a.post("ward-office-1", "/v1/credentials", key, body)
+					st, b, err := a.Post("ward-office-1", "/v1/credentials", key, body)
 					if err != nil || (st != 200 && st != 201) {
 						t.Errorf("resume: %d %s %v", st, b, err)
 					}
@@ -310,12 +286,12 @@ func TestRetryAfterCrash(t *testing.T) {
 			if !bytes.Equal(answers[0], answers[1]) {
 				t.Errorf("two resumes gave two answers:\n%.200s\n%.200s", answers[0], answers[1])
 			}
-			st, b, err = a.post("ward-office-1", "/v1/credentials", key, body)
+			st, b, err = a.Post("ward-office-1", "/v1/credentials", key, body)
 			if err != nil || !bytes.Equal(b, answers[0]) {
 				t.Errorf("a later retry: %d %v, other bytes", st, err)
 			}
 			for _, c := range before.Credentials {
-				if got := a.status(c.Status); got != verifier.Invalid {
+				if got := a.Status(c.Status); got != verifier.Invalid {
 					t.Errorf("the replaced phone's entry is %d", got)
 				}
 			}
@@ -324,24 +300,12 @@ func TestRetryAfterCrash(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, c := range out.Credentials {
-				a.eventually(c.Status, verifier.Valid)
+				a.Eventually(c.Status, verifier.Valid)
 			}
-			a.stop()
-			a.check()
+			a.Stop()
+			a.Check()
 		})
 	}
-}
-
-// untilUp waits for the issuance listener alone: a daemon that will crash in its publisher never gets ready.
-func (a *appliance) untilUp() {
-	a.t.Helper()
-	for range 1500 {
-		if _, _, err := a.post("ward-office-1", "/v1/nonces", "", contract.NonceRequest{DocumentType: kr}); err == nil {
-			return
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	a.t.Fatalf("the daemon does not listen\n%s", a.log.String())
 }
 
 // Workers are killed and stopped under load: no request fails (acceptance 5).
@@ -356,12 +320,12 @@ func TestWorkersDieUnderLoad(t *testing.T) {
 		go func() {
 			defer wg.Done()
 			for i := 0; i < each || hits.Load() < enough && i < most; i++ {
-				r, err := a.tryRequest(mustPhone(), fmt.Sprintf("load-%d-%d", c, i))
+				r, err := a.TryRequest(mustPhone(), fmt.Sprintf("load-%d-%d", c, i))
 				if err != nil {
 					t.Errorf("nonce: %v", err)
 					return
 				}
-				st, b, err := a.post("ward-office-1", "/v1/credentials", client.NewKey(), r) // no retries: the appliance itself must not fail
+				st, b, err := a.Post("ward-office-1", "/v1/credentials", client.NewKey(), r) // no retries: the appliance itself must not fail
 				if err != nil || (st != 200 && st != 201) {
 					t.Errorf("request %d of client %d: %d %s %v", i, c, st, b, err)
 				}
@@ -373,7 +337,7 @@ func TestWorkersDieUnderLoad(t *testing.T) {
 		done.Store(true)
 	}()
 	for i := 0; !done.Load(); i++ {
-		for _, pid := range a.workers() {
+		for _, pid := range a.Workers() {
 			sig := syscall.SIGKILL
 			if i%2 == 1 {
 				sig = syscall.SIGSTOP
@@ -388,11 +352,11 @@ func TestWorkersDieUnderLoad(t *testing.T) {
 	if hits.Load() < 2 {
 		t.Fatalf("only %d workers were hit", hits.Load())
 	}
-	if !strings.Contains(a.metrics(), "sealkeeper_worker_restarts_total") {
+	if !strings.Contains(a.Metrics(), "sealkeeper_worker_restarts_total") {
 		t.Error("restarts are not counted")
 	}
-	a.stop()
-	a.check()
+	a.Stop()
+	a.Check()
 }
 
 func mustPhone() *phone.Phone {
@@ -408,7 +372,7 @@ func TestDrain(t *testing.T) {
 	a := install(t).start()
 	requests := make([]contract.IssueRequest, 16)
 	for i := range requests {
-		requests[i] = a.request(newPhone(t, 1), fmt.Sprintf("drain-%d", i))
+		requests[i] = a.Request(newPhone(t, 1), fmt.Sprintf("drain-%d", i))
 	}
 	var wg sync.WaitGroup
 	started := make(chan struct{}, len(requests))
@@ -417,7 +381,7 @@ func TestDrain(t *testing.T) {
 		go func() {
 			defer wg.Done()
 			started <- struct{}{}
-			st, b, err := a.post("ward-office-1", "/v1/credentials", client.NewKey(), requests[i])
+			st, b, err := a.Post("ward-office-1", "/v1/credentials", client.NewKey(), requests[i])
 			if err != nil {
 				if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.ECONNRESET) && !strings.Contains(err.Error(), "EOF") {
 					t.Errorf("request %d: %v", i, err)
@@ -432,42 +396,42 @@ func TestDrain(t *testing.T) {
 	for range requests {
 		<-started
 	}
-	a.stop()
+	a.Stop()
 	wg.Wait()
-	a.check()
+	a.Check()
 }
 
 // An old ledger put back is FENCED: nothing is signed, the exit code says so; after the fence is lifted no index repeats and list versions
 // have jumped ahead.
 func TestOldLedgerIsFenced(t *testing.T) {
 	a := install(t).start()
-	first := a.issue(newPhone(t, 1), "fence-1", false)
-	a.stop()
-	ledger := filepath.Join(a.dir, "data", "ledger.db")
+	first := a.Issue(newPhone(t, 1), "fence-1", false)
+	a.Stop()
+	ledger := filepath.Join(a.Dir, "data", "ledger.db")
 	old, err := os.ReadFile(ledger)
 	if err != nil {
 		t.Fatal(err)
 	}
 	a.start()
-	second := a.issue(newPhone(t, 1), "fence-2", false)
-	a.change("telecom-a", lock, "fence-1", "telecom_lost", "")
-	a.stop()
+	second := a.Issue(newPhone(t, 1), "fence-2", false)
+	a.Change("telecom-a", lock, "fence-1", "telecom_lost", "")
+	a.Stop()
 	for _, suffix := range []string{"-wal", "-shm"} {
 		os.Remove(ledger + suffix)
 	}
 	if err := os.WriteFile(ledger, old, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	a.launch()
-	if got := a.wait(); got != 3 {
-		t.Fatalf("a fenced daemon ended with %d\n%s", got, a.log.String())
+	a.Launch()
+	if got := a.Wait(); got != 3 {
+		t.Fatalf("a fenced daemon ended with %d\n%s", got, a.Log.String())
 	}
-	if !strings.Contains(a.log.String(), "FENCED") {
+	if !strings.Contains(a.Log.String(), "FENCED") {
 		t.Error("the log does not say FENCED")
 	}
-	a.command(0, "accept", "fence")
+	a.Command(0, "accept", "fence")
 	a.start()
-	third := a.issue(newPhone(t, 1), "fence-3", false)
+	third := a.Issue(newPhone(t, 1), "fence-3", false)
 	used := map[contract.StatusRef]bool{}
 	for _, out := range []contract.IssueAnswer{first, second} {
 		for _, c := range out.Credentials {
@@ -484,15 +448,6 @@ func TestOldLedgerIsFenced(t *testing.T) {
 			}
 		}
 	}
-	a.stop()
-	a.check()
-}
-
-func (a *appliance) command(want int, args ...string) string {
-	a.t.Helper()
-	out, err := runCommand(append(args, "--config", filepath.Join(a.dir, "sealkeeper.yaml"))...)
-	if out.code != want {
-		a.t.Fatalf("%v ended with %d (%v):\n%s", args, out.code, err, out.text)
-	}
-	return out.text
+	a.Stop()
+	a.Check()
 }
