@@ -4,7 +4,7 @@
 # would do it is printed.
 #
 #   scripts/require.sh demo     compiler, SoftHSM
-#   scripts/require.sh test     the same, openssl, Node.js with npm
+#   scripts/require.sh test     the same, openssl, Node.js with npm, procps
 #   scripts/require.sh monitoring  demo, openssl, Prometheus with promtool, sqlite3, curl
 set -eu
 want=${1:-demo}
@@ -22,6 +22,7 @@ if [ "$want" = test ]; then
 	command -v openssl >/dev/null 2>&1 || need openssl
 	command -v node >/dev/null 2>&1 || need nodejs
 	command -v npm >/dev/null 2>&1 || need npm
+	command -v pgrep >/dev/null 2>&1 || need procps
 fi
 if [ "$want" = monitoring ]; then
 	command -v openssl >/dev/null 2>&1 || need openssl
