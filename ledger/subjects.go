@@ -98,6 +98,9 @@ func (l *Ledger) slot(ctx context.Context, key []byte) (state.State, If, error) 
 // recentSlots are subjects that were just read or written: a request looks at its subject when it decides, when it reserves and before it
 // answers. What is here is what the store would say. Every durable op on a slot takes it out before its caller is told, and a read that was
 // under way meanwhile is not kept.
+//
+// That holds because one process has the store. With a store that several processes write, a commit would still refuse what was decided on a
+// stale slot, but a holder's state could be shown late: such a store must not be remembered here.
 type recentSlots struct {
 	mu     sync.Mutex
 	slots  map[string]recentSlot

@@ -76,14 +76,11 @@ func serveCommand() *cobra.Command {
 	return c
 }
 
-// thrift lets the heap grow to five times what is in use before the collector runs, up to a gibibyte in all: the live heap is a few MiB of
-// lists and caches, and each collection walks all of it. What the operator says in GOGC or GOMEMLIMIT stands.
+// thrift lets the heap grow to five times what is in use before the collector runs, within limits.memory_mib: the live heap is a few MiB of
+// lists and caches, and each collection walks all of it. What the operator says in GOGC stands.
 func thrift() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(400)
-	}
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(1 << 30)
 	}
 }
 
