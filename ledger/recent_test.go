@@ -1,0 +1,65 @@
+package ledger
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"sealkeeper/internal/clock"
+	"sealkeeper/ledger/state"
+)
+
+// A slot that is remembered is the stored one, whatever order reads and writes come in.
+func TestRecentSlotsAreNeverOlderThanTheStore(t *testing.T) {
+	key, op := []byte("k"), Op{Rows: []Row{{Table: TableSlots, Key: []byte("k")}}}
+	at := func(epoch uint64) recentSlot { return recentSlot{state.State{Epoch: epoch}, If(epoch)} }
+	var r recentSlots
+	if _, ok := r.get(key); ok {
+		t.Error("nothing was read, and something is known")
+	}
+	moment := r.moment()
+	r.wrote(op) // while the read is under way
+	r.found(key, at(1), moment)
+	if _, ok := r.get(key); ok {
+		t.Error("a read that a write overtook is kept")
+	}
+	r.found(key, at(2), r.moment())
+	if s, ok := r.get(key); !ok || s.rev != 2 {
+		t.Error("what was read is not known")
+	}
+	r.wrote(Op{Rows: []Row{{Table: TableBurnt, Key: key}}})
+	if _, ok := r.get(key); !ok {
+		t.Error("a row of another table has the same key, and the slot is forgotten")
+	}
+	r.wrote(op)
+	if _, ok := r.get(key); ok {
+		t.Error("a slot that was written is still known as it was read")
+	}
+	r.put(key, at(3))
+	if s, ok := r.get(key); !ok || s.rev != 3 {
+		t.Error("what was written is not known")
+	}
+	for i := range 3 * recentMost {
+		r.put(fmt.Append(nil, i), at(1))
+	}
+	if len(r.slots) > recentMost {
+		t.Errorf("%d slots are remembered", len(r.slots))
+	}
+}
+
+// Reservations made one after the other lie together in the store; nothing else has a name that tells its time.
+func TestReservationNamesBeginWithTheirTime(t *testing.T) {
+	l := &Ledger{random: strings.NewReader(strings.Repeat("\x00", 16) + strings.Repeat("\xff", 32)), o: Options{Clock: clock.NewFake(noon)}}
+	a, err := l.reservationName()
+	must(t, err)
+	b, err := l.reservationName()
+	must(t, err)
+	if a[:8] != b[:8] || a == b || len(a) != 22 {
+		t.Errorf("%s and %s, made in one millisecond, do not begin alike and end differently", a, b)
+	}
+	first, err := l.name()
+	must(t, err)
+	if first[:8] == b[:8] {
+		t.Errorf("the name %s has the time of reservation %s", first, b)
+	}
+}
