@@ -4,7 +4,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS  = -X main.version=$(VERSION)
 export CGO_ENABLED = 1
 
-.PHONY: all build demo test unit interop check bench monitoring fuzz clean
+.PHONY: all build demo test unit interop check bench monitoring faults soak fuzz clean
 
 all: build
 
@@ -50,10 +50,17 @@ monitoring: ## a real Prometheus sees each fault come and go; every command of t
 	@sh scripts/require.sh monitoring
 	SEAL_MONITORING=1 SEAL_REQUIRE_PROMETHEUS=1 $(GO) test -count 1 -timeout 5m ./tests/monitoring
 
+faults: ## every fault of the HSM, every crash point and failing system calls, each at least once
+	SEAL_FAULTS=all $(GO) test -count=1 -timeout 15m ./tests/faults
+
+SEAL_SOAK ?= 1
+soak: ## the same hundreds of times, for hours; an interrupted one goes on where it was (.soak/state.json); SEAL_SOAK=0.01 is a hundredth
+	SEAL_SOAK=$(SEAL_SOAK) SEAL_SOAK_STATE=$(CURDIR)/.soak/state.json nice $(GO) test -count=1 -timeout 0 -run '^TestSoak$$' ./tests/faults
+
 FUZZTIME ?= 60s
 fuzz: ## every fuzz target for FUZZTIME
 	@for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep ^Fuzz); do \
 		echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
 
 clean:
-	rm -rf bin .demo .bench
+	rm -rf bin .demo .bench .soak
