@@ -55,7 +55,7 @@ faults: ## every fault of the HSM, every crash point and failing system calls, e
 
 SEAL_SOAK ?= 1
 soak: ## the same hundreds of times, for hours; an interrupted one goes on where it was (.soak/state.json); SEAL_SOAK=0.01 is a hundredth
-	SEAL_SOAK=$(SEAL_SOAK) SEAL_SOAK_STATE=$(CURDIR)/.soak/state.json nice $(GO) test -count=1 -timeout 0 -run '^TestSoak$$' ./tests/faults
+	SEAL_SOAK=$(SEAL_SOAK) SEAL_SOAK_STATE=$(CURDIR)/.soak/state.json nice $(GO) test -count=1 -v -timeout 0 -run '^TestSoak$$' ./tests/faults
 
 FUZZTIME ?= 60s
 fuzz: ## every fuzz target for FUZZTIME
