@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"time"
 )
 
 // connections bounds the open connections of one listener (F24, F38). When it is full, the oldest connection that has not sent a whole
@@ -41,7 +42,26 @@ func (e *Edge) Bound(name string, l net.Listener, s *http.Server, most int) net.
 			b.moved(c, state)
 		}
 	}
+	s.RegisterOnShutdown(b.dismiss)
 	return b
+}
+
+// grace is how long a connection that has sent no request may keep a shutdown waiting for it.
+const grace = 250 * time.Millisecond
+
+// dismiss closes, a moment after the shutdown began, connections that never sent a request. http.Server.Shutdown would wait 5 s for them, and
+// nothing listens meanwhile. It runs in a goroutine of the server and ends by itself.
+func (b *connections) dismiss() {
+	time.Sleep(grace)
+	for {
+		b.mu.Lock()
+		e := b.waiting[0].Front()
+		b.mu.Unlock()
+		if e == nil {
+			return
+		}
+		e.Value.(*boundConn).Close()
+	}
 }
 
 func (b *connections) Accept() (net.Conn, error) {

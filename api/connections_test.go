@@ -2,11 +2,13 @@ package api
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
@@ -62,5 +64,33 @@ func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
 	}
 	if n := testutil.ToFloat64(e.o.Metrics.Evicted.WithLabelValues("test")); n < 1000 {
 		t.Errorf("%v connections were evicted", n)
+	}
+}
+
+// A connection that was dialled and never used does not hold up a shutdown.
+func TestUnusedConnectionsDoNotHoldUpAShutdown(t *testing.T) {
+	e := &Edge{o: Options{Metrics: metrics.New()}}
+	raw, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: http.NotFoundHandler()}
+	l := e.Bound("test", raw, s, 8)
+	go s.Serve(l)
+	c, err := net.Dial("tcp", raw.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	b := l.(*connections)
+	for open := 0; open == 0; {
+		b.mu.Lock()
+		open = b.waiting[0].Len()
+		b.mu.Unlock()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second) // less than the server's own 5 s
+	defer cancel()
+	if err := s.Shutdown(ctx); err != nil {
+		t.Errorf("the shutdown waited for a connection without a request: %v", err)
 	}
 }
