@@ -160,7 +160,7 @@ func (a *appliance) serve(ctx context.Context, profiling bool) error {
 		l = edge.Bound(s.name, l, s.server, c.Connections)
 		a.log.Info("listening", "listener", s.name, "address", l.Addr().String())
 		g.Go(func() error {
-			err := http.ErrServerClosed
+			var err error
 			if s.tls {
 				err = s.server.ServeTLS(l, "", "")
 			} else {
