@@ -253,14 +253,9 @@ func TestLocked(t *testing.T) {
 		t.Skip(err)
 	}
 	flags := ""
-	for at := fmt.Sprintf("%x-", addr(b)); ; {
-		_, rest, ok := strings.Cut(string(smaps), "\n"+at)
-		if !ok {
-			break
-		}
+	if _, rest, ok := strings.Cut(string(smaps), fmt.Sprintf("\n%x-", addr(b))); ok {
 		_, rest, _ = strings.Cut(rest, "VmFlags:")
 		flags, _, _ = strings.Cut(rest, "\n")
-		break
 	}
 	if !free() {
 		t.Skip("RLIMIT_MEMLOCK forbids locking")

@@ -30,9 +30,9 @@ func build(dir string) error {
 	library = filepath.Join(dir, "p11shim.so")
 	args := []string{"-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-deprecated-declarations", "-fPIC", "-shared", "-fvisibility=hidden",
 		"-I" + strings.TrimSpace(string(headers)), "-o", library, "p11shim/p11shim.c"}
-	out, err := exec.Command("cc", append(args, "-DWITH_OPENSSL", "-ldl", "-lpthread", "-lcrypto")...).CombinedOutput()
-	if nonces = err == nil; !nonces { // libssl-dev is not there: one fault less
-		if out, err = exec.Command("cc", append(args, "-ldl", "-lpthread")...).CombinedOutput(); err != nil {
+	nonces = exec.Command("cc", append(args, "-DWITH_OPENSSL", "-ldl", "-lpthread", "-lcrypto")...).Run() == nil
+	if !nonces { // libssl-dev is not there: one fault less
+		if out, err := exec.Command("cc", append(args, "-ldl", "-lpthread")...).CombinedOutput(); err != nil {
 			return fmt.Errorf("building the shim: %w\n%s", err, out)
 		}
 	}
