@@ -61,13 +61,17 @@ func (o *options) diagnose(ctx context.Context) ([]finding, error) {
 		}
 		all = append(all, measured(text)...)
 	}
-	rank := map[string]int{"critical": 0, "warning": 1, "info": 2}
-	slices.SortStableFunc(all, func(a, b contract.Condition) int { return cmp.Compare(rank[a.Severity], rank[b.Severity]) })
+	slices.SortStableFunc(all, urgentFirst)
 	found := make([]finding, 0, len(all))
 	for _, c := range all {
 		found = append(found, finding{c, "docs/runbooks/" + c.Name + ".md"})
 	}
 	return found, nil
+}
+
+func urgentFirst(a, b contract.Condition) int {
+	rank := map[string]int{"critical": 0, "warning": 1, "info": 2}
+	return cmp.Compare(rank[a.Severity], rank[b.Severity])
 }
 
 func (o *options) scrape(ctx context.Context) (string, error) {
