@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -124,6 +125,10 @@ func TestSealctl(t *testing.T) {
 		{"status", "", "auditor", []string{"status"}, 0, []string{"online", "2 of 2", "sdjwt-issuer-1", "status-list", "ES256", "statuslist+jwt", "statuslist+cwt", "trusted"},
 			[]string{"ready", "journal_size", "tokens", "keys", "lists", "clock"}},
 		{"doctor", "", "auditor", []string{"doctor"}, 0, []string{"nothing is wrong"}, []string{"healthy", "findings"}},
+		{"top", "", "auditor", []string{"top", "--once", "--interval", "200ms"}, 0, []string{"· ready ·", "nothing is wrong", "issue", "online", "2 of 2", "GiB of"},
+			[]string{"at", "interval_seconds", "ready", "rates.issues", "rates.signatures", "p99.commit", "disk.free_bytes", "lanes", "tokens", "lists", "conditions"}},
+		{"top without a terminal", "", "auditor", []string{"top", "--interval", "200ms"}, 0, []string{"LANE", "TOKEN", "LIST"}, nil},
+		{"top too often", "", "auditor", []string{"top", "--interval", "10ms"}, 2, []string{"at least 200ms"}, nil},
 		{"whoami", "", "telecom-a", []string{"whoami"}, 0, []string{"telecom-a", "carrier", "telecom", "lock unlock"}, []string{"client", "role", "class", "may.kr-resident"}},
 		{"holder", subject, "auditor", []string{"holder", kr, "-"}, 0, []string{answer.Device, "mso_mdoc", "dc+sd-jwt", "valid"}, []string{"bound", "device", "credentials", "locks"}},
 		{"holder, a stranger", "nobody\n", "auditor", []string{"holder", kr, "-"}, 0, []string{"bound", "false"}, []string{"bound"}},
@@ -212,6 +217,43 @@ func TestSealctl(t *testing.T) {
 		expect(t, run(t, "", "strange", "whoami"), 1, "does --identity belong to the installation at --url?")
 	})
 
+	// A script reads one object for each interval, and Ctrl-C is no failure.
+	t.Run("top as a stream", func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		c := exec.CommandContext(ctx, harness.Sealctl, "top", "--json", "--interval", "200ms", "--operations", url(a.Ports[2], ""))
+		out, err := c.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		d := json.NewDecoder(out)
+		var last time.Time
+		for range 3 {
+			var v struct {
+				At    time.Time `json:"at"`
+				Lists []any     `json:"lists"`
+				Rates map[string]*float64
+			}
+			if err := d.Decode(&v); err != nil {
+				t.Fatal(err)
+			}
+			if !v.At.After(last) || len(v.Lists) == 0 || v.Rates["issues"] == nil {
+				t.Errorf("%+v after %v", v, last)
+			}
+			last = v.At
+		}
+		if err := c.Process.Signal(os.Interrupt); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, out)
+		if err := c.Wait(); err != nil {
+			t.Errorf("Ctrl-C: %v", err)
+		}
+	})
+
 	t.Run("doctor finds something", func(t *testing.T) {
 		operations := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			switch r.URL.Path {
@@ -237,6 +279,7 @@ func TestSealctl(t *testing.T) {
 	a.Stop()
 	t.Run("nobody at home", func(t *testing.T) {
 		expect(t, run(t, "", "auditor", "status"), 1, "is the daemon running, and --operations right?")
+		expect(t, run(t, "", "auditor", "top"), 1, "is the daemon running, and --operations right?")
 		expect(t, run(t, "", "auditor", "doctor"), 5, "✗ critical", "is the daemon running, and --operations right?", "sealkeeperd check")
 		expect(t, run(t, "", "auditor", "whoami"), 1, "is the daemon running, and --url right?")
 	})
