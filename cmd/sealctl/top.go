@@ -120,9 +120,9 @@ func (o *options) topLive(ctx context.Context, w io.Writer, term *terminal, inte
 		b.WriteString("\x1b[H") // home; each line erases its own rest, which flickers less than an empty screen
 		columns, lines := term.size()
 		if err != nil {
-			fmt.Fprintf(&b, "%s\x1b[K\r\n%s\x1b[K", fit("✗ no answer at "+time.Now().Format(time.TimeOnly)+"; asking again", columns), fit(err.Error(), columns))
+			fmt.Fprintf(&b, "%s\x1b[K\n%s\x1b[K", fit("✗ no answer at "+time.Now().Format(time.TimeOnly)+"; asking again", columns), fit(err.Error(), columns))
 		} else {
-			_ = compare(before, now).write(&b, columns, lines, "\x1b[K\r\n") // into memory
+			_ = compare(before, now).write(&b, columns, lines, "\x1b[K\n") // into memory
 		}
 		b.WriteString("\x1b[J") // whatever stood below
 		if _, err := w.Write(b.Bytes()); err != nil {
@@ -187,19 +187,20 @@ func (t *terminal) take() error {
 }
 
 func (t *terminal) restore() {
-	_, _ = io.WriteString(t.w, "\x1b[?25h\r\n")
+	_, _ = io.WriteString(t.w, "\x1b[?25h\n")
 	if t.keys {
 		_ = unix.IoctlSetTermios(t.in, unix.TCSETS, &t.saved)
 	}
 }
 
-// size in columns and lines; it is asked for each view, so that a resized window is filled at the next one.
+// size in columns and lines; it is asked for each view, so that a resized window is filled at the next one. The last column stays free:
+// after a character in it the cursor still stands on it, and erasing the rest of the line would erase the character.
 func (t *terminal) size() (columns, lines int) {
 	ws, err := unix.IoctlGetWinsize(t.out, unix.TIOCGWINSZ)
 	if err != nil || ws.Col == 0 || ws.Row == 0 {
 		return topColumns, topLines
 	}
-	return min(int(ws.Col), topColumns), min(int(ws.Row), topLines)
+	return min(int(ws.Col)-1, topColumns), min(int(ws.Row), topLines)
 }
 
 // wait until the next view is due; false: the person wants no more. It asks in short turns instead of reading in a goroutine: a blocked
@@ -627,7 +628,7 @@ func (v *view) write(w io.Writer, columns, lines int, end string) error {
 	if end == "\n" || len(all) < lines {
 		text += end
 	} else {
-		text += strings.TrimSuffix(end, "\r\n")
+		text += strings.TrimSuffix(end, "\n")
 	}
 	_, err := io.WriteString(w, text)
 	return err

@@ -178,7 +178,7 @@ func TestTopDrawing(t *testing.T) {
 		}
 	}
 	var full bytes.Buffer
-	if err := busy(t, 40).write(&full, 100, 30, "\x1b[K\r\n"); err != nil {
+	if err := busy(t, 40).write(&full, 100, 30, "\x1b[K\n"); err != nil {
 		t.Fatal(err)
 	}
 	if strings.HasSuffix(full.String(), "\n") || strings.Count(full.String(), "\x1b[K") != 30 {
@@ -224,7 +224,7 @@ func TestTopTerminal(t *testing.T) {
 		t.Fatal("a terminal is none")
 	}
 	term.in, term.keys, term.saved = fd, true, *before
-	if c, l := term.size(); c != 80 || l != topLines {
+	if c, l := term.size(); c != 79 || l != topLines {
 		t.Errorf("%d columns, %d lines", c, l)
 	}
 	if err := term.take(); err != nil {
