@@ -32,16 +32,14 @@ func Copy(ctx context.Context, path, dest string) (err error) {
 	if err := os.Remove(part); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	defer os.Remove(part) // nothing is left of it after a success
-	if _, err := db.ExecContext(ctx, "VACUUM INTO ?", part); err != nil {
-		return fmt.Errorf("copying the ledger %s: %w", path, err)
-	}
-	if err := os.Chmod(part, 0o600); err != nil {
-		return err
-	}
-	f, err := os.Open(part)
+	defer os.Remove(part)                                                 // nothing is left of it after a success
+	f, err := os.OpenFile(part, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) // SQLite would make it for everyone to read, as long as it writes
 	if err != nil {
 		return err
+	}
+	defer f.Close()
+	if _, err := db.ExecContext(ctx, "VACUUM INTO ?", part); err != nil {
+		return fmt.Errorf("copying the ledger %s: %w", path, err)
 	}
 	err = f.Sync()
 	if err = errors.Join(err, f.Close()); err != nil {
