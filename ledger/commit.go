@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sealkeeper/internal/metrics"
+	"sealkeeper/policy"
 )
 
 const (
@@ -15,6 +16,9 @@ const (
 	windowMost = 2 * time.Millisecond // how long a commit waits for requests that were announced
 	queueBound = 4096                 // ops that may wait, of each kind
 )
+
+// urgent lanes: locks, and every list and CRL. One that changes nothing is urgent too: without it the last one expires, on a full disk as well.
+func urgent(lane policy.Lane) bool { return lane == policy.LaneLock || lane == policy.LaneCRL }
 
 // write is an op on its way into a batch.
 type write struct {
@@ -34,8 +38,8 @@ type write struct {
 type committer struct {
 	store   Store
 	metrics *metrics.Metrics
-	apply   func(batch []*write, last uint64) // publishes the effects of a durable batch in memory
-	fail    func(error)                       // the store died
+	apply   func(batch []*write, last uint64, any bool) // any of them applied, last the last; publishes the effects of a durable batch in memory
+	fail    func(error)                                 // the store died
 	disk    *diskReserve
 
 	urgent, normal chan *write
@@ -45,7 +49,7 @@ type committer struct {
 	ended          chan struct{}
 }
 
-func newCommitter(s Store, m *metrics.Metrics, apply func([]*write, uint64), fail func(error), disk *diskReserve) *committer {
+func newCommitter(s Store, m *metrics.Metrics, apply func([]*write, uint64, bool), fail func(error), disk *diskReserve) *committer {
 	return &committer{
 		store: s, metrics: m, apply: apply, fail: fail, disk: disk,
 		urgent: make(chan *write, queueBound), normal: make(chan *write, queueBound),
@@ -144,8 +148,8 @@ func (c *committer) run() {
 				last, any = w.out.Seq, true
 			}
 		}
+		c.apply(batch, last, any) // also when every op met a conflict: what was remembered led to it
 		if any {
-			c.apply(batch, last)
 			c.metrics.JournalSize.Set(float64(last + 1))
 		}
 		for _, w := range batch {

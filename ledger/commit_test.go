@@ -43,7 +43,7 @@ func names(batch []Op) (all string) {
 }
 
 func startCommitter(g *gate, fail func(error)) *committer {
-	c := newCommitter(g, metrics.New(), func(batch []*write, _ uint64) {
+	c := newCommitter(g, metrics.New(), func(batch []*write, _ uint64, _ bool) {
 		for _, w := range batch {
 			if w.applied != nil && w.out.Conflict == nil {
 				w.applied(w.out.Seq)
@@ -92,7 +92,7 @@ func TestOpsThatWaitShareACommitAndUrgentOnesAreFirst(t *testing.T) {
 
 func TestLocksDontWaitBehindAFullQueue(t *testing.T) {
 	g := newGate(t)
-	c := newCommitter(g, metrics.New(), func([]*write, uint64) {}, func(err error) { t.Error(err) }, noReserve())
+	c := newCommitter(g, metrics.New(), func([]*write, uint64, bool) {}, func(err error) { t.Error(err) }, noReserve())
 	for range queueBound {
 		c.normal <- &write{op: Op{Leaf: []byte("x")}, done: make(chan struct{})}
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	driver "modernc.org/sqlite"
 )
 
 // ErrFull: the ledger's disk has no room. Nothing of the batch was written and the store lives; it is the only error of the disk after
@@ -42,6 +43,13 @@ func (d *diskReserve) hold() error {
 		return errors.Join(fmt.Errorf("reserving %d MiB for locks on the ledger's disk: %w", d.bytes>>20, err), f.Truncate(0))
 	}
 	return f.Sync()
+}
+
+// noRoom tells a full disk from everything else. SQLite calls it an error of I/O when its index of the log finds no room.
+func noRoom(err error) bool {
+	const sqliteIOErr = 10
+	var e *driver.Error
+	return full(err) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.As(err, &e) && e.Code()&0xff == sqliteIOErr
 }
 
 func sizeOf(f *os.File) int64 {

@@ -31,7 +31,7 @@ func TestFullDisk(t *testing.T) {
 	must(t, err)
 	disk := &diskReserve{path: path + ".reserve", bytes: 12 << 20, log: slog.New(slog.DiscardHandler)}
 	must(t, disk.hold())
-	c := newCommitter(s, metrics.New(), func([]*write, uint64) {}, func(err error) { t.Errorf("a full disk ended the ledger: %v", err) }, disk)
+	c := newCommitter(s, metrics.New(), func([]*write, uint64, bool) {}, func(err error) { t.Errorf("a full disk ended the ledger: %v", err) }, disk)
 	go c.run()
 	ended := false
 	end := func() {
@@ -120,5 +120,41 @@ func fill(t *testing.T, path string) {
 		if _, err := f.Write(make([]byte, size)); err != nil {
 			size /= 2
 		}
+	}
+}
+
+// A daemon that starts on a full disk opens its ledger in the room kept for locks, and takes them.
+func TestStartOnFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=24m"); err != nil {
+		t.Skipf("a small disk can't be mounted here: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	o := Options{Path: filepath.Join(dir, "ledger.db"), Reserve: 8 << 20, Fatal: func(err error) { t.Error(err) }}
+	l, err := Open(t.Context(), o)
+	must(t, err)
+	must(t, l.Close())
+	fill(t, filepath.Join(dir, "ballast"))
+	l, err = Open(t.Context(), o)
+	must(t, err)
+	defer l.Close()
+	if _, err := l.commit(t.Context(), Leaf{Kind: "meta"}, nil, true, nil); err != nil {
+		t.Errorf("a lock: %v", err)
+	}
+	var refused *Refusal
+	if _, err := l.commit(t.Context(), Leaf{Kind: "meta"}, nil, false, nil); !errors.As(err, &refused) || refused.Code() != "ledger.full" {
+		t.Errorf("an issue: %v, want ledger.full", err)
+	}
+}
+
+// A file system that can't keep room is no full one.
+func TestReserveThatCannotBeKept(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ledger.db")
+	must(t, os.Mkdir(path+".reserve", 0o700)) // opening it for writing fails, and not for want of room
+	l, err := Open(t.Context(), Options{Path: path, Reserve: 1 << 20, Fatal: func(err error) { t.Error(err) }})
+	must(t, err)
+	defer l.Close()
+	if _, err := l.commit(t.Context(), Leaf{Kind: "meta"}, nil, false, nil); err != nil {
+		t.Error(err)
 	}
 }

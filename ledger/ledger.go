@@ -22,6 +22,7 @@ import (
 	"io"
 	"log/slog"
 	"math/bits"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -105,6 +106,9 @@ func refuse(code, format string, args ...any) error {
 // *Fenced (and an open ledger for reading) if anything outside is ahead.
 func Open(ctx context.Context, o Options) (*Ledger, error) {
 	s, err := OpenSQLite(ctx, o.Path)
+	if noRoom(err) && o.Reserve > 0 && os.Truncate(o.Path+".reserve", 0) == nil {
+		s, err = OpenSQLite(ctx, o.Path) // a start on a full disk needs some of the room kept for locks
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -159,9 +163,12 @@ func open(ctx context.Context, o Options, s Store) (_ *Ledger, err error) {
 		return nil, err
 	}
 	disk := &diskReserve{path: o.Path + ".reserve", bytes: o.Reserve, log: o.Log}
-	if err := disk.hold(); err != nil {
+	if err := disk.hold(); noRoom(err) {
 		o.Log.Warn("no room is kept for locks", "error", err)
 		disk.release()
+	} else if err != nil { // a file system that can't promise blocks: no reason to refuse issuing
+		o.Log.Warn("no room can be kept for locks", "error", err)
+		disk.bytes = 0
 	}
 	l.commits = newCommitter(s, o.Metrics, l.applied, l.fail, disk)
 	go l.commits.run()
@@ -201,7 +208,7 @@ func (l *Ledger) fail(err error) {
 }
 
 // applied publishes a durable batch in memory, in journal order. Only the committer calls it.
-func (l *Ledger) applied(batch []*write, last uint64) {
+func (l *Ledger) applied(batch []*write, last uint64, any bool) {
 	l.mu.Lock()
 	for _, w := range batch {
 		l.recent.wrote(w.op) // also after a conflict: whoever decides again reads what is stored
@@ -209,8 +216,13 @@ func (l *Ledger) applied(batch []*write, last uint64) {
 			w.applied(w.out.Seq)
 		}
 	}
-	l.through = last
+	if any {
+		l.through = last
+	}
 	l.mu.Unlock()
+	if !any {
+		return
+	}
 	select {
 	case l.moved <- struct{}{}:
 	default:

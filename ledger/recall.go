@@ -328,7 +328,7 @@ func (l *Ledger) ReserveAgain(ctx context.Context, p *Pending, a *policy.Approva
 	}
 	rows = append(append(rows, n.rows...), status...)
 	crashpoint.Here("ledger.reserve-again.before-commit")
-	out, err := l.commit(ctx, leaf, rows, a.Lane() == policy.LaneLock, func(seq uint64) {
+	out, err := l.commit(ctx, leaf, rows, urgent(a.Lane()), func(seq uint64) {
 		applied(seq)
 		n.horizons()
 	})

@@ -63,3 +63,17 @@ func TestReservationNamesBeginWithTheirTime(t *testing.T) {
 		t.Errorf("the name %s has the time of reservation %s", first, b)
 	}
 }
+
+// Whoever met a conflict alone in its batch reads what is stored.
+func TestLoneConflictForgetsTheSlot(t *testing.T) {
+	l, err := Open(t.Context(), Options{Path: t.TempDir() + "/ledger.db", Fatal: func(err error) { t.Error(err) }})
+	must(t, err)
+	defer l.Close()
+	key := []byte("k")
+	l.recent.put(key, recentSlot{rev: 7})
+	out, err := l.commit(t.Context(), Leaf{Kind: "meta"}, []Row{{Table: TableSlots, Key: key, Value: []byte("v"), If: 7}}, false, nil)
+	must(t, err)
+	if _, known := l.recent.get(key); out.Conflict == nil || known {
+		t.Errorf("conflict %v, still remembered %v", out.Conflict, known)
+	}
+}

@@ -365,7 +365,7 @@ func (l *Ledger) reserveIssue(ctx context.Context, a *policy.Approval, d []Draft
 	rows = append(rows, Row{Table: TableReservations, Key: []byte(rec.ID), Value: encode(rec)})
 	rows = append(append(rows, p.rows...), status...)
 	crashpoint.Here("ledger", "reserve", string(rec.Kind), "before-commit")
-	out, err := l.commit(ctx, p.leaf, rows, a.Lane() == policy.LaneLock, func(seq uint64) {
+	out, err := l.commit(ctx, p.leaf, rows, urgent(a.Lane()), func(seq uint64) {
 		applied(seq)
 		p.horizons()
 		l.recent.put(key, recentSlot{next, If(seq + 1)})
@@ -447,7 +447,7 @@ func (l *Ledger) reserveOwn(ctx context.Context, a *policy.Approval, d []Draft, 
 	leaf.Items = items
 	rows := append([]Row{{Table: TableReservations, Key: []byte(rec.ID), Value: encode(rec)}}, attempts...)
 	crashpoint.Here("ledger", "reserve", string(rec.Kind), "before-commit")
-	out, err := l.commit(ctx, leaf, rows, a.Lane() == policy.LaneLock, nil)
+	out, err := l.commit(ctx, leaf, rows, urgent(a.Lane()), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -516,7 +516,7 @@ func (l *Ledger) attempt(ctx context.Context, r *Reservation, items []int, worke
 			rows = append(rows, Row{Table: TableAttempts, Key: attemptKey(r.record.ID, item, n), Value: encode(next[i].record)})
 			leaf.Items = append(leaf.Items, LeafItem{Item: item, Attempt: n, Worker: worker, Key: r.record.Items[item].KeyID})
 		}
-		out, err := l.commit(ctx, leaf, rows, r.record.Lane == policy.LaneLock, nil)
+		out, err := l.commit(ctx, leaf, rows, urgent(r.record.Lane), nil)
 		if err != nil {
 			return err
 		}
@@ -567,6 +567,6 @@ func (l *Ledger) Lost(ctx context.Context, r *Reservation, items []int, worker s
 		rows = append(rows, Row{Table: TableAttempts, Key: attemptKey(r.record.ID, item, t.n), Value: encode(t.record), If: Any})
 		leaf.Items = append(leaf.Items, LeafItem{Item: item, Attempt: t.n, Worker: worker})
 	}
-	_, err := l.commit(ctx, leaf, rows, r.record.Lane == policy.LaneLock, nil)
+	_, err := l.commit(ctx, leaf, rows, urgent(r.record.Lane), nil)
 	return err
 }

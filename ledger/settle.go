@@ -92,7 +92,7 @@ func (l *Ledger) settle(ctx context.Context, r *Reservation, s Settlement) (answ
 	attempts, items := r.outcome(s.Workers, rec.Progress == Settled)
 	leaf.Items = items
 	crashpoint.Here("ledger", "settle", string(rec.Kind), "before-commit")
-	out, err := l.commit(ctx, leaf, append(rows, attempts...), rec.Lane == policy.LaneLock, applied)
+	out, err := l.commit(ctx, leaf, append(rows, attempts...), urgent(rec.Lane), applied)
 	if err != nil {
 		return nil, false, false, err
 	}
