@@ -24,9 +24,9 @@ func confinement(c *config.Config, module, self string) sandbox.Rules {
 	r := sandbox.System()
 	r.Read = append(r.Read, c.File, c.Policy)
 	r.Read = append(r.Read, c.WalletProviders...)
-	r.Write = append(r.Write, c.Data, filepath.Dir(c.HighWater))
+	r.Write = append(r.Write, c.Data, filepath.Dir(c.HighWater), c.PublishDir(), c.TLSDir()) // the last two may be links to elsewhere
 	for _, t := range []config.Token{c.Online, c.IACA} {
-		r.Read = append(r.Read, filepath.Dir(t.PINFile)) // the directory: a PIN is changed by replacing its file
+		r.Read = append(r.Read, filepath.Dir(t.PINFile), t.PINFile) // the directory: a PIN is changed by replacing its file; the file may be a link
 		r = withModule(r, c, t, module, self)
 	}
 	for _, a := range []string{c.Issuance, c.Public, c.Operations} {
@@ -52,7 +52,7 @@ func withModule(r sandbox.Rules, c *config.Config, t config.Token, module, self 
 	if t.Dir != "" {
 		r.Write = append(r.Write, t.Dir)
 	}
-	r.Write = append(r.Write, c.Allow...)
+	r.Drivers = append(r.Drivers, c.Allow...)
 	r.Connect = !c.Embedded // an HSM in the network
 	r.Abstract = r.Abstract || strings.HasPrefix(os.Getenv("NOTIFY_SOCKET"), "@")
 	return r

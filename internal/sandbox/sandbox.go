@@ -30,6 +30,7 @@ type Rules struct {
 	Run     []string // read and execute: programs and libraries
 	Write   []string // everything but executing and making devices
 	Devices []string // read and write, no more
+	Drivers []string // everything that Write gives, and commands to devices (ioctl): an HSM on a bus
 	Bind    []uint16 // TCP ports that may be bound; 0 is "any free port"
 	// Connect leaves outgoing TCP alone, for an HSM in the network. Otherwise there is none.
 	Connect bool
@@ -44,7 +45,8 @@ const (
 		unix.LANDLOCK_ACCESS_FS_MAKE_DIR | unix.LANDLOCK_ACCESS_FS_MAKE_REG | unix.LANDLOCK_ACCESS_FS_MAKE_SYM | unix.LANDLOCK_ACCESS_FS_MAKE_SOCK |
 		unix.LANDLOCK_ACCESS_FS_REFER | unix.LANDLOCK_ACCESS_FS_TRUNCATE
 	device = unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_WRITE_FILE
-	ofFile = unix.LANDLOCK_ACCESS_FS_EXECUTE | unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE
+	ofFile = unix.LANDLOCK_ACCESS_FS_EXECUTE | unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE |
+		unix.LANDLOCK_ACCESS_FS_IOCTL_DEV
 )
 
 const ruleNetPort = 2 // LANDLOCK_RULE_NET_PORT
@@ -92,7 +94,7 @@ func Restrict(r Rules) error {
 	for _, s := range []struct {
 		paths  []string
 		access uint64
-	}{{r.Read, read}, {r.Run, run}, {r.Write, write}, {r.Devices, device}} {
+	}{{r.Read, read}, {r.Run, run}, {r.Write, write}, {r.Devices, device}, {r.Drivers, write | unix.LANDLOCK_ACCESS_FS_IOCTL_DEV}} {
 		for _, p := range s.paths {
 			if err := allow(int(fd), p, s.access&attr.Handled_access_fs); err != nil {
 				return err
@@ -115,7 +117,7 @@ func Restrict(r Rules) error {
 
 func allow(ruleset int, path string, access uint64) error {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ENOENT) {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EACCES) { // what can't be reached needs no rule; who needs it says so better
 		return nil
 	}
 	if err != nil {
@@ -277,7 +279,8 @@ func System() Rules {
 	return Rules{
 		Run: libraries,
 		Read: []string{"/etc/ld.so.cache", "/etc/ssl/openssl.cnf", "/etc/localtime", "/usr/share/zoneinfo", "/etc/hosts", "/etc/nsswitch.conf", "/etc/resolv.conf",
-			"/dev/urandom", "/dev/random", "/proc/self", "/sys/fs/cgroup", "/sys/kernel/mm/transparent_hugepage", "/sys/devices/system/cpu"},
+			"/dev/urandom", "/dev/random", "/proc/self", "/proc/sys/net/core/somaxconn", // without it Go queues 128 new connections
+			"/sys/fs/cgroup", "/sys/kernel/mm/transparent_hugepage", "/sys/devices/system/cpu"},
 		Devices: []string{"/dev/null"},
 	}
 }
