@@ -166,7 +166,9 @@ func Reexec(r Rules) error {
 	} else if err != nil {
 		return err
 	}
-	if err := filter(); err != nil {
+	if err := filter(); errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) { // a kernel without seccomp
+		missing = strings.TrimPrefix(missing+"; "+err.Error(), "; ")
+	} else if err != nil {
 		return err
 	}
 	if err := syscall.Exec(self, os.Args, append(os.Environ(), mark+"="+missing)); err != nil {
