@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sealkeeper/internal/config"
+	"sealkeeper/internal/durable"
 	"sealkeeper/ledger"
 	"sealkeeper/softhsm"
 )
@@ -34,17 +35,32 @@ come with a manifest of checksums. PIN files are not part of it: with them, a ba
 			if err := os.MkdirAll(filepath.Join(out, "tokens"), 0o700); err != nil {
 				return err
 			}
-			// Tokens first: the ledger must not know a key that the copied tokens lack.
+			// The ledger as of now, then the tokens: it must know no key that the copied tokens lack. It gets its name last: a backup without
+			// ledger.db is not whole.
+			whole := filepath.Join(out, "ledger.db")
+			if _, err := os.Lstat(whole); !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("%s exists already: nothing is overwritten", whole)
+			}
+			early := filepath.Join(out, ".ledger.db")
+			if err := os.Remove(early); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			if err := ledger.Copy(cmd.Context(), conf.Ledger(), early); err != nil {
+				return err
+			}
 			for _, t := range tokens(conf) {
 				if err := softhsm.Backup(t.Dir, filepath.Join(out, "tokens", t.Name)); err != nil {
 					return fmt.Errorf("token %s: %w", t.Name, err)
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "  ✓ token %s\n", t.Name)
 			}
-			if err := ledger.Copy(cmd.Context(), conf.Ledger(), filepath.Join(out, "ledger.db")); err != nil {
+			if err := os.Rename(early, whole); err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "  ✓ ledger; check it with `sealctl fsck --ledger %s`\n", filepath.Join(out, "ledger.db"))
+			if err := durable.SyncDir(out); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "  ✓ ledger; check it with `sealctl fsck --ledger %s`\n", whole)
 			return nil
 		},
 	}
