@@ -126,6 +126,7 @@ type pool struct {
 	workers    []*process
 	processes  int // started and not yet seen to end
 	serial     int
+	tried      int // place of the last worker that was started
 	generation int
 	failures   int // starts in a row without an answered batch
 	notBefore  time.Time
@@ -155,6 +156,20 @@ func (p *pool) current() (n int) {
 		}
 	}
 	return n
+}
+
+// vacancy is the place where the next worker is started: the first free one after the last that was tried, so that a place whose server hangs does not
+// keep another one empty.
+func (p *pool) vacancy() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for range p.token.Workers {
+		p.tried = p.tried%p.token.Workers + 1
+		if !slices.ContainsFunc(p.workers, func(w *process) bool { return w.place == p.tried && w.generation == p.generation && !w.retired }) {
+			break
+		}
+	}
+	return p.tried
 }
 
 func (p *pool) want() int {

@@ -71,6 +71,7 @@ func (s *starter) close() { s.ended.Do(func() { close(s.starts) }) }
 type process struct {
 	name       string // token/pid.n, unique for the life of this daemon; journalled with attempts
 	generation int    // of the registry that it was started with
+	place      int    // Token.Environment
 	conn       net.Conn
 	in         *bufio.Reader
 	cmd        *exec.Cmd
@@ -128,7 +129,10 @@ func (p *pool) spawn(generation int) (*process, error) {
 	abort := context.AfterFunc(p.ctx, func() { conn.Close() })
 	defer abort()
 
-	cmd := p.token.Command()
+	cmd, place := p.token.Command(), p.vacancy()
+	if p.token.Environment != nil {
+		cmd.Env = append(cmd.Env, p.token.Environment(place)...)
+	}
 	cmd.ExtraFiles = []*os.File{theirs} // file descriptor 3
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
@@ -148,7 +152,7 @@ func (p *pool) spawn(generation int) (*process, error) {
 	p.processes++
 	w := &process{
 		name:       fmt.Sprintf("%s/%d.%d", p.token.Name, cmd.Process.Pid, p.serial),
-		generation: generation, conn: conn, in: bufio.NewReaderSize(conn, 64<<10), cmd: cmd,
+		generation: generation, place: place, conn: conn, in: bufio.NewReaderSize(conn, 64<<10), cmd: cmd,
 		exited: make(chan struct{}), batches: map[uint64]*batch{},
 	}
 	p.mu.Unlock()

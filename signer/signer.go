@@ -42,6 +42,9 @@ type Token struct {
 	// Command makes the worker process, without starting it; signer adds the socket as file descriptor 3. It is the daemon's binary
 	// with the hidden command "worker", and the environment that the module needs.
 	Command func() *exec.Cmd
+	// Environment, if not nil, is added to Command's for the worker at a place from 1 to Workers. A worker that is replaced leaves its place to
+	// its successor, so that each place can have a server of the HSM of its own.
+	Environment func(place int) []string
 	// Confine, if not nil, is called once on the one thread that starts this token's workers. What it takes from that thread, they never get.
 	Confine func() error
 }

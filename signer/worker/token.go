@@ -19,6 +19,7 @@ import (
 // token is one logged-in token of a loaded module.
 type token struct {
 	ctx    *pkcs11.Ctx
+	module functions // the same module, for signatures in batches
 	slot   uint
 	serial string
 	hello  wire.Hello // without PIN
@@ -52,15 +53,19 @@ func open(hello *wire.Hello, guard func(func() error) error) (*token, error) {
 	if hello.Sessions > MaxSessions {
 		return nil, refuse(wire.Stop, "%d sessions are asked for, at most %d make sense", hello.Sessions, MaxSessions)
 	}
+	var err error
+	if t.module, err = load(hello.Module); err != nil {
+		return nil, err
+	}
 	if t.ctx = pkcs11.New(hello.Module); t.ctx == nil {
-		return nil, refuse(wire.Stop, "the PKCS#11 module %q can't be loaded: check the path, and that it is a library for this machine", hello.Module)
+		return nil, refuse(wire.Stop, "the PKCS#11 module %q can't be loaded a second time", hello.Module)
 	}
 	if guard == nil {
 		guard = func(start func() error) error { return start() }
 	}
 	var anchor pkcs11.SessionHandle
 	tried := false
-	err := guard(func() (err error) {
+	err = guard(func() (err error) {
 		if tried { // a guard that runs start twice must not cost a second PIN try
 			return refuse(wire.Stop, "a start was tried twice in one process")
 		}
@@ -198,18 +203,24 @@ type session struct {
 	token  *token
 	handle pkcs11.SessionHandle
 	open   bool
+	batch  batchOf
 }
 
-// do runs f; after a failure of class wire.Session once more, in a new session with keys looked up again.
-func (s *session) do(f func(h pkcs11.SessionHandle, b *binding) error) error {
+// do runs f; after a failure of class wire.Session once more, in a new session with keys looked up again. f says whether it did something
+// that need not be done again: what failed then is another thing, with a second try of its own.
+func (s *session) do(f func(h pkcs11.SessionHandle, b *binding) (moved bool, err error)) error {
 	for try := 1; ; try++ {
 		b := s.token.bound.Load()
+		moved := false
 		err := s.prepare()
 		if err == nil {
-			err = f(s.handle, b)
+			moved, err = f(s.handle, b)
 		}
 		if class(err) != wire.Session {
 			return err
+		}
+		if moved {
+			try = 1
 		}
 		if try == 2 {
 			return &failure{wire.Worker, "again after the keys were looked up anew", err}
@@ -236,35 +247,67 @@ func (s *session) prepare() error {
 	return nil
 }
 
-// sign checks that r is within its key's purpose, hashes, and calls C_SignInit C_Sign(NULL) C_Sign.
-func (s *session) sign(r wire.Sign) (signature []byte, err error) {
-	err = s.do(func(h pkcs11.SessionHandle, b *binding) error {
-		k, ok := b.keys[r.KeyID]
-		if !ok {
-			return refuse(wire.Faulty, "this worker has no key %q", r.KeyID)
+// sign makes the signatures that are asked for, in order; what the module refuses to sign does not keep it from the others. After an
+// error, which ends the process, the result of the one that failed is there, and those after it were not tried.
+func (s *session) sign(asked []wire.Sign, results []wire.Result) (done int, err error) {
+	for done < len(asked) {
+		err := s.do(func(h pkcs11.SessionHandle, b *binding) (bool, error) {
+			n, err := s.some(h, b, asked[done:], results[done:])
+			done += n
+			return n > 0, err
+		})
+		if err == nil {
+			break
 		}
-		if k.Purpose != r.Purpose {
-			return refuse(wire.Faulty, "key %s is for %q, not for %q", k.ID, k.Purpose, r.Purpose)
+		results[done].Class, results[done].Error = class(err), err.Error()
+		done++
+		if class(err) != wire.Faulty {
+			return done, err
 		}
-		if err := wire.CheckPrefix(k.Purpose, k.Algorithm, r.TBS); err != nil {
-			return &failure{wire.Faulty, "key " + k.ID, err}
-		}
-		a := algorithms[k.Algorithm]
-		if err := s.token.ctx.SignInit(h, a.mechanism, k.handle); err != nil {
-			return fmt.Errorf("key %s: C_SignInit: %w", k.ID, err)
-		}
-		if signature, err = s.token.ctx.Sign(h, a.digest(r.TBS)); err != nil {
-			return fmt.Errorf("key %s: C_Sign: %w", k.ID, err)
-		}
-		if len(signature) != a.size {
-			return refuse(wire.Worker, "key %s: a signature of %d bytes instead of %d", k.ID, len(signature), a.size)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
 	}
-	return signature, nil
+	return done, nil
+}
+
+// some hashes what is within its key's purpose, and signs it in one call of the module. done have a result; the next one failed with err.
+func (s *session) some(h pkcs11.SessionHandle, b *binding, asked []wire.Sign, results []wire.Result) (done int, err error) {
+	defer s.batch.reset()
+	n := 0
+	for ; n < len(asked); n++ {
+		k, refused := b.checked(asked[n])
+		if refused != nil {
+			err = refused
+			break
+		}
+		s.batch.add(algorithms[k.Algorithm], k.handle, asked[n].TBS)
+	}
+	made, failed := s.token.module.sign(h, &s.batch)
+	if failed != nil {
+		failed = fmt.Errorf("key %s: %w", asked[made].KeyID, failed)
+	} else {
+		failed = err
+	}
+	for i := range made {
+		id := asked[i].KeyID
+		if results[i].Signature, err = s.batch.signature(i, algorithms[b.keys[id].Algorithm]); err != nil {
+			return i, fmt.Errorf("key %s: %w", id, err)
+		}
+	}
+	return made, failed
+}
+
+// checked finds the key, if r is within its purpose.
+func (b *binding) checked(r wire.Sign) (key, error) {
+	k, ok := b.keys[r.KeyID]
+	if !ok {
+		return k, refuse(wire.Faulty, "this worker has no key %q", r.KeyID)
+	}
+	if k.Purpose != r.Purpose {
+		return k, refuse(wire.Faulty, "key %s is for %q, not for %q", k.ID, k.Purpose, r.Purpose)
+	}
+	if err := wire.CheckPrefix(k.Purpose, k.Algorithm, r.TBS); err != nil {
+		return k, &failure{wire.Faulty, "key " + k.ID, err}
+	}
+	return k, nil
 }
 
 // LabelPrefix is how every label of a derivation from the domain secret begins.
@@ -277,20 +320,20 @@ func (s *session) derive(label string) (out []byte, err error) {
 	if !strings.HasPrefix(label, LabelPrefix) || len(label) > 256 {
 		return nil, refuse(wire.Faulty, "a label begins with %q and has at most 256 bytes", LabelPrefix)
 	}
-	err = s.do(func(h pkcs11.SessionHandle, b *binding) error {
+	err = s.do(func(h pkcs11.SessionHandle, b *binding) (bool, error) {
 		if b.secret == 0 {
-			return refuse(wire.Faulty, "token %q has no domain secret", s.token.hello.Token)
+			return false, refuse(wire.Faulty, "token %q has no domain secret", s.token.hello.Token)
 		}
 		if err := s.token.ctx.SignInit(h, hmacSHA256, b.secret); err != nil {
-			return calling("domain secret: C_SignInit", err)
+			return false, calling("domain secret: C_SignInit", err)
 		}
 		if out, err = s.token.ctx.Sign(h, []byte(label)); err != nil {
-			return calling("domain secret: C_Sign", err)
+			return false, calling("domain secret: C_Sign", err)
 		}
 		if len(out) != sha256.Size {
-			return refuse(wire.Worker, "domain secret: a MAC of %d bytes", len(out))
+			return false, refuse(wire.Worker, "domain secret: a MAC of %d bytes", len(out))
 		}
-		return nil
+		return false, nil
 	})
 	if err != nil {
 		return nil, err
@@ -304,8 +347,8 @@ type algorithm struct {
 	params    [][]byte // CKA_EC_PARAMS; the first is used to generate, all are recognised
 	generate  []*pkcs11.Mechanism
 	mechanism []*pkcs11.Mechanism
-	digest    func([]byte) []byte
-	size      int // of a raw signature
+	digest    func(b, tbs []byte) []byte // appends what C_Sign is given
+	size      int                        // of a raw signature
 }
 
 // PKCS#11 3.0 names that the binding does not have.
@@ -321,7 +364,7 @@ var algorithms = map[string]algorithm{
 		params:    [][]byte{{0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07}}, // OID prime256v1
 		generate:  []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_EC_KEY_PAIR_GEN, nil)},
 		mechanism: []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_ECDSA, nil)},
-		digest:    func(b []byte) []byte { d := sha256.Sum256(b); return d[:] },
+		digest:    func(b, tbs []byte) []byte { d := sha256.Sum256(tbs); return append(b, d[:]...) },
 		size:      64,
 	},
 	wire.ES384: {
@@ -329,7 +372,7 @@ var algorithms = map[string]algorithm{
 		params:    [][]byte{{0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22}}, // OID secp384r1
 		generate:  []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_EC_KEY_PAIR_GEN, nil)},
 		mechanism: []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_ECDSA, nil)},
-		digest:    func(b []byte) []byte { d := sha512.Sum384(b); return d[:] },
+		digest:    func(b, tbs []byte) []byte { d := sha512.Sum384(tbs); return append(b, d[:]...) },
 		size:      96,
 	},
 	wire.EdDSA: {
@@ -340,7 +383,7 @@ var algorithms = map[string]algorithm{
 		},
 		generate:  []*pkcs11.Mechanism{pkcs11.NewMechanism(ckmECEdwardsKeyPairGen, nil)},
 		mechanism: []*pkcs11.Mechanism{pkcs11.NewMechanism(ckmEdDSA, nil)},
-		digest:    func(b []byte) []byte { return b },
+		digest:    func(b, tbs []byte) []byte { return append(b, tbs...) },
 		size:      64,
 	},
 }

@@ -59,9 +59,10 @@ func Run(conn io.ReadWriteCloser, o Options) error {
 	return serve(conn, in, t, max(1, hello.Sessions))
 }
 
-// batch is a request on its way through the sessions: each takes the next item until none is left; who finishes the last one answers.
+// batch is a request on its way through the sessions: each takes its share of the items; who finishes the last one answers.
 type batch struct {
 	wire.Request
+	share      int // items that a session takes at once
 	next, left atomic.Int64
 	answer     wire.Response
 }
@@ -127,12 +128,13 @@ func (s *server) read(in *bufio.Reader, batches chan<- *batch, sessions int) {
 			s.fail(err)
 			return
 		}
-		n := len(b.Sign)
+		n := 1
 		b.answer.ID = b.ID
-		b.answer.Results = make([]wire.Result, n)
-		if b.Op != wire.OpSign || n == 0 {
-			b.answer.Results, n = nil, 1
+		if b.Op == wire.OpSign && len(b.Sign) > 0 {
+			n = len(b.Sign)
+			b.answer.Results = make([]wire.Result, n)
 		}
+		b.share = (n + sessions - 1) / sessions
 		b.left.Store(int64(n))
 		for range min(n, sessions) {
 			select {
@@ -156,26 +158,36 @@ func (s *server) session(batches <-chan *batch) {
 	}
 }
 
-// work does items of b until none is left.
+// work does shares of b until none is left.
 func (s *server) work(b *batch, own *session) {
+	n := max(1, len(b.answer.Results))
 	for {
-		i := int(b.next.Add(1)) - 1
-		if i >= max(1, len(b.answer.Results)) {
+		to := int(b.next.Add(int64(b.share)))
+		from := to - b.share
+		if from >= n {
 			return
 		}
+		to = min(to, n)
 		err := s.ended()
-		if err == nil {
-			err = s.item(b, i, own)
-		}
-		if class(err) == wire.Session { // making a key has no second try here, as the first may have made one
-			err = &failure{wire.Worker, "not tried again", err}
-		}
 		if b.answer.Results == nil {
+			if err == nil {
+				err = s.other(b, own)
+			}
+			if class(err) == wire.Session { // making a key has no second try here, as the first may have made one
+				err = &failure{wire.Worker, "not tried again", err}
+			}
 			b.answer.Class, b.answer.Error = class(err), text(err)
 		} else {
-			b.answer.Results[i].Class, b.answer.Results[i].Error = class(err), text(err)
+			done := from
+			if err == nil {
+				done, err = own.sign(b.Sign[from:to], b.answer.Results[from:to])
+				done += from
+			}
+			for i := done; i < to; i++ { // the process ends with err
+				b.answer.Results[i] = wire.Result{Class: class(err), Error: text(err)}
+			}
 		}
-		if b.left.Add(-1) == 0 {
+		if b.left.Add(int64(from-to)) == 0 {
 			s.write.Lock()
 			if err := wire.Write(s.out, &b.answer); err != nil {
 				s.fail(err)
@@ -196,15 +208,12 @@ func text(err error) string {
 	return err.Error()
 }
 
-// item does one item of b and leaves its result in b.answer.
-func (s *server) item(b *batch, i int, own *session) (err error) {
+// other does what is not a signature, and leaves its result in b.answer.
+func (s *server) other(b *batch, own *session) (err error) {
 	a := &b.answer
 	switch b.Op {
 	case wire.OpSign:
-		if len(b.Sign) == 0 {
-			return refuse(wire.Faulty, "a signing request without items")
-		}
-		a.Results[i].Signature, err = own.sign(b.Sign[i])
+		return refuse(wire.Faulty, "a signing request without items")
 	case wire.OpDerive:
 		a.Secret, err = own.derive(b.Label)
 	case wire.OpGenerate:

@@ -362,7 +362,23 @@ func TestTokenAndModuleThatAreNotThere(t *testing.T) {
 	h := newHSM(t)
 	hello := h.hello()
 	hello.Module = "/nowhere/lib.so"
-	h.refused(hello, "/nowhere/lib.so")
+	h.refused(hello, "/nowhere/lib.so", "cannot open shared object file")
+	for words, code := range map[string]string{
+		"no PKCS#11 module":     "int x;",
+		"C_GetFunctionList":     "unsigned long C_GetFunctionList(void **l) { return 6; }",
+		"CKR_FUNCTION_FAILED":   "unsigned long C_GetFunctionList(void **l) { return 6; }",
+		"gave no list":          "unsigned long C_GetFunctionList(void **l) { return 0; }",
+		"lacks a function that": "static struct { unsigned char v[2]; void *f[68]; } e; unsigned long C_GetFunctionList(void **l) { *l = &e; return 0; }",
+	} {
+		hello := h.hello()
+		hello.Module = filepath.Join(t.TempDir(), "module.so")
+		cc := exec.Command("cc", "-shared", "-fPIC", "-x", "c", "-o", hello.Module, "-")
+		cc.Stdin = strings.NewReader(code)
+		if out, err := cc.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		h.refused(hello, hello.Module, words)
+	}
 	hello = h.hello()
 	hello.Token = "another"
 	if _, r := h.start(hello); r.Class != wire.Worker || !strings.Contains(r.Error, label) { // it may be plugged in later
@@ -457,9 +473,11 @@ func TestProcessIsHardened(t *testing.T) {
 // Faults of sessions, in this process, because only the owner of a session can break it.
 func TestBrokenSessionsAreReplaced(t *testing.T) {
 	h := newHSM(t)
-	k := h.ready(h.hello()).generate(wire.ES256, true)
+	maker := h.ready(h.hello())
+	k, other := maker.generate(wire.ES256, true), maker.generate(wire.ES256, true)
+	other.ID = "other"
 	t.Setenv("SOFTHSM2_CONF", h.conf)
-	hello := h.hello(k)
+	hello := h.hello(k, other)
 	hello.Copies = true
 	held := hello.PIN
 	tok, err := open(&hello, nil)
@@ -473,9 +491,21 @@ func TestBrokenSessionsAreReplaced(t *testing.T) {
 	s := &session{token: tok}
 	works := func(after string) {
 		t.Helper()
-		b := tbs("ES256", 1)
-		if sig, err := s.sign(wire.Sign{KeyID: k.ID, Purpose: k.Purpose, TBS: b}); err != nil || !verify(k.SPKI, b, sig) {
-			t.Fatalf("%s: %v", after, err)
+		asked := make([]wire.Sign, 5)
+		for i := range asked {
+			id := []wire.Key{k, other}[i%2]
+			asked[i] = wire.Sign{KeyID: id.ID, Purpose: id.Purpose, TBS: tbs("ES256", i)}
+		}
+		asked[2].KeyID = "refused"
+		results := make([]wire.Result, len(asked))
+		if done, err := s.sign(asked, results); done != len(asked) || err != nil {
+			t.Fatalf("%s: %d, %v", after, done, err)
+		}
+		for i, r := range results {
+			spki := [][]byte{k.SPKI, other.SPKI}[i%2]
+			if i == 2 && r.Class != wire.Faulty || i != 2 && (r.Class != wire.OK || !verify(spki, asked[i].TBS, r.Signature)) {
+				t.Errorf("%s: item %d: %+v", after, i, r)
+			}
 		}
 	}
 	works("at the start")
@@ -484,6 +514,8 @@ func TestBrokenSessionsAreReplaced(t *testing.T) {
 	works("session closed")
 	tok.ctx.DestroyObject(s.handle, tok.bound.Load().keys[k.ID].handle)
 	works("session copy gone")
+	tok.ctx.DestroyObject(s.handle, tok.bound.Load().keys[other.ID].handle)
+	works("session copy of the second key gone")
 	tok.ctx.CloseSession(tok.bound.Load().anchor)
 	works("anchor session closed, and the copy with it")
 	if tok.bound.Load() == before {
@@ -493,8 +525,10 @@ func TestBrokenSessionsAreReplaced(t *testing.T) {
 	works("operation left active")
 
 	tok.ctx.Logout(s.handle)
-	if _, err := s.sign(wire.Sign{KeyID: k.ID, Purpose: k.Purpose, TBS: tbs("ES256", 1)}); class(err) != wire.Worker {
-		t.Errorf("logged out: class %q, %v", class(err), err)
+	results := make([]wire.Result, 2)
+	asked := wire.Sign{KeyID: k.ID, Purpose: k.Purpose, TBS: tbs("ES256", 1)}
+	if done, err := s.sign([]wire.Sign{asked, asked}, results); done != 1 || class(err) != wire.Worker || results[0].Class != wire.Worker {
+		t.Errorf("logged out: %d tried, class %q, %v, %+v", done, class(err), err, results)
 	}
 }
 
