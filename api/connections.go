@@ -2,8 +2,11 @@ package api
 
 import (
 	"container/list"
+	"context"
+	"errors"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 )
@@ -16,6 +19,7 @@ type connections struct {
 	most           int
 	opened, closed func()
 	evicted        func()
+	asked          chan chan struct{} // Pulse: somebody waits for the accepting goroutine
 
 	mu      sync.Mutex
 	waiting [2]*list.List // of *boundConn, the oldest first: without a request yet; idle between requests
@@ -33,7 +37,8 @@ type boundConn struct {
 // Bound wraps a listener of one of the edge's servers, before it is served. Most is the number of its connections.
 func (e *Edge) Bound(name string, l net.Listener, s *http.Server, most int) net.Listener {
 	open, evicted := e.o.Metrics.Connections.WithLabelValues(name), e.o.Metrics.Evicted.WithLabelValues(name)
-	b := &connections{Listener: l, most: most, opened: open.Inc, closed: open.Dec, evicted: evicted.Inc, waiting: [2]*list.List{list.New(), list.New()}}
+	b := &connections{Listener: l, most: most, opened: open.Inc, closed: open.Dec, evicted: evicted.Inc, waiting: [2]*list.List{list.New(), list.New()},
+		asked: make(chan chan struct{}, 1)}
 	s.ConnState = func(c net.Conn, state http.ConnState) {
 		if t, ok := c.(interface{ NetConn() net.Conn }); ok {
 			c = t.NetConn()
@@ -64,9 +69,74 @@ func (b *connections) dismiss() {
 	}
 }
 
+// Pulse shows that a listener from Bound is served: the goroutine that accepts its connections answers. It is woken by a deadline that has
+// passed, since the sandbox lets nobody connect to it from inside. A listener that was closed has nobody to answer, and that is no error:
+// its server ended by itself or was shut down, which is noticed elsewhere.
+func Pulse(ctx context.Context, l net.Listener) error {
+	b, ok := l.(*connections)
+	if !ok {
+		return errors.New("not a listener from Bound")
+	}
+	wakes, ok := b.Listener.(interface{ SetDeadline(time.Time) error })
+	if !ok {
+		return errors.New("this kind of listener has no deadline")
+	}
+	wake := func() error { return wakes.SetDeadline(time.Unix(1, 0)) }
+	late := func() error {
+		if errors.Is(wake(), net.ErrClosed) {
+			return nil
+		}
+		return ctx.Err()
+	}
+	answered := make(chan struct{})
+	select {
+	case b.asked <- answered:
+	case <-ctx.Done(): // the one before was not answered either
+		return late()
+	}
+	if err := wake(); errors.Is(err, net.ErrClosed) {
+		select {
+		case <-b.asked: // nobody will answer
+		default:
+		}
+		return nil
+	} else if err != nil {
+		return err
+	}
+	select {
+	case <-answered:
+		return nil
+	case <-ctx.Done():
+		return late()
+	}
+}
+
+// answer tells who asked that this goroutine is here, and that the lock is free. The deadline goes first: who asks from now on sets it again.
+func (b *connections) answer() error {
+	if err := b.Listener.(interface{ SetDeadline(time.Time) error }).SetDeadline(time.Time{}); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for {
+		select {
+		case answered := <-b.asked:
+			close(answered)
+		default:
+			return nil
+		}
+	}
+}
+
 func (b *connections) Accept() (net.Conn, error) {
 	for {
 		raw, err := b.Listener.Accept()
+		if errors.Is(err, os.ErrDeadlineExceeded) { // Pulse
+			err = b.answer()
+			if err == nil {
+				continue
+			}
+		}
 		if err != nil {
 			return nil, err
 		}

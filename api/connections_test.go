@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"testing"
 	"time"
 
@@ -92,5 +93,71 @@ func TestUnusedConnectionsDoNotHoldUpAShutdown(t *testing.T) {
 	defer cancel()
 	if err := s.Shutdown(ctx); err != nil {
 		t.Errorf("the shutdown waited for a connection without a request: %v", err)
+	}
+}
+
+// A listener's accepting goroutine answers as long as it lives, also while connections come; one that is stuck does not, and answers again
+// afterwards. A closed listener is no error: its server ended.
+func TestPulse(t *testing.T) {
+	e := &Edge{o: Options{Metrics: metrics.New()}}
+	raw, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })}
+	l := e.Bound("test", raw, s, 8)
+	soon := func() context.Context {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		t.Cleanup(cancel)
+		return ctx
+	}
+	if err := Pulse(soon(), l); err == nil {
+		t.Error("nobody serves the listener yet, and it answered")
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	for range 100 {
+		if err := Pulse(t.Context(), l); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := http.Get("http://" + raw.Addr().String()); err != nil {
+			t.Fatal(err)
+		} else {
+			r.Body.Close()
+		}
+	}
+	var several sync.WaitGroup
+	for range 8 {
+		several.Go(func() {
+			for range 50 {
+				if err := Pulse(t.Context(), l); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	several.Wait()
+
+	b := l.(*connections)
+	b.mu.Lock() // what a defect of ours would do
+	for range 2 {
+		if err := Pulse(soon(), l); err == nil {
+			t.Error("a goroutine that waits for a lock answered")
+		}
+	}
+	b.mu.Unlock()
+	if err := Pulse(t.Context(), l); err != nil {
+		t.Errorf("after it went on: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-served; err != http.ErrServerClosed {
+		t.Error(err)
+	}
+	for range 2 {
+		if err := Pulse(soon(), l); err != nil {
+			t.Errorf("closed: %v", err)
+		}
 	}
 }

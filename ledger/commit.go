@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +25,7 @@ func urgent(lane policy.Lane) bool { return lane == policy.LaneLock || lane == p
 type write struct {
 	op      Op
 	urgent  bool
+	pulse   bool             // no op: shows that the committer is at work
 	applied func(seq uint64) // in journal order, before anyone is told; nil: nothing to do
 	done    chan struct{}    // closed when out and err are final
 	out     Outcome
@@ -107,6 +109,26 @@ func (c *committer) submit(ctx context.Context, op Op, urgent bool, applied func
 	return w.out, w.err
 }
 
+// pulse returns when the committer takes it: no commit holds it up, and an urgent op would be taken now. Nothing is written.
+func (c *committer) pulse(ctx context.Context) error {
+	w := &write{urgent: true, pulse: true, done: make(chan struct{})}
+	select {
+	case c.urgent <- w:
+	case <-c.ended:
+		return ErrStopped
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-w.done:
+		return nil
+	case <-c.ended:
+		return ErrStopped
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // run commits until stop is closed and the queues are empty, or the store dies.
 func (c *committer) run() {
 	defer close(c.ended)
@@ -115,6 +137,12 @@ func (c *committer) run() {
 		if len(batch) == 0 {
 			return
 		}
+		batch = slices.DeleteFunc(batch, func(w *write) bool {
+			if w.pulse {
+				close(w.done)
+			}
+			return w.pulse
+		})
 		if c.disk.refuses() {
 			batch = c.urgentOnly(batch)
 		}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"sealkeeper/internal/metrics"
 	"sealkeeper/policy"
@@ -207,4 +208,33 @@ func (b *breaking) Commit(ctx context.Context, batch []Op) ([]Outcome, error) {
 		}
 	}
 	return nil, errDisk
+}
+
+// The committer answers while it has nothing to do and between commits, not while a commit hangs, and no op is made of it.
+func TestPulse(t *testing.T) {
+	g := newGate(t)
+	c := startCommitter(g, func(err error) { t.Error(err) })
+	if err := c.pulse(t.Context()); err != nil {
+		t.Fatalf("idle: %v", err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { c.submit(context.Background(), Op{Leaf: []byte("hangs")}, true, nil) })
+	<-g.entered
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := c.pulse(short); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a commit hangs, and the committer answered: %v", err)
+	}
+	g.let <- nil
+	wg.Wait()
+	if err := c.pulse(t.Context()); err != nil {
+		t.Errorf("after the commit: %v", err)
+	}
+	if size, _, err := g.Store.Head(t.Context()); err != nil || size != 1 {
+		t.Errorf("%d entries, want the one that was submitted: %v", size, err)
+	}
+	c.end()
+	if err := c.pulse(t.Context()); !errors.Is(err, ErrStopped) {
+		t.Errorf("ended: %v", err)
+	}
 }

@@ -404,6 +404,21 @@ func (l *Ledger) Head(ctx context.Context) (size uint64, root [32]byte, err erro
 	return size, hash, nil
 }
 
+// Pulse shows that the ledger would take a lock now, and that it answers reads: the committer is at work and the store gives its head. It
+// writes nothing, and it is no error of the disk if ctx ends first: a commit may only be slow.
+func (l *Ledger) Pulse(ctx context.Context) error {
+	if l.dead.Load() {
+		return ErrStopped
+	}
+	if err := l.commits.pulse(ctx); err != nil {
+		return fmt.Errorf("the ledger's commits: %w", err)
+	}
+	if _, _, err := l.store.Head(ctx); err != nil {
+		return fmt.Errorf("the ledger's reads: %w", err)
+	}
+	return nil
+}
+
 // Arrive announces a request that will soon commit; call the result when it no longer will. The commit window waits (1-2 ms at most)
 // only while announced requests are on their way.
 func (l *Ledger) Arrive() (leave func()) { return l.commits.arrive() }
