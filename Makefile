@@ -51,11 +51,14 @@ monitoring: ## a real Prometheus sees each fault come and go; every command of t
 	SEAL_MONITORING=1 SEAL_REQUIRE_PROMETHEUS=1 $(GO) test -count 1 -timeout 5m ./tests/monitoring
 
 faults: ## every fault of the HSM, every crash point and failing system calls, each at least once
-	SEAL_FAULTS=all $(GO) test -count=1 -timeout 15m ./tests/faults
+	@sh scripts/require.sh faults
+	SEAL_FAULTS=all SEAL_REQUIRE_P11KIT=1 $(GO) test -count=1 -timeout 15m ./tests/faults
 
 SEAL_SOAK ?= 1
 soak: ## the same hundreds of times, for hours; an interrupted one goes on where it was (.soak/state.json); SEAL_SOAK=0.01 is a hundredth
 	SEAL_SOAK=$(SEAL_SOAK) SEAL_SOAK_STATE=$(CURDIR)/.soak/state.json nice $(GO) test -count=1 -v -timeout 0 -run '^TestSoak$$' ./tests/faults
+	SEAL_SOAK=$(SEAL_SOAK) nice $(GO) test -count=1 -v -timeout 0 -run '^TestSoak$$' ./tests/histories
+	SEAL_SOAK=$(SEAL_SOAK) nice $(GO) test -count=1 -v -timeout 0 -run '^TestAnyHistory$$' ./ledger/state
 
 FUZZTIME ?= 60s
 fuzz: ## every fuzz target for FUZZTIME

@@ -5,6 +5,7 @@
 #
 #   scripts/require.sh demo     compiler, SoftHSM
 #   scripts/require.sh test     the same, openssl, Node.js with npm, procps
+#   scripts/require.sh faults   demo, p11-kit with its client, strace, the headers of OpenSSL
 #   scripts/require.sh monitoring  demo, openssl, Prometheus with promtool, sqlite3, curl
 set -eu
 want=${1:-demo}
@@ -23,6 +24,16 @@ if [ "$want" = test ]; then
 	command -v node >/dev/null 2>&1 || need nodejs
 	command -v npm >/dev/null 2>&1 || need npm
 	command -v pgrep >/dev/null 2>&1 || need procps
+fi
+if [ "$want" = faults ]; then
+	command -v p11-kit >/dev/null 2>&1 || need p11-kit
+	found=
+	for m in /usr/lib*/pkcs11/p11-kit-client.so /usr/lib/*/pkcs11/p11-kit-client.so; do
+		if [ -e "$m" ]; then found=$m; fi
+	done
+	[ -n "$found" ] || need p11-kit-modules
+	command -v strace >/dev/null 2>&1 || need strace
+	echo '#include <openssl/ec.h>' | cc -E - >/dev/null 2>&1 || need libssl-dev
 fi
 if [ "$want" = monitoring ]; then
 	command -v openssl >/dev/null 2>&1 || need openssl
@@ -45,7 +56,7 @@ echo "missing:$missing" >&2
 if command -v apt-get >/dev/null 2>&1; then
 	echo "run: sudo apt-get update && sudo apt-get install -y --no-install-recommends$missing" >&2
 elif command -v dnf >/dev/null 2>&1; then
-	echo "run: sudo dnf install -y gcc softhsm openssl nodejs npm (monitoring: golang-github-prometheus sqlite curl procps-ng)" >&2
+	echo "run: sudo dnf install -y gcc softhsm openssl nodejs npm (faults: p11-kit-server strace openssl-devel; monitoring: golang-github-prometheus sqlite curl procps-ng)" >&2
 else
 	echo "install a C compiler, SoftHSM 2.6, openssl 3 and Node.js 18 or later, then try again" >&2
 fi

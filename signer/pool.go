@@ -21,6 +21,9 @@ const (
 	maxBytes = 4 << 20 // TBS bytes of one frame, well below wire.MaxFrame
 	inFlight = 2       // batches in one worker: the next one is there when the last is done. Locks have a third place, so they wait one batch
 	maxTries = 5       // of one item, over lost workers
+
+	maxWaiting = 64 << 10 // TBS bytes in one worker beyond which another one is asked: a socket's buffer holds more, so that sending does not wait
+	turnAfter  = 10 * time.Second
 )
 
 var errClosing = fmt.Errorf("%w: the signer is closing", ErrDown)
@@ -97,6 +100,7 @@ type answer struct {
 type batch struct {
 	jobs  []*job
 	ask   *ask
+	bytes int // of TBS
 	sent  time.Time
 	timer *time.Timer
 }
@@ -118,12 +122,12 @@ type pool struct {
 	tasks    sync.WaitGroup
 
 	mu         sync.Mutex
-	work       *sync.Cond // dispatchers wait here
-	state      *sync.Cond // everyone else
+	state      *sync.Cond // everyone waits here but dispatchers, who have one each
 	lanes      [policy.LaneBatch + 1][]*job
 	asks       []*ask
-	pending    int // jobs and asks that were taken on and have no outcome yet
-	workers    []*process
+	pending    int        // jobs and asks that were taken on and have no outcome yet
+	workers    []*process // the first one that has a place takes; see turn
+	turned     time.Time
 	processes  int // started and not yet seen to end
 	serial     int
 	tried      int // place of the last worker that was started
@@ -140,7 +144,7 @@ type pool struct {
 func newPool(t Token, deadline time.Duration, bound int, hello func(context.Context) (wire.Hello, error), l *slog.Logger, m *metrics.Metrics) *pool {
 	t.Workers = max(t.Workers, 1)
 	p := &pool{token: t, deadline: deadline, bound: bound, hello: hello, starter: newStarter(t.Confine), log: l, metrics: m}
-	p.work, p.state = sync.NewCond(&p.mu), sync.NewCond(&p.mu)
+	p.state = sync.NewCond(&p.mu)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.tasks.Go(p.keep)
 	return p
@@ -300,7 +304,7 @@ func (p *pool) changed() {
 	if err := p.hopeless(); err != nil {
 		p.failQueued(err)
 	}
-	p.work.Broadcast()
+	p.wake()
 	p.state.Broadcast()
 }
 
@@ -354,7 +358,7 @@ func (p *pool) enqueue(jobs []*job) error {
 	p.lanes[lane] = append(p.lanes[lane], jobs...)
 	p.pending += len(jobs)
 	p.metrics.QueueDepth.WithLabelValues(lane.String()).Add(float64(len(jobs)))
-	p.work.Broadcast()
+	p.wake()
 	if p.token.OnDemand {
 		p.state.Broadcast()
 	}
@@ -388,7 +392,7 @@ func (p *pool) ask(ctx context.Context, r wire.Request, limit time.Duration, aga
 	}
 	p.asks = append(p.asks, a)
 	p.pending++
-	p.work.Broadcast()
+	p.wake()
 	p.state.Broadcast()
 	p.mu.Unlock()
 	select {
@@ -436,7 +440,7 @@ func (p *pool) dispatch(w *process) {
 	for {
 		p.mu.Lock()
 		for !w.gone && !p.ended(w) && !p.has(w) {
-			p.work.Wait()
+			w.work.Wait()
 		}
 		if w.gone {
 			p.mu.Unlock()
@@ -468,33 +472,61 @@ func (p *pool) dispatch(w *process) {
 func (p *pool) ended(w *process) bool { return (w.retired || p.closing) && len(w.batches) == 0 }
 
 // place is the lane from which w may take now; asks says that an ask comes first. Holds mu.
+//
+// Workers before w in the row come first as long as they have a place: one worker with large frames costs less than several with small ones
+// (fewer wake-ups, warm caches), and the next one is there as soon as the first is busy, hangs or dies.
 func (p *pool) place(w *process) (lane policy.Lane, asks bool) {
-	if w.gone || w.retired || w.alone || p.closing {
-		return 0, false
-	}
-	if len(p.lanes[policy.LaneLock]) == 0 && len(p.asks) > 0 && len(w.batches) < inFlight {
-		return 0, true
-	}
-	for lane, q := range p.lanes {
-		if len(q) == 0 {
+	room := inFlight
+	asks = len(p.lanes[policy.LaneLock]) == 0 && len(p.asks) > 0
+	for l, q := range p.lanes {
+		if asks || len(q) == 0 {
 			continue
 		}
-		room := inFlight
-		if policy.Lane(lane) == policy.LaneLock {
+		if lane = policy.Lane(l); lane == policy.LaneLock {
 			room++
 		}
 		if q[0].size() == 1 {
 			room = 1 // whoever killed workers is asked alone
 		}
-		if len(w.batches) < room {
-			return policy.Lane(lane), false
-		}
-		return 0, false // strict priority: nothing of a lower lane overtakes
+		break // strict priority: nothing of a lower lane overtakes
 	}
-	return 0, false
+	if !asks && lane == 0 || p.closing || !w.takes(room) {
+		return 0, false
+	}
+	for _, o := range p.workers {
+		if o == w {
+			break
+		}
+		if o.takes(room) && o.bytes <= maxWaiting {
+			return 0, false
+		}
+	}
+	return lane, asks
+}
+
+// takes: fewer than room batches are in w. Holds mu.
+func (w *process) takes(room int) bool {
+	return !w.gone && !w.retired && !w.alone && len(w.batches) < room
 }
 
 func (p *pool) has(w *process) bool { lane, asks := p.place(w); return lane != 0 || asks }
+
+// wake wakes the dispatchers that have something to do. Holds mu.
+func (p *pool) wake() {
+	for _, w := range p.workers {
+		if p.ended(w) || p.has(w) {
+			w.work.Signal()
+		}
+	}
+}
+
+// turn changes the row now and then, so that no worker is found broken only when it is needed: also a spare signs self tests. Holds mu.
+func (p *pool) turn(now time.Time) {
+	if len(p.workers) > 1 && now.Sub(p.turned) > turnAfter {
+		p.turned = now
+		p.workers = append(p.workers[1:], p.workers[0])
+	}
+}
 
 // size of the batch in which a job may travel: after each lost worker a smaller one, so that one item that kills workers does not use up
 // the tries of its neighbours.
@@ -518,6 +550,7 @@ func (p *pool) take(w *process) (wire.Request, *batch) {
 			bytes += len(q[n].tbs)
 			n++
 		}
+		b.bytes = bytes
 		b.jobs = slices.Clone(q[:n])
 		clear(q[:n])
 		if p.lanes[lane] = q[n:]; n == len(q) {
@@ -536,6 +569,9 @@ func (p *pool) take(w *process) (wire.Request, *batch) {
 	w.next++
 	r.ID = w.next
 	w.batches[r.ID] = b
+	w.bytes += b.bytes
+	p.turn(b.sent)
+	p.wake() // what w has no place for
 	b.timer = time.AfterFunc(limit, func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -634,10 +670,11 @@ func (p *pool) answered(w *process, r *wire.Response) error {
 		return nil
 	}
 	delete(w.batches, r.ID)
+	w.bytes -= b.bytes
 	w.alone, w.answered = false, true
 	p.failures = 0
 	p.rest(w)
-	p.work.Broadcast()
+	p.wake()
 	return nil
 }
 
@@ -661,11 +698,12 @@ func (p *pool) rest(w *process) {
 }
 
 // retire lets a worker finish its batches and end. Holds mu.
-func (p *pool) retire(w *process) { w.retired = true; p.work.Broadcast() }
+func (p *pool) retire(w *process) { w.retired = true; p.wake() }
 
 // leave takes a worker out of the pool. Holds mu.
 func (p *pool) leave(w *process) {
 	w.gone = true
+	w.work.Signal()
 	p.workers = slices.DeleteFunc(p.workers, func(o *process) bool { return o == w })
 	if w.idle != nil {
 		w.idle.Stop()

@@ -77,7 +77,9 @@ type process struct {
 	cmd        *exec.Cmd
 	exited     chan struct{}
 
+	work     *sync.Cond // its dispatcher waits here
 	batches  map[uint64]*batch
+	bytes    int // of TBS, in batches
 	next     uint64
 	alone    bool // the batch in flight tolerates no other beside it
 	retired  bool // takes nothing more, ends when its batches are answered
@@ -153,7 +155,7 @@ func (p *pool) spawn(generation int) (*process, error) {
 	w := &process{
 		name:       fmt.Sprintf("%s/%d.%d", p.token.Name, cmd.Process.Pid, p.serial),
 		generation: generation, place: place, conn: conn, in: bufio.NewReaderSize(conn, 64<<10), cmd: cmd,
-		exited: make(chan struct{}), batches: map[uint64]*batch{},
+		exited: make(chan struct{}), work: sync.NewCond(&p.mu), batches: map[uint64]*batch{},
 	}
 	p.mu.Unlock()
 	out.setName(w.name)

@@ -192,6 +192,13 @@ func tokenOptions(self, module string, c *config.Config, t config.Token, onDeman
 				cmd.Env = append(cmd.Env, softhsm.Env(t.Dir)...)
 			}
 			return cmd
+		},
+		Environment: func(place int) (out []string) {
+			insert := strings.NewReplacer("{token}", t.Name, "{worker}", fmt.Sprint(place))
+			for _, v := range c.Environment {
+				out = append(out, insert.Replace(v))
+			}
+			return out
 		}}
 }
 

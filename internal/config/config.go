@@ -53,6 +53,7 @@ type file struct {
 		Copies    *bool    `yaml:"session_copies"`
 		Deadline  string   `yaml:"deadline"`
 		Allow     []string `yaml:"allow"`
+		Environ   []string `yaml:"environment"`
 		Online    token    `yaml:"online"`
 		IACA      token    `yaml:"iaca"`
 	} `yaml:"hsm"`
@@ -109,6 +110,7 @@ type Config struct {
 	Copies          bool
 	Deadline        time.Duration
 	Allow           []string // what a vendor's module reads and writes: left open by the sandbox
+	Environment     []string // NAME=value for a vendor's module; {token} and {worker} stand for the token's name and the worker's place, 1 to Workers
 	Online, IACA    Token
 	ListEntries     uint64
 	ListTTL         time.Duration
@@ -226,6 +228,9 @@ func syntax(path string, err error) error {
 	}
 	return fmt.Errorf("%s: %s", path, strings.TrimPrefix(err.Error(), "yaml: "))
 }
+
+// variable is the name of an environment variable.
+var variable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 type checker struct {
 	file string
@@ -494,6 +499,16 @@ func (c *checker) config(f *file) *Config {
 	}
 	if o.Embedded && len(o.Allow) > 0 {
 		c.fail("hsm.allow", "is for modules of vendors; the embedded SoftHSM needs nothing more, remove it")
+	}
+	for _, v := range f.HSM.Environ {
+		// What the loader or Go's runtime obeys would change this program, not the module.
+		if name, value, ok := strings.Cut(v, "="); !ok || !variable.MatchString(name) || strings.HasPrefix(name, "LD_") || strings.HasPrefix(name, "GO") ||
+			strings.ContainsRune(value, 0) {
+			c.fail("hsm.environment", "%q is no variable of a module; write NAME=value, and neither LD_… nor GO…", printable(v))
+		}
+	}
+	if o.Environment = append(o.Environment, f.HSM.Environ...); o.Embedded && len(o.Environment) > 0 {
+		c.fail("hsm.environment", "is for modules of vendors; the embedded SoftHSM needs nothing more, remove it")
 	}
 	o.Online = c.token("online", f.HSM.Online, o)
 	o.IACA = c.token("iaca", f.HSM.IACA, o)

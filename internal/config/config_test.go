@@ -63,6 +63,7 @@ hsm:
   session_copies: false
   deadline: 50ms
   allow: [/opt/hsm, /run/hsm.sock]
+  environment: ["HSM_SERVER=unix:/run/hsm-{worker}.sock"]
   online: {label: L, serial: 0123, pin_file: /run/pin}
   iaca: {label: L, serial: 4567, pin_file: /run/pin2}
 lists: {entries: 1024, ttl: 5s, life: 10s, crl_life: 1h}
@@ -77,6 +78,7 @@ limits: {concurrent_issues: 1, queue: 1048576, connections: 8, memory_mib: 64, d
 		WalletProviders: []string{"/a.pem", "/etc/sealkeeper/b.pem"}, PublicURL: "http://cards.example:8080/x", CRLURL: "http://crl.example/c.crl",
 		Issuance: ":1", Public: "[::1]:2", Operations: "localhost:0", Hosts: []string{"a.example", "::1"},
 		Module: "/usr/lib/hsm.so", Algorithm: "EdDSA", Workers: 64, Sessions: 2, Deadline: 50 * time.Millisecond, Allow: []string{"/opt/hsm", "/run/hsm.sock"},
+		Environment: []string{"HSM_SERVER=unix:/run/hsm-{worker}.sock"},
 		Online:      Token{Name: "online", Label: "L", Serial: "0123", PINFile: "/run/pin", Marker: "/etc/sealkeeper/d/pin-refused-online"},
 		IACA:        Token{Name: "iaca", Label: "L", Serial: "4567", PINFile: "/run/pin2", Marker: "/etc/sealkeeper/d/pin-refused-iaca"},
 		ListEntries: 1024, ListTTL: 5 * time.Second, ListLife: 10 * time.Second, CRLLife: time.Hour,
@@ -174,6 +176,11 @@ func TestComplaints(t *testing.T) {
 			`7: tls.hosts: "" is no host name or IP address; leave out scheme and port`}},
 		{"HSM without module", add("hsm: {embedded: false}"), []string{"7: hsm.module: is missing; name the PKCS#11 library of your HSM, or set hsm.embedded: true"}},
 		{"copies outside SoftHSM", add("hsm: {embedded: false, module: /m.so, session_copies: true}"), []string{"7: hsm.session_copies: is for the embedded SoftHSM only; remove it"}},
+		{"a variable for SoftHSM", add("hsm: {environment: [A=b]}"), []string{"7: hsm.environment: is for modules of vendors; the embedded SoftHSM needs nothing more, remove it"}},
+		{"no variable", add("hsm: {embedded: false, module: /m.so, iaca: {label: a}, environment: [A]}"), []string{
+			`7: hsm.environment: "A" is no variable of a module; write NAME=value, and neither LD_… nor GO…`}},
+		{"a variable of the loader", add("hsm: {embedded: false, module: /m.so, iaca: {label: a}, environment: [LD_PRELOAD=/m.so]}"), []string{
+			`7: hsm.environment: "LD_PRELOAD=/m.so" is no variable of a module; write NAME=value, and neither LD_… nor GO…`}},
 		{"one token for both", add("hsm: {embedded: false, module: /m.so, online: {label: a}, iaca: {label: a}}"), []string{
 			"7: hsm.iaca.label: names the online token; the IACA has a token and a PIN of its own"}},
 		{"algorithm", add("hsm: {algorithm: RS256}"), []string{`7: hsm.algorithm: "RS256" is not supported; use ES256, ES384 or EdDSA`}},

@@ -32,6 +32,7 @@ type load struct {
 	wg     sync.WaitGroup
 	acks   atomic.Int64 // acknowledged changes
 	failed atomic.Int64 // requests whose first try was not answered with 2xx
+	slow   atomic.Int64 // ns that the slowest acknowledged request took, its repetitions included
 	broken atomic.Int64 // tries that were taken on and answered with an error: neither 2xx, nor that the appliance ends, nor a lost connection
 
 	mu     sync.Mutex
@@ -157,10 +158,13 @@ func (l *load) issue(subject string, replace bool) (out contract.IssueAnswer, er
 
 // until repeats a request until it is answered with 2xx. A refusal that a repetition can't change is an error of the test's.
 func (l *load) until(what string, try func() (int, []byte, error), to any) error {
-	deadline := time.Now().Add(patience)
+	began := time.Now()
+	deadline := began.Add(patience)
 	for n := 0; ; n++ {
 		status, b, err := try()
 		if err == nil && status/100 == 2 {
+			for took, old := int64(time.Since(began)), l.slow.Load(); took > old && !l.slow.CompareAndSwap(old, took); old = l.slow.Load() {
+			}
 			l.acks.Add(1)
 			if to == nil {
 				return nil
@@ -187,6 +191,8 @@ func (l *load) until(what string, try func() (int, []byte, error), to any) error
 		time.Sleep(25 * time.Millisecond)
 	}
 }
+
+func (l *load) slowest() time.Duration { return time.Duration(l.slow.Load()).Round(time.Millisecond) }
 
 // more waits until n further changes were acknowledged.
 func (l *load) more(n int64) {
