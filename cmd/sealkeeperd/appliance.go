@@ -26,6 +26,7 @@ import (
 	"sealkeeper/internal/crashpoint"
 	"sealkeeper/internal/metrics"
 	"sealkeeper/internal/sandbox"
+	"sealkeeper/internal/supervisor"
 	"sealkeeper/ledger"
 	"sealkeeper/policy"
 	"sealkeeper/release"
@@ -44,6 +45,8 @@ type appliance struct {
 	ledger  *ledger.Ledger
 	signer  *signer.Signer
 	ca      *ca.Authority
+
+	supervisor *supervisor.Supervisor
 }
 
 // acceptedClock is the ledger's meta name of an accepted clock: RFC 3339 until when a start does not doubt the wall clock.

@@ -12,15 +12,15 @@ import (
 	"path/filepath"
 	"sealkeeper/softhsm"
 	"strconv"
-	"strings"
 
 	"sealkeeper/internal/config"
 	"sealkeeper/internal/sandbox"
+	"sealkeeper/internal/supervisor"
 )
 
 // confinement is what the daemon may touch. Its workers inherit it, and each takes away more (workerConfinement), so this is a superset of
 // what they need.
-func confinement(c *config.Config, module, self string) sandbox.Rules {
+func confinement(c *config.Config, module, self string, passed bool) sandbox.Rules {
 	r := sandbox.System()
 	r.Read = append(r.Read, c.File, c.Policy)
 	r.Read = append(r.Read, c.WalletProviders...)
@@ -30,6 +30,9 @@ func confinement(c *config.Config, module, self string) sandbox.Rules {
 		r = withModule(r, c, t, module, self)
 	}
 	for _, a := range []string{c.Issuance, c.Public, c.Operations} {
+		if passed { // the listeners are there: nothing has to be bound
+			break
+		}
 		if _, port, err := net.SplitHostPort(a); err == nil {
 			if n, err := strconv.ParseUint(port, 10, 16); err == nil {
 				r.Bind = append(r.Bind, uint16(n))
@@ -54,13 +57,12 @@ func withModule(r sandbox.Rules, c *config.Config, t config.Token, module, self 
 	}
 	r.Drivers = append(r.Drivers, c.Allow...)
 	r.Connect = !c.Embedded // an HSM in the network
-	r.Abstract = r.Abstract || strings.HasPrefix(os.Getenv("NOTIFY_SOCKET"), "@")
 	return r
 }
 
 // confine starts the program again in its sandbox unless it is there already, hides it from others of the same user, and says what holds.
 // A missing control is no reason not to start: a locked phone matters more. It is a warning, a line of the status and a metric.
-func confine(c *config.Config, log *slog.Logger, exitFile string, open bool) (held map[string]bool, err error) {
+func confine(c *config.Config, log *slog.Logger, exitFile string, open, passed bool, above *supervisor.Supervisor) (held map[string]bool, err error) {
 	if again, missing := sandbox.Again(); !open && !again {
 		module, err := softhsm.FindModule(c.Module)
 		if err != nil {
@@ -73,9 +75,12 @@ func confine(c *config.Config, log *slog.Logger, exitFile string, open bool) (he
 		if err := os.MkdirAll(filepath.Dir(c.HighWater), 0o700); err != nil {
 			return nil, fmt.Errorf("high_water: %w", err)
 		}
-		rules := confinement(c, module, self)
+		rules := confinement(c, module, self, passed)
 		if exitFile != "" {
 			rules.Write = append(rules.Write, filepath.Dir(exitFile))
+		}
+		if err := above.Handover(); err != nil {
+			return nil, err
 		}
 		return nil, fmt.Errorf("%w (--no-sandbox runs without, for debugging)", sandbox.Reexec(rules))
 	} else if missing != "" {

@@ -19,6 +19,7 @@ import (
 	"sealkeeper/api"
 	"sealkeeper/internal/config"
 	"sealkeeper/internal/metrics"
+	"sealkeeper/internal/supervisor"
 )
 
 func serveCommand() *cobra.Command {
@@ -35,6 +36,19 @@ func serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			above, err := supervisor.Attach()
+			if err != nil {
+				return &coded{exitUsage, err}
+			}
+			defer func() {
+				if err != nil {
+					err = errors.Join(err, above.Status(err.Error()))
+				}
+			}()
+			passed, err := above.Passes(issuanceName, publicName, operationsName)
+			if err != nil {
+				return &coded{exitUsage, err}
+			}
 			if exitFile != "" {
 				// A daemon that is fenced or whose PIN was refused is never scraped: the reason has to outlive it.
 				if err := metrics.WriteExit(exitFile, 0, time.Now()); err != nil {
@@ -50,17 +64,23 @@ func serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := openFiles(conf); err != nil {
+				return err
+			}
 			thrift()
 			unconfined := cmd.Flag("no-sandbox").Value.String() == "true"
-			held, err := confine(conf, log, exitFile, unconfined)
+			held, err := confine(conf, log, exitFile, unconfined, passed, above)
 			if err != nil {
 				return err
+			}
+			if err := above.Status("starting: comparing the ledger with what is outside, starting HSM workers"); err != nil {
+				log.Warn("the supervisor does not listen", "error", err)
 			}
 			a, err := assemble(cmd.Context(), conf, log, false, !unconfined)
 			if err != nil {
 				return err
 			}
-			a.held = held
+			a.held, a.supervisor = held, above
 			err = a.serve(cmd.Context(), profiling)
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), conf.Drain)
 			defer cancel()
@@ -131,18 +151,30 @@ func (a *appliance) serve(ctx context.Context, profiling bool) error {
 		return err
 	}
 	operations := edge.Operations()
-	if host, _, _ := net.SplitHostPort(c.Operations); profiling && !isLoopback(host) {
-		return &coded{exitUsage, fmt.Errorf("--pprof needs listen.operations on loopback, and it is %s", c.Operations)}
-	} else if profiling {
-		operations.Handler = profiled(operations.Handler)
-	}
 	servers := []struct {
 		name, address string
 		server        *http.Server
 		tls           bool
-	}{{"issuance", c.Issuance, issuance, true}, {"public", c.Public, edge.Public(), false}, {"operations", c.Operations, operations, false}}
-	if host, _, _ := net.SplitHostPort(c.Operations); !isLoopback(host) {
-		a.log.Warn("the operations listener has no authentication and is not bound to loopback", "address", c.Operations)
+	}{{issuanceName, c.Issuance, issuance, true}, {publicName, c.Public, edge.Public(), false}, {operationsName, c.Operations, operations, false}}
+	var listeners []net.Listener
+	for _, s := range servers {
+		l, err := a.listen(s.name, s.address)
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		listeners = append(listeners, edge.Bound(s.name, l, s.server, c.Connections))
+		if s.server != operations {
+			continue
+		}
+		switch host, _, _ := net.SplitHostPort(l.Addr().String()); {
+		case isLoopback(host) && profiling:
+			operations.Handler = profiled(operations.Handler)
+		case profiling:
+			return &coded{exitUsage, fmt.Errorf("--pprof needs the operations listener on loopback, and it is %s", l.Addr())}
+		case !isLoopback(host):
+			a.log.Warn("the operations listener has no authentication and is not bound to loopback", "address", l.Addr().String())
+		}
 	}
 
 	publishing, stopPublishing := context.WithCancel(context.WithoutCancel(ctx))
@@ -151,14 +183,8 @@ func (a *appliance) serve(ctx context.Context, profiling bool) error {
 	defer func() { stopPublishing(); <-published }()
 
 	g, gctx := errgroup.WithContext(ctx)
-	for _, s := range servers {
-		l, err := net.Listen("tcp", s.address)
-		if err != nil {
-			return fmt.Errorf("%s listener: %w", s.name, err)
-		}
-		defer l.Close()
-		l = edge.Bound(s.name, l, s.server, c.Connections)
-		a.log.Info("listening", "listener", s.name, "address", l.Addr().String())
+	for i, s := range servers {
+		l := listeners[i]
 		g.Go(func() error {
 			var err error
 			if s.tls {
@@ -172,9 +198,20 @@ func (a *appliance) serve(ctx context.Context, profiling bool) error {
 			return fmt.Errorf("%s listener: %w", s.name, err)
 		})
 	}
+	announced := make(chan struct{})
+	g.Go(func() error {
+		defer close(announced)
+		return a.announce(gctx, listeners)
+	})
+	living, die := context.WithCancel(context.WithoutCancel(ctx))
+	lived := make(chan struct{})
+	go func() { defer close(lived); a.live(living, gctx, listeners) }()
+	defer func() { die(); <-lived }()
 	g.Go(func() error {
 		<-gctx.Done()
+		<-announced // a supervisor that heard of the end must not hear of the beginning
 		a.log.Info("draining")
+		a.told(a.supervisor.Stopping("draining: finishing what is in flight, publishing what was acknowledged"))
 		edge.BeginDrain()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Drain)
 		defer cancel()

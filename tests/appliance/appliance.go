@@ -123,6 +123,8 @@ type Appliance struct {
 	Log    *Buffer             // all that every daemon of this installation printed
 	Roots  []*x509.Certificate // after the first start
 
+	Prepare func(*exec.Cmd) // changes how the daemon is started; nil: nothing
+
 	t       testing.TB
 	mu      sync.Mutex
 	clients map[string]*client.Client
@@ -248,6 +250,9 @@ func (a *Appliance) Launch(env ...string) {
 	a.Daemon.Env = append(os.Environ(), env...)
 	a.Daemon.Stdout, a.Daemon.Stderr = a.Log, a.Log
 	a.Exited = make(chan error, 1)
+	if a.Prepare != nil {
+		a.Prepare(a.Daemon)
+	}
 	if err := a.Daemon.Start(); err != nil {
 		a.t.Fatal(err)
 	}
