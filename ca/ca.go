@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime"
 	"strings"
 	"time"
 
@@ -54,14 +55,19 @@ type Options struct {
 type Authority struct {
 	o        Options
 	subjects subjects
+	turns    *turns
 	public   shelf
 	selftest selftests
 	crl      lastError
 }
 
+// turnsPerCore is how many issue requests are worked on at once for each core: enough to share commits and the HSM's frames, and the
+// fewest with which the machine is busy, since each one more only makes all of them later.
+const turnsPerCore = 16
+
 // New makes the authority and puts what was published before on its shelf, so that readers are served before anything is signed.
 func New(ctx context.Context, o Options) (*Authority, error) {
-	a := &Authority{o: o}
+	a := &Authority{o: o, turns: newTurns(turnsPerCore * runtime.GOMAXPROCS(0))}
 	a.public.init()
 	for _, id := range o.Ledger.ListsAt(o.Guard.ForLists()) {
 		s, err := o.Ledger.List(id)

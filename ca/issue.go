@@ -38,6 +38,11 @@ const maxDecisions = 5
 //	Join     whole credentials
 //	Pass     settled: first one wins; now bytes may leave
 func (a *Authority) Issue(ctx context.Context, c Caller, call Call, op policy.Operation, r contract.IssueRequest) (*release.Released, error) {
+	leave, err := a.turns.enter(ctx, c.ID)
+	if err != nil {
+		return nil, problem(fmt.Errorf("waiting for a turn: %w", err), nil)
+	}
+	defer leave()
 	now, err := a.now()
 	if err != nil {
 		return nil, err
@@ -52,6 +57,7 @@ func (a *Authority) Issue(ctx context.Context, c Caller, call Call, op policy.Op
 		return nil, err
 	}
 	if j.answer != nil {
+		leave() // from here on it waits for lists, which costs nobody anything
 		// The daemon may have died between settling and publishing: the answer still leaves after the lists.
 		lists, err := a.listsOf(ctx, q, "")
 		if err == nil {
@@ -79,6 +85,7 @@ func (a *Authority) Issue(ctx context.Context, c Caller, call Call, op policy.Op
 		return nil, problem(err, nil)
 	}
 	crashpoint.Here("ca.issue.settled")
+	leave() // from here on it waits for lists, which costs nobody anything
 
 	// A credential never points to a list that nobody can fetch yet.
 	if err := a.awaitShown(ctx, j.lists(), 0); err != nil {
@@ -414,6 +421,11 @@ func (j *job) join(c *release.Checked) ([]byte, error) {
 
 // DryRun gives the decision that Issue would make, without effect. A denial is an answer, not an error.
 func (a *Authority) DryRun(ctx context.Context, c Caller, op policy.Operation, r contract.IssueRequest) (contract.Decision, error) {
+	leave, err := a.turns.enter(ctx, c.ID)
+	if err != nil {
+		return contract.Decision{}, problem(fmt.Errorf("waiting for a turn: %w", err), nil)
+	}
+	defer leave()
 	now, err := a.now()
 	if err != nil {
 		return contract.Decision{}, err
