@@ -1,7 +1,9 @@
 package api
 
 import (
+	"context"
 	"sync"
+	"time"
 
 	"sealkeeper/ca"
 )
@@ -13,8 +15,48 @@ type admission struct {
 	max      int
 	share    int // of one client
 	held     int
-	clients  map[string]int // bounded by held
+	clients  map[string]int       // bounded by held
+	paced    map[string]time.Time // client → when its next refusal is due; of clients of the policy alone
 	draining bool
+}
+
+// A refusal costs a tenth of an answer: reading, identity, the log. From a flood that would be more than all answers together. So who is
+// refused more often than this waits for the refusal, and its connection with it.
+const (
+	refusalEvery = 4 * time.Millisecond
+	refusalBurst = 64
+	refusalLate  = time.Second // never more: it is what Retry-After says
+)
+
+// pause holds a refusal back if its client is refused more often than every refusalEvery. A drain is not held up.
+func (a *admission) pause(ctx context.Context, client string) {
+	now := time.Now()
+	a.mu.Lock()
+	if a.draining {
+		a.mu.Unlock()
+		return
+	}
+	if a.paced == nil {
+		a.paced = map[string]time.Time{}
+	}
+	due := a.paced[client]
+	if due.Before(now) {
+		due = now
+	}
+	wait := min(due.Sub(now)-refusalBurst*refusalEvery, refusalLate)
+	if wait < refusalLate {
+		a.paced[client] = due.Add(refusalEvery)
+	}
+	a.mu.Unlock()
+	if wait <= 0 {
+		return
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
 }
 
 // enter takes a place; leave gives it back and must be called once.

@@ -111,6 +111,8 @@ func serve[Req, Resp any](e *Edge, h how, valid func(*Req) string, do func(conte
 		if h.admit {
 			leave, err := e.issues.enter(x.caller.ID)
 			if err != nil {
+				e.o.Metrics.Shed.WithLabelValues("issue").Inc()
+				e.issues.pause(r.Context(), x.caller.ID)
 				x.fail(err)
 				return
 			}
