@@ -7,8 +7,15 @@ type Code struct {
 }
 
 // Codes are all refusals of this package, in the order of the checks. The documentation of errors is made from them.
-var Codes = []Code{
+var Codes = append([]Code{
 	{"evidence.unconfigured", "The appliance lacks the client, document type, audience or nonce key that evidence must be bound to: an operator has to complete the configuration."},
+	{"evidence.session_malformed", "The session is not one of this appliance's format."},
+	{"evidence.session_foreign", "The session was made by another appliance, or for another client or document type."},
+	{"evidence.session_nonce", "The proof's nonce is not the one that the session was made for."},
+	{"evidence.session_key", "The proof's key is not the one that the session was made for."},
+	{"evidence.session_missing", "Evidence items are bound to a session, and the request names none: open one first."},
+	{"evidence.too_many", "The request carries more than 16 evidence items."},
+	{"evidence.kind_twice", "The request carries two evidence items of one kind."},
 	{"evidence.kind_unknown", "The request carries an evidence item of a kind that this version doesn't know; nothing is ignored, so it is refused."},
 
 	{"evidence.proof_missing", "The request has no proof of possession."},
@@ -61,4 +68,33 @@ var Codes = []Code{
 	{"evidence.attestation_untrusted", "x5c doesn't lead to a wallet provider that this appliance was told to trust."},
 	{"evidence.attestation_signature", "The key attestation's signature doesn't verify with the leaf of its x5c."},
 	{"evidence.proof_signature", "The proof's signature doesn't verify with the key that it names."},
+}, statementCodes()...)
+
+// statementCodes are the refusals of each kind of statement: evidence.KIND_REASON.
+func statementCodes() (codes []Code) {
+	for _, kind := range []string{KindInPerson, KindRegistryMatch, KindFaceMatch, KindChipRead, KindLineOwnership} {
+		for _, c := range []struct{ reason, explanation string }{
+			{"malformed", "is not a compact JWS of canonical base64url whose header and payload are strict JSON objects with exactly the members of docs/evidence.md."},
+			{"type", "has another typ than " + StatementType(kind) + "."},
+			{"authority", "names an authority that the policy bundle does not list for this kind."},
+			{"authority_off", "is by an authority that is switched off."},
+			{"scope", "is by an authority whose statements don't come through this client, or not about this district."},
+			{"key", "names a key that its authority does not have."},
+			{"key_off", "is signed by a key that is switched off."},
+			{"key_time", "was made when its key was not in use."},
+			{"from_future", "was made later than now by more than the tolerated skew: the authority's clock is wrong."},
+			{"expired", "is past its exp: ask the authority for a new one."},
+			{"session", "was made for another session."},
+			{"subject", "is about another person."},
+			{"window", "holds for another time than now."},
+			{"challenge", "has an answer of the chip to another nonce than the session's."},
+			{"signature", "isn't signed by the key that it names."},
+		} {
+			if c.reason == "window" && kind != KindInPerson || c.reason == "challenge" && kind != KindChipRead {
+				continue
+			}
+			codes = append(codes, Code{"evidence." + kind + "_" + c.reason, "The statement of kind " + kind + " " + c.explanation})
+		}
+	}
+	return codes
 }

@@ -21,7 +21,7 @@ type Bundle struct {
 
 // Item is one signed statement of an evidence authority.
 type Item struct {
-	Kind  string // "in_person", "registry_match", …: none is known yet, so every item is refused with evidence.kind_unknown
+	Kind  string // KindInPerson, …: each has its own typ, see statement.go
 	Token string // compact JWS
 }
 
@@ -31,16 +31,20 @@ type About struct {
 	DocumentType string    // policy's name of the credential type
 	Audience     string    // credential issuer identifier configured for that client
 	At           time.Time // the instant of judgement (for a resumed request: of its reservation)
+	Session      Session   // that the request named; without one no statement is accepted, because none would be bound to a person
 }
 
 // Trust is an immutable snapshot of what is believed.
 type Trust struct {
 	WalletProviders []*x509.Certificate // anchors of key attestation chains
-	NonceKey        [32]byte            // derived from the domain secret
-	NonceLife       time.Duration       // how long an appliance nonce lives
-	AttestationAge  time.Duration       // maximum age of a key attestation (now − iat), beside its own exp
-	Skew            time.Duration       // tolerated clock difference of signers
-	MaxKeys         int                 // attested keys a request may carry
+	NonceKey        [32]byte            // derived from the domain secret, like the next two
+	SessionKey      [32]byte
+	PairwiseKey     [32]byte
+	Authorities     []Authority   // whose statements are believed
+	NonceLife       time.Duration // how long an appliance nonce lives
+	AttestationAge  time.Duration // maximum age of a key attestation (now − iat), beside its own exp
+	Skew            time.Duration // tolerated clock difference of signers
+	MaxKeys         int           // attested keys a request may carry
 }
 
 // Key is one attested key of a phone.
@@ -69,12 +73,16 @@ type Burn struct {
 // Facts are what policy may judge.
 type Facts struct {
 	Kinds              []string // evidence kinds present, sorted: "key_attestation", "proof_of_possession", …
-	Identity           string   // who says who the subject is: "asserted-by-client" until evidence of identity is part of the bundle
+	Identity           string   // who says who the subject is: IdentityAsserted, or "registry:" and the id of the authority
 	KeyStorage         []string // attestation levels, as attested (OpenID4VCI D.2)
 	UserAuthentication []string
 	AttestationIssuer  string    // subject of the wallet provider's leaf certificate
 	AttestationExpires time.Time // exp of the key attestation
+	Statements         []Statement
 }
+
+// IdentityAsserted says that nobody but the client vouches for who the subject is.
+const IdentityAsserted = "asserted-by-client"
 
 // Verified proves that Verify accepted the evidence. The zero value is refused by everything that takes it.
 type Verified struct {
@@ -88,6 +96,7 @@ type Verified struct {
 type Bound struct {
 	Client, DocumentType, Audience string
 	At                             time.Time
+	Subject                        [32]byte // of the session; zero: there was none
 }
 
 // Valid reports whether v came from Verify.
@@ -121,14 +130,19 @@ func refuse(code, detail string) error { return &Refusal{code: "evidence." + cod
 // Verifier checks evidence against one Trust snapshot. It keeps a cache of verified attestation chains, keyed by their content; as the
 // anchors can't change under it, neither can the meaning of a cached entry.
 type Verifier struct {
-	trust  Trust
-	chains chains
+	trust       Trust
+	authorities map[string]Authority
+	chains      chains
 }
 
 // NewVerifier makes a verifier. What the snapshot lacks is refused later: no anchor means no trusted attestation, no nonce key no evidence.
 func NewVerifier(t Trust) *Verifier {
 	t.WalletProviders = slices.Clone(t.WalletProviders)
-	return &Verifier{trust: t, chains: newChains(t.WalletProviders)}
+	v := &Verifier{trust: t, authorities: make(map[string]Authority, len(t.Authorities)), chains: newChains(t.WalletProviders)}
+	for _, a := range t.Authorities {
+		v.authorities[a.ID] = a
+	}
+	return v
 }
 
 // Verify checks everything of the bundle: OpenID4VCI 1.0 F.4 and D.1, with HAIP's rule for x5c. Errors are *Refusal.
@@ -139,8 +153,9 @@ func (v *Verifier) Verify(about About, b Bundle) (*Verified, error) {
 	if about.Client == "" || about.DocumentType == "" || about.Audience == "" || v.trust.NonceKey == [32]byte{} {
 		return nil, refuse("unconfigured", "client, document type, audience and nonce key must all be known before evidence can be bound to them")
 	}
-	if len(b.Items) > 0 {
-		return nil, refuse("kind_unknown", "no evidence of kind "+printable(b.Items[0].Kind)+" is known to this version")
+	statements, err := readStatements(about, b.Items)
+	if err != nil {
+		return nil, err
 	}
 	p, err := readProof(b.Proof)
 	if err != nil {
@@ -168,6 +183,9 @@ func (v *Verifier) Verify(about About, b Bundle) (*Verified, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := about.Session.binds(about, p, a.keys[proving]); err != nil {
+		return nil, err
+	}
 	issuer, err := v.chains.verify(a.x5c, about.At)
 	if err != nil {
 		return nil, err
@@ -179,22 +197,36 @@ func (v *Verifier) Verify(about About, b Bundle) (*Verified, error) {
 		return nil, refuse("proof_signature", "the proof isn't signed by the key that it names")
 	}
 
+	facts := Facts{
+		Kinds:              []string{"key_attestation", "proof_of_possession"},
+		Identity:           IdentityAsserted,
+		KeyStorage:         a.keyStorage,
+		UserAuthentication: a.userAuthentication,
+		AttestationIssuer:  issuer.subject,
+		AttestationExpires: a.expires,
+	}
+	burns := []Burn{nonce, a.burn(issuer.spki, v.trust.Skew)}
+	for _, s := range statements {
+		burn, err := v.checkStatement(about, about.Session, s)
+		if err != nil {
+			return nil, err
+		}
+		burns = append(burns, burn)
+		facts.Kinds = append(facts.Kinds, s.Kind)
+		facts.Statements = append(facts.Statements, s.Statement)
+		if s.Kind == KindRegistryMatch {
+			facts.Identity = "registry:" + s.Authority
+		}
+	}
+	slices.Sort(facts.Kinds)
+
 	keys := make([]Key, 0, len(a.keys))
 	keys = append(keys, a.keys[proving])
 	keys = append(keys, a.keys[:proving]...)
 	keys = append(keys, a.keys[proving+1:]...)
 	return &Verified{
-		about: Bound(about),
-		keys:  keys,
-		facts: Facts{
-			Kinds:              []string{"key_attestation", "proof_of_possession"},
-			Identity:           "asserted-by-client",
-			KeyStorage:         a.keyStorage,
-			UserAuthentication: a.userAuthentication,
-			AttestationIssuer:  issuer.subject,
-			AttestationExpires: a.expires,
-		},
-		burns: []Burn{nonce, a.burn(issuer.spki, v.trust.Skew)},
+		about: Bound{Client: about.Client, DocumentType: about.DocumentType, Audience: about.Audience, At: about.At, Subject: about.Session.subject},
+		keys:  keys, facts: facts, burns: burns,
 	}, nil
 }
 

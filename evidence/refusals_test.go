@@ -110,7 +110,7 @@ var refusals = []struct {
 	{"unconfigured", "no document type", func(a *attempt) { a.about.DocumentType = "" }},
 	{"unconfigured", "no audience", func(a *attempt) { a.about.Audience = "" }},
 	{"unconfigured", "no nonce key", func(a *attempt) { a.retrust(func(t *evidence.Trust) { t.NonceKey = [32]byte{} }) }},
-	{"kind_unknown", "in_person", func(a *attempt) { a.bundle.Items = []evidence.Item{{Kind: "in_person", Token: "x"}} }},
+	{"kind_unknown", "palm_reading", func(a *attempt) { a.bundle.Items = []evidence.Item{{Kind: "palm_reading", Token: "x"}} }},
 
 	{"proof_missing", "empty", func(a *attempt) { a.bundle.Proof = "" }},
 	{"proof_too_large", "padded", func(a *attempt) { a.proof(phone.Header("pad", strings.Repeat("x", 16<<10))) }},
@@ -490,6 +490,9 @@ func TestRefusals(t *testing.T) {
 			}
 		})
 	}
+	for _, code := range statementCases() {
+		seen["evidence."+code] = true
+	}
 	for i, c := range evidence.Codes {
 		if !seen[c.Code] {
 			t.Errorf("%s has no case here", c.Code)
@@ -511,7 +514,7 @@ func TestRefusals(t *testing.T) {
 func TestUnknownKind(t *testing.T) {
 	w := newWorld(t)
 	for kind, shown := range map[string]string{
-		"in_person": "in_person", "": "(unprintable)", "a\nb": "(unprintable)", "<b>": "(unprintable)", strings.Repeat("a", 41): "(unprintable)",
+		"palm_reading": "palm_reading", "": "(unprintable)", "a\nb": "(unprintable)", "<b>": "(unprintable)", strings.Repeat("a", 41): "(unprintable)",
 	} {
 		b := w.good()
 		b.Items = []evidence.Item{{Kind: kind}}

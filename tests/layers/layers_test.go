@@ -49,7 +49,8 @@ var rooms = map[string][]allowed{
 		{"contract", "wire types"},
 		{"internal/...", "small single ideas"},
 	},
-	"evidence": {{"internal/...", "strict decoding of what others signed"}},
+	"evidence":           {{"internal/...", "strict decoding of what others signed"}},
+	"evidence/statement": {{"evidence", "the formats, for those who make statements"}},
 	"policy": {
 		{"evidence", "policy judges checked facts"},
 		{"internal/...", "strict decoding of bundles"},
@@ -121,12 +122,13 @@ var inTests = map[string][]allowed{
 		{"softhsm", "a token to test with"},
 		{"internal/...", "fake clock"},
 	},
-	"api":     {{"policy", "roles and operations for the route table"}, {"ledger", "a real appliance behind the edge"}, {"client", "a caller"}},
-	"ca":      {{"signer/...", "a real worker"}, {"ledger/...", "a real ledger"}, {"client", "a caller"}},
-	"signer":  {{"signer/worker", "the worker process is the test binary run again"}, {"evidence", "a request"}},
-	"release": {{"signer/...", "the worker process is the test binary run again"}, {"evidence", "a request"}, {"policy", "approvals to reserve with"}},
-	"ledger":  {{"ledger/...", "the conformance suite, fsck"}},
-	"client":  {{"api", "the real edge"}, {"ca", "what the edge's authority takes and gives"}, {"internal/...", "the edge's clock and metrics"}},
+	"api":      {{"policy", "roles and operations for the route table"}, {"ledger", "a real appliance behind the edge"}, {"client", "a caller"}},
+	"ca":       {{"signer/...", "a real worker"}, {"ledger/...", "a real ledger"}, {"client", "a caller"}},
+	"signer":   {{"signer/worker", "the worker process is the test binary run again"}, {"evidence", "a request"}},
+	"release":  {{"signer/...", "the worker process is the test binary run again"}, {"evidence", "a request"}, {"policy", "approvals to reserve with"}},
+	"ledger":   {{"ledger/...", "the conformance suite, fsck"}},
+	"evidence": {{"evidence/statement", "authorities that make statements"}},
+	"client":   {{"api", "the real edge"}, {"ca", "what the edge's authority takes and gives"}, {"internal/...", "the edge's clock and metrics"}},
 }
 
 // foreign: packages of others that only some rooms may import.

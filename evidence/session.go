@@ -1,0 +1,135 @@
+package evidence
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/binary"
+	"time"
+)
+
+// A session is what the evidence of one request is bound to: who (a pseudonym), which phone's key, which nonce, which document type. The
+// appliance makes it from the subject's number, which is then needed no more: everybody else handles an opaque text and, each authority,
+// a pseudonym of its own. Nothing is stored; the text authenticates itself, and the nonce inside is burnt when the session is used.
+//
+// As bytes: version 1 | 16 random | AES-256-GCM(subject 32 | thumbprint 32 | nonce 57), and then base64url. The key of the GCM is
+// HMAC(session key, label | random | client | document type), so each is used for one message, and a session opens only for the
+// client and type it was made for.
+const (
+	sessionVersion  = 1
+	sessionHead     = 1 + 16
+	sessionBody     = 32 + 32 + nonceSize
+	sessionSize     = sessionHead + sessionBody + 16
+	sessionLabel    = "sealkeeper/evidence/session/1"
+	pairwiseLabel   = "sealkeeper/evidence/pairwise/1"
+	sessionNonceLen = 12
+)
+
+// Session is an opened session. The zero value is no session.
+type Session struct {
+	id         [32]byte
+	subject    [32]byte
+	thumbprint [32]byte
+	nonce      string
+	client     string
+	docType    string
+}
+
+// NewSession is what a session is made of. The nonce must be one that Nonce minted for this client and document type.
+type NewSession struct {
+	Client, DocumentType string
+	Subject              [32]byte // pseudonym
+	Thumbprint           [32]byte // RFC 7638, of the key that will make the proof
+	Nonce                string
+}
+
+// Seal makes the opaque text of a session; expires is when its nonce does. random must be crypto/rand outside tests.
+func (v *Verifier) Seal(n NewSession, at time.Time, random [16]byte) (session string, expires time.Time, err error) {
+	burn, err := v.checkNonce(About{Client: n.Client, DocumentType: n.DocumentType, At: at}, n.Nonce)
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	nonce, _ := decode64(n.Nonce) // checked: one canonical text of nonceSize bytes
+	raw := make([]byte, sessionHead, sessionSize)
+	raw[0] = sessionVersion
+	copy(raw[1:], random[:])
+	body := make([]byte, 0, sessionBody)
+	body = append(append(append(body, n.Subject[:]...), n.Thumbprint[:]...), nonce...)
+	raw = v.sessionCipher(n.Client, n.DocumentType, raw[1:sessionHead]).Seal(raw, make([]byte, sessionNonceLen), body, raw[:1])
+	return base64.RawURLEncoding.EncodeToString(raw), burn.Until.Add(-v.trust.Skew), nil
+}
+
+// Open authenticates a session's text. It does not ask how old it is: a retry must find its answer after the session is over. Verify does.
+func (v *Verifier) Open(client, documentType, session string) (Session, error) {
+	if len(session) != base64.RawURLEncoding.EncodedLen(sessionSize) {
+		return Session{}, refuse("session_malformed", "the session doesn't have the length of this appliance's sessions")
+	}
+	raw, ok := decode64(session)
+	if !ok || raw[0] != sessionVersion {
+		return Session{}, refuse("session_malformed", "the session is not one of this appliance's format")
+	}
+	body, err := v.sessionCipher(client, documentType, raw[1:sessionHead]).Open(nil, make([]byte, sessionNonceLen), raw[sessionHead:], raw[:1])
+	if err != nil {
+		return Session{}, refuse("session_foreign", "the session was not made here for this client and document type")
+	}
+	s := Session{id: sha256.Sum256(raw), client: client, docType: documentType, nonce: base64.RawURLEncoding.EncodeToString(body[64:])}
+	copy(s.subject[:], body)
+	copy(s.thumbprint[:], body[32:])
+	return s, nil
+}
+
+func (v *Verifier) sessionCipher(client, documentType string, random []byte) cipher.AEAD {
+	block, err := aes.NewCipher(keyed(v.trust.SessionKey, sessionLabel, string(random), client, documentType))
+	if err != nil {
+		panic(err) // 32 bytes are an AES-256 key
+	}
+	gcm, err := cipher.NewGCM(block)
+	if err != nil {
+		panic(err)
+	}
+	return gcm
+}
+
+// Pairwise is the only name by which an evidence authority knows a subject: HMAC over both, so that two authorities can't tell that they
+// speak of one person, and none of them learns the number or the appliance's own pseudonym.
+func (v *Verifier) Pairwise(authority string, subject [32]byte) string {
+	return base64.RawURLEncoding.EncodeToString(keyed(v.trust.PairwiseKey, pairwiseLabel, authority, string(subject[:])))
+}
+
+// keyed is HMAC-SHA256 over texts, each preceded by its length, so that no two lists of texts give the same bytes.
+func keyed(key [32]byte, texts ...string) []byte {
+	mac := hmac.New(sha256.New, key[:])
+	for _, s := range texts {
+		mac.Write(binary.BigEndian.AppendUint64(nil, uint64(len(s))))
+		mac.Write([]byte(s))
+	}
+	return mac.Sum(nil)
+}
+
+// Valid reports whether s came from Open.
+func (s Session) Valid() bool { return s.client != "" }
+
+// Subject is the pseudonym of the person.
+func (s Session) Subject() [32]byte { return s.subject }
+
+// ID names the session in the statements that are bound to it: base64url of SHA-256 of the session's bytes.
+func (s Session) ID() string { return base64.RawURLEncoding.EncodeToString(s.id[:]) }
+
+// binds holds the request's proof against its session.
+func (s Session) binds(about About, p *proof, proving Key) error {
+	if !s.Valid() {
+		return nil
+	}
+	switch {
+	case s.client != about.Client || s.docType != about.DocumentType:
+		return refuse("session_foreign", "the session was made for another client or document type")
+	case subtle.ConstantTimeCompare([]byte(s.nonce), []byte(p.nonce)) != 1:
+		return refuse("session_nonce", "the proof's nonce is not the session's")
+	case subtle.ConstantTimeCompare(s.thumbprint[:], proving.Thumbprint[:]) != 1:
+		return refuse("session_key", "the proof's key is not the one that the session was made for")
+	}
+	return nil
+}
