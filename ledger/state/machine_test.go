@@ -1,45 +1,292 @@
 package state
 
 import (
+	"errors"
+	"flag"
 	"fmt"
+	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
 	"sealkeeper/policy"
 )
 
-// Whatever happens in whatever order, with devices, reasons and reservations mixed up: everything that world.take holds is true (REVOKED
-// terminal, at most one live device, no mdoc bit 1 → 0, From is what the list shows, statuses from scratch equal the running image).
+// oracle is the card written a second time, from what the package promises: it shares no function with it. It says of every event whether
+// it is refused and how, and what each published list shows afterwards.
+type oracle struct {
+	epoch  uint64
+	device string // empty: unbound
+	keys   map[[32]byte]bool
+	locks  map[policy.Lock]bool
+	cards  []*issued
+}
+
+type issued struct {
+	Credential
+	waits, dead bool // for its signature; revoked or abandoned
+}
+
+// stays: reasons that are about the person.
+func stays(l policy.Lock) bool {
+	return l.Reason == "card_lost" || l.Reason == "admin_hold" || l.Reason == "court" || l.Reason == "fraud"
+}
+
+func (o *oracle) anyLock(which func(policy.Lock) bool) bool {
+	for l := range o.locks {
+		if which(l) {
+			return true
+		}
+	}
+	return false
+}
+
+func (o *oracle) end() {
+	for _, c := range o.cards {
+		c.dead = true
+	}
+	for l := range o.locks {
+		if !stays(l) {
+			delete(o.locks, l)
+		}
+	}
+	o.device, o.keys = "", nil
+}
+
+func (o *oracle) make(made []Credential) {
+	for _, c := range made {
+		c.Device = o.device
+		o.cards = append(o.cards, &issued{Credential: c, waits: true})
+	}
+}
+
+// apply returns the error that is to come; changed is false if nothing happens.
+func (o *oracle) apply(e Event) (changed bool, want error) {
+	elsewhere := func(device string) bool { return device != "" && device != o.device }
+	switch {
+	case e.Issue != nil && e.Issue.Refresh:
+		switch i := e.Issue; {
+		case o.device == "":
+			return false, ErrUnbound
+		case o.device != i.Device:
+			return false, ErrOther
+		case len(o.locks) > 0:
+			return false, ErrLocked
+		default:
+			for _, k := range i.Keys {
+				o.keys[k] = true
+			}
+			o.make(i.Credentials)
+		}
+	case e.Issue != nil:
+		switch i := e.Issue; {
+		case o.anyLock(stays), i.Device == o.device && len(o.locks) > 0:
+			return false, ErrLocked
+		case o.device != "" && !i.Replace:
+			return false, ErrOccupied
+		default:
+			o.end()
+			o.device, o.keys = i.Device, map[[32]byte]bool{}
+			for _, k := range i.Keys {
+				o.keys[k] = true
+			}
+			o.make(i.Credentials)
+		}
+	case e.Settle != nil:
+		for _, c := range o.cards {
+			if c.Reservation == e.Settle.Reservation && c.waits && !c.dead {
+				c.waits, changed = false, true
+			}
+		}
+		if !changed {
+			return false, nil
+		}
+	case e.Again != nil:
+		var old []*issued
+		known := ""
+		for _, c := range o.cards {
+			if c.Reservation == e.Again.Old {
+				known = c.Device
+				if c.waits && !c.dead && !e.At.After(c.NotAfter) {
+					old = append(old, c)
+				}
+			}
+		}
+		switch {
+		case o.device == "":
+			return false, ErrUnbound
+		case known != "" && known != o.device:
+			return false, ErrOther
+		case len(old) == 0:
+			return false, ErrSuperseded
+		case len(o.locks) > 0:
+			return false, ErrLocked
+		case !o.keys[e.Again.Credentials[0].Key]:
+			return false, ErrEvent
+		}
+		for _, c := range old {
+			c.dead = true
+		}
+		o.make(e.Again.Credentials)
+	case e.Lock != nil:
+		switch l := e.Lock; {
+		case elsewhere(l.Device), o.locks[l.Lock]:
+			return false, nil
+		case o.device == "" && !stays(l.Lock):
+			return false, ErrUnbound
+		default:
+			o.locks[l.Lock] = true
+			for _, c := range o.cards {
+				c.dead = c.dead || c.Format == policy.MDoc
+			}
+		}
+	case e.Unlock != nil:
+		switch u := e.Unlock; {
+		case elsewhere(u.Device):
+			return false, nil
+		case o.locks[u.Lock]:
+			delete(o.locks, u.Lock)
+		case o.anyLock(func(l policy.Lock) bool { return l.Reason == u.Lock.Reason }):
+			return false, ErrClass
+		default:
+			return false, nil
+		}
+	case e.Revoke != nil:
+		switch {
+		case elsewhere(e.Revoke.Device):
+			return false, nil
+		case o.device == "":
+			return false, ErrUnbound
+		}
+		o.end()
+	}
+	if e.Settle == nil { // which neither policy nor a status can see
+		o.epoch++
+	}
+	o.cards = slices.DeleteFunc(o.cards, func(c *issued) bool { return e.At.After(c.NotAfter) })
+	return true, nil
+}
+
+// agrees compares everything that can be seen of the card, and what the lists show, which w built from the changes alone.
+func (o *oracle) agrees(w *world) error {
+	s := w.Slot(w.at)
+	if s.Epoch != o.epoch || s.Bound != (o.device != "") || s.Device != o.device || len(s.Keys) != len(o.keys) || len(s.Locks) != len(o.locks) {
+		return fmt.Errorf("slot %+v, want epoch %d, device %q, %d keys, locks %v", s, o.epoch, o.device, len(o.keys), o.locks)
+	}
+	for _, k := range s.Keys {
+		if !o.keys[k] {
+			return fmt.Errorf("key %x is not the device's", k)
+		}
+	}
+	for _, l := range s.Locks {
+		if !o.locks[l] {
+			return fmt.Errorf("lock %v was not added, or was removed", l)
+		}
+	}
+	if len(w.Credentials) != len(o.cards) {
+		return fmt.Errorf("%d credentials, want %d", len(w.Credentials), len(o.cards))
+	}
+	for i, c := range o.cards {
+		want := byte(0)
+		if c.dead {
+			want = 1
+		} else if c.Format != policy.MDoc && len(o.locks) > 0 {
+			want = 2
+		}
+		if got := w.image[c.place()]; got != want || w.Credentials[i].place() != c.place() {
+			return fmt.Errorf("the list shows %d for %+v, want %d", got, c.Credential, want)
+		}
+	}
+	return nil
+}
+
+// Whatever happens in whatever order, with devices, reasons and reservations mixed up: the state is what the oracle says, and everything that
+// world.take holds is true (REVOKED terminal, at most one live device, no mdoc bit 1 → 0, From is what the list shows, statuses from scratch
+// equal the running image). Korean cards are refreshed with the phone's key, European ones with a new key each time, a licence is an mdoc
+// alone. SEAL_SOAK=1 makes it a million steps.
 func TestAnyHistory(t *testing.T) {
+	if factor, err := strconv.ParseFloat(os.Getenv("SEAL_SOAK"), 64); err == nil {
+		for name, n := range map[string]int{"rapid.steps": 100, "rapid.checks": max(100, int(1e6*factor)/100)} { // steps of a check: on average
+			f := flag.Lookup(name)
+			old := f.Value.String()
+			if err := f.Value.Set(strconv.Itoa(n)); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = f.Value.Set(old) })
+		}
+	}
 	reasons := rapid.SampledFrom([]string{"telecom_lost", "self_lost", "card_lost", "admin_hold", "court", "fraud"})
 	classes := rapid.SampledFrom([]string{"telecom", "ministry"})
 	phones := rapid.SampledFrom([]string{"p1", "p2", "p3"})
 	some := rapid.SampledFrom([]string{"", "", "p1", "p2", "p3"})
+	types := rapid.SampledFrom([]string{"kr-resident", "eu-pid", "mdl"})
+	began, steps, outcomes := time.Now(), 0, map[string]int{}
 	rapid.Check(t, func(t *rapid.T) {
-		w := newWorld()
-		do := func(e Event) {
-			if err := w.apply(e); err != nil && strings.HasPrefix(err.Error(), "BROKEN") {
+		w, o, typ := newWorld(), &oracle{locks: map[policy.Lock]bool{}}, types.Draw(t, "type")
+		credentials := func(phone string) []Credential {
+			c := w.credentials(phone)
+			if typ == "mdl" {
+				c = c[:1]
+			}
+			return c
+		}
+		do := func(kind string, e Event) {
+			steps++
+			err := w.apply(e)
+			if err != nil && strings.HasPrefix(err.Error(), "BROKEN") {
 				t.Fatal(err)
 			}
+			e.At = w.at
+			changed, want := o.apply(e)
+			if !errors.Is(err, want) || err != nil && want == nil {
+				t.Fatalf("%s: error %v, want %v", kind, err, want)
+			}
+			if err := o.agrees(w); err != nil {
+				t.Fatalf("%s: %v", kind, err)
+			}
+			outcomes[fmt.Sprintf("%s changed=%v %v", kind, changed, want)]++
 		}
-		reservation := func(t *rapid.T) string { return fmt.Sprintf("r%d", rapid.IntRange(1, w.made+1).Draw(t, "reservation")) }
+		reservation := func(t *rapid.T) string {
+			return fmt.Sprintf("r%d", max(1, w.made+1-rapid.IntRange(0, 8).Draw(t, "reservation"))) // one of the last, or none yet
+		}
 		lock := func(t *rapid.T) policy.Lock {
 			return policy.Lock{Reason: reasons.Draw(t, "reason"), Class: classes.Draw(t, "class")}
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"issue": func(t *rapid.T) {
 				d := phones.Draw(t, "phone")
-				do(Event{Issue: &Issue{Device: d, Keys: [][32]byte{key(d)}, Credentials: w.credentials(d),
-					Replace: rapid.Bool().Draw(t, "replace"), Refresh: rapid.Bool().Draw(t, "refresh")}})
+				do("issue", Event{Issue: &Issue{Device: d, Keys: [][32]byte{key(d)}, Credentials: credentials(d), Replace: rapid.Bool().Draw(t, "replace")}})
 			},
-			"settle": func(t *rapid.T) { do(Event{Settle: &Settle{reservation(t)}}) },
-			"again":  func(t *rapid.T) { do(Event{Again: &Again{reservation(t), w.credentials(phones.Draw(t, "phone"))}}) },
-			"lock":   func(t *rapid.T) { do(Event{Lock: &Lock{lock(t), some.Draw(t, "phone")}}) },
-			"unlock": func(t *rapid.T) { do(Event{Unlock: &Unlock{lock(t), some.Draw(t, "phone")}}) },
-			"revoke": func(t *rapid.T) { do(Event{Revoke: &Revoke{"fraud", some.Draw(t, "phone")}}) },
-			"wait":   func(t *rapid.T) { w.at = w.at.Add(life / 4) },
+			"refresh": func(t *rapid.T) {
+				d := phones.Draw(t, "phone")
+				k, c := key(d), credentials(d)
+				if typ == "eu-pid" {
+					k = key(fmt.Sprintf("%s, key %d", d, w.made))
+				}
+				for i := range c {
+					c[i].Key = k
+				}
+				do("refresh", Event{Issue: &Issue{Device: d, Keys: [][32]byte{k}, Credentials: c, Refresh: true}})
+			},
+			"settle": func(t *rapid.T) { do("settle", Event{Settle: &Settle{reservation(t)}}) },
+			"again": func(t *rapid.T) {
+				do("again", Event{Again: &Again{reservation(t), credentials(phones.Draw(t, "phone"))}})
+			},
+			"lock":    func(t *rapid.T) { do("lock", Event{Lock: &Lock{lock(t), some.Draw(t, "phone")}}) },
+			"unlock":  func(t *rapid.T) { do("unlock", Event{Unlock: &Unlock{lock(t), some.Draw(t, "phone")}}) },
+			"unlock2": func(t *rapid.T) { do("unlock", Event{Unlock: &Unlock{Lock: lock(t)}}) }, // or locks would pile up
+			"release": func(t *rapid.T) {
+				for _, l := range slices.Clone(w.Locks) {
+					do("unlock", Event{Unlock: &Unlock{Lock: l}})
+				}
+			},
+			"revoke": func(t *rapid.T) { do("revoke", Event{Revoke: &Revoke{"fraud", some.Draw(t, "phone")}}) },
+			"wait":   func(t *rapid.T) { w.at = w.at.Add(life / 4 * time.Duration(rapid.IntRange(1, 5).Draw(t, "quarters"))) },
 		})
 	})
+	t.Logf("%d steps in %s: %v", steps, time.Since(began).Round(time.Millisecond), outcomes)
 }

@@ -355,7 +355,7 @@ func (s *State) again(e Again, at time.Time) (bool, error) {
 	for i := range s.Credentials {
 		if c := &s.Credentials[i]; c.Reservation == e.Old {
 			device = c.Device
-			if c.Phase == Reserved {
+			if c.Phase == Reserved && !c.expired(at) {
 				c.Phase, waiting = Abandoned, true
 			}
 		}

@@ -298,6 +298,8 @@ func TestStories(t *testing.T) {
 			"issue(p1) → replace(p2) → again(r1)!other → revoke() → again(r1)!unbound", "- [] r1:p1=1,1 r2:p2=1,1"},
 		{"a revoked phone that is bound anew does not get its old reservation again",
 			"issue(p1) → revoke() → issue(p1) → again(r1)!superseded", "p1 [] r1:p1=1,1 r2:p1=0,0"},
+		{"a reservation that is expired waits for nothing, dropped or not",
+			"issue(p1) → wait(2161h) → again(r1)!superseded", "p1 [] r1:p1=0,0"},
 		{"expired credentials are dropped, the phone stays bound",
 			"issue(p1) → wait(2161h) → refresh(p1)", "p1 [] r2:p1=0,0"},
 		{"expired credentials are not changed any more",
