@@ -314,6 +314,55 @@ func TestItemsComeBackInOrder(t *testing.T) {
 	}
 }
 
+// One worker does what it can; who else is there takes what it has no place for, and each is the first one in turn.
+func TestOneWorkerAndASpare(t *testing.T) {
+	h := newHouse(t, "", func(t *Token) { t.Workers = 2 }).ready()
+	h.until("both are ready", func() bool { return len(h.workers) == 2 })
+	h.mu.Lock()
+	first, spare := h.workers[0].name, h.workers[1].name
+	h.turned = time.Now().Add(time.Hour)
+	h.mu.Unlock()
+	signedBy := func(want, tbs string) {
+		t.Helper()
+		c, err := h.queue(policy.LaneIssue, &notes{}, tbs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if <-c.done; c.err != nil || c.workers[0] != want {
+			t.Errorf("%s: signed by %s instead of %s: %v", tbs, c.workers[0], want, c.err)
+		}
+	}
+	for i := range 10 {
+		signedBy(first, strconv.Itoa(i))
+	}
+	var slow []*call
+	for n := range inFlight {
+		c, err := h.queue(policy.LaneIssue, &notes{}, "once "+strconv.Itoa(n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		slow = append(slow, c)
+		for there := 0; there <= n; time.Sleep(time.Millisecond) {
+			h.mu.Lock()
+			there = len(h.workers[0].batches)
+			h.mu.Unlock()
+		}
+	}
+	signedBy(spare, "while the first one is busy")
+	for _, c := range slow { // the first one is lost at its deadline
+		if <-c.done; c.err != nil || c.workers[0] == first {
+			t.Errorf("signed by %s: %v", c.workers[0], c.err)
+		}
+	}
+	h.until("there are two again", func() bool { return len(h.workers) == 2 })
+	h.mu.Lock()
+	first, spare = h.workers[0].name, h.workers[1].name
+	h.turned = time.Time{}
+	h.mu.Unlock()
+	signedBy(first, "the last one before the turn")
+	signedBy(spare, "the first one after the turn")
+}
+
 // F7, F8, F14: workers are killed and stopped under load; no caller sees more than latency, and every further try was journalled first.
 func TestNoRequestFailsWhenWorkersAreKilledAndStopped(t *testing.T) {
 	h := newHouse(t, "", func(t *Token) { t.Workers = 2 }).ready()

@@ -68,13 +68,28 @@ type batch struct {
 }
 
 func serve(conn io.ReadWriter, in *bufio.Reader, t *token, sessions int) error {
-	s := &server{out: conn, token: t, failed: make(chan struct{})}
+	s := &server{out: conn, token: t, sessions: sessions, failed: make(chan struct{})}
+	if sessions == 1 {
+		// Who reads signs: no second thread is woken for each frame. If the module hangs, nobody sees the socket close, but then the daemon
+		// kills, or the kernel does once the daemon is dead.
+		own := &session{token: t}
+		s.read(in, func(b *batch) { s.work(b, own) })
+		return s.cause
+	}
 	batches := make(chan *batch) // unbuffered: what is not being worked on waits in the socket, where the daemon can see it
 	var busy sync.WaitGroup
 	for range sessions {
 		busy.Go(func() { s.session(batches) })
 	}
-	go s.read(in, batches, sessions)
+	go s.read(in, func(b *batch) {
+		for range min(int(b.left.Load()), sessions) {
+			select {
+			case batches <- b:
+			case <-s.failed: // if no session has it, the daemon gives it to another worker
+				return
+			}
+		}
+	})
 	<-s.failed
 
 	// A session may be inside a module that never returns; everyone else gets the time to answer.
@@ -88,12 +103,13 @@ func serve(conn io.ReadWriter, in *bufio.Reader, t *token, sessions int) error {
 }
 
 type server struct {
-	token  *token
-	write  sync.Mutex
-	out    io.Writer
-	once   sync.Once
-	cause  error         // why failed was closed; nil when the daemon hung up
-	failed chan struct{} // closed when the process has to end
+	token    *token
+	sessions int
+	write    sync.Mutex
+	out      io.Writer
+	once     sync.Once
+	cause    error         // why failed was closed; nil when the daemon hung up
+	failed   chan struct{} // closed when the process has to end
 }
 
 // fail ends the process once everything that was read is answered. The first cause stays.
@@ -117,9 +133,9 @@ func (s *server) ended() error {
 	return s.cause
 }
 
-// read hands every request to as many sessions as it has items.
-func (s *server) read(in *bufio.Reader, batches chan<- *batch, sessions int) {
-	for {
+// read gives every request to those that work, until the process has to end.
+func (s *server) read(in *bufio.Reader, give func(*batch)) {
+	for s.ended() == nil {
 		b := new(batch)
 		if err := wire.Read(in, &b.Request); err != nil {
 			if errors.Is(err, io.EOF) {
@@ -134,15 +150,9 @@ func (s *server) read(in *bufio.Reader, batches chan<- *batch, sessions int) {
 			n = len(b.Sign)
 			b.answer.Results = make([]wire.Result, n)
 		}
-		b.share = (n + sessions - 1) / sessions
+		b.share = (n + s.sessions - 1) / s.sessions
 		b.left.Store(int64(n))
-		for range min(n, sessions) {
-			select {
-			case batches <- b:
-			case <-s.failed: // if no session has it, the daemon gives it to another worker
-				return
-			}
-		}
+		give(b)
 	}
 }
 

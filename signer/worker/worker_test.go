@@ -248,6 +248,9 @@ func TestGenerateReloadSignVerify(t *testing.T) {
 	for _, copies := range []bool{false, true} {
 		hello := h.hello(keys...)
 		hello.Copies = copies
+		if copies {
+			hello.Sessions = 1
+		}
 		w := h.ready(hello)
 		var items []wire.Sign
 		for i := range 24 {
@@ -434,12 +437,16 @@ func TestDomainSecret(t *testing.T) {
 
 func TestWorkerEndsWithItsSocket(t *testing.T) {
 	h := newHSM(t)
-	c := h.ready(h.hello())
-	c.conn.Close()
-	if c.cmd.Wait(); !c.cmd.ProcessState.Success() {
-		t.Errorf("hung up: %s", c.cmd.ProcessState)
+	for _, sessions := range []int{1, 2} {
+		hello := h.hello()
+		hello.Sessions = sessions
+		c := h.ready(hello)
+		c.conn.Close()
+		if c.cmd.Wait(); !c.cmd.ProcessState.Success() {
+			t.Errorf("hung up: %s", c.cmd.ProcessState)
+		}
 	}
-	c = h.ready(h.hello())
+	c := h.ready(h.hello())
 	c.conn.Write([]byte{0xff, 0xff, 0xff, 0xff})
 	if c.cmd.Wait(); c.cmd.ProcessState.ExitCode() != 3 {
 		t.Errorf("a frame that is too large: %s", c.cmd.ProcessState)
