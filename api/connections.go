@@ -3,6 +3,7 @@ package api
 import (
 	"container/list"
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/http"
@@ -12,8 +13,9 @@ import (
 )
 
 // connections bounds the open connections of one listener (F24, F38). When it is full, the oldest connection that has not sent a whole
-// request yet is closed for the new one, then the one that has been idle longest: who only holds connections loses them to who uses them. If
-// every one is at work on a request, which has its own time limits, the new one is closed.
+// header yet is closed for the new one. Then it is one of the client that holds the most: the one that has been idle longest, or whose
+// body has been on its way longest. So who only holds connections loses them to who uses them, and a carrier gets in however many an
+// issuance service has opened. If the appliance works on every one, the new one is closed.
 type connections struct {
 	net.Listener
 	most           int
@@ -22,7 +24,8 @@ type connections struct {
 	asked          chan chan struct{} // Pulse: somebody waits for the accepting goroutine
 
 	mu      sync.Mutex
-	waiting [2]*list.List // of *boundConn, the oldest first: without a request yet; idle between requests
+	waiting [3]*list.List  // of *boundConn, the oldest first: without a request yet; idle between requests; sending a body or waiting for a refusal
+	held    map[string]int // open connections by client; "": not known yet, or no TLS
 	open    int
 }
 
@@ -32,20 +35,59 @@ type boundConn struct {
 	once  sync.Once
 	place *list.Element // nil: at work
 	queue int
+	owner string
+	known bool // the owner was looked for
+	gone  bool
+}
+
+type connectionKey struct{}
+
+// connectionOf is the bounded connection of a request, or nil.
+func connectionOf(ctx context.Context) *boundConn {
+	c, _ := ctx.Value(connectionKey{}).(*boundConn)
+	return c
+}
+
+// working takes a connection out of the queues: its request is all there, and closing it now would lose an answer.
+func (c *boundConn) working() {
+	if c != nil {
+		c.of.mu.Lock()
+		defer c.of.mu.Unlock()
+		c.wait(nil, 0)
+	}
 }
 
 // Bound wraps a listener of one of the edge's servers, before it is served. Most is the number of its connections.
 func (e *Edge) Bound(name string, l net.Listener, s *http.Server, most int) net.Listener {
 	open, evicted := e.o.Metrics.Connections.WithLabelValues(name), e.o.Metrics.Evicted.WithLabelValues(name)
-	b := &connections{Listener: l, most: most, opened: open.Inc, closed: open.Dec, evicted: evicted.Inc, waiting: [2]*list.List{list.New(), list.New()},
+	b := &connections{Listener: l, most: most, opened: open.Inc, closed: open.Dec, evicted: evicted.Inc, waiting: [3]*list.List{list.New(), list.New(), list.New()}, held: map[string]int{},
 		asked: make(chan chan struct{}, 1)}
+	bound := func(c net.Conn) (*boundConn, string) {
+		owner := ""
+		if t, ok := c.(*tls.Conn); ok {
+			c = t.NetConn()
+			if b, ok := c.(*boundConn); ok && !b.known {
+				if cs := t.ConnectionState(); cs.HandshakeComplete && len(cs.PeerCertificates) > 0 {
+					b.known, owner = true, cs.PeerCertificates[0].Subject.String() // a name for counting, not an identity
+				}
+			}
+		}
+		out, _ := c.(*boundConn)
+		return out, owner
+	}
 	s.ConnState = func(c net.Conn, state http.ConnState) {
-		if t, ok := c.(interface{ NetConn() net.Conn }); ok {
+		if state == http.StateNew {
+			return // and there was no handshake to look at
+		}
+		if c, owner := bound(c); c != nil {
+			b.moved(c, state, owner)
+		}
+	}
+	s.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		if t, ok := c.(*tls.Conn); ok {
 			c = t.NetConn()
 		}
-		if c, ok := c.(*boundConn); ok {
-			b.moved(c, state)
-		}
+		return context.WithValue(ctx, connectionKey{}, c)
 	}
 	s.RegisterOnShutdown(b.dismiss)
 	return b
@@ -144,19 +186,15 @@ func (b *connections) Accept() (net.Conn, error) {
 		b.mu.Lock()
 		var victim *boundConn
 		if b.open >= b.most {
-			for _, q := range b.waiting {
-				if e := q.Front(); e != nil {
-					victim = e.Value.(*boundConn)
-					victim.wait(nil, 0)
-					break
-				}
-			}
-			if victim == nil {
+			if victim = b.victim(); victim == nil {
 				victim = c
+			} else {
+				victim.wait(nil, 0)
 			}
 		}
 		if victim != c {
 			b.open++
+			b.held[""]++
 			c.wait(b.waiting[0], 0)
 			b.opened()
 		}
@@ -175,6 +213,30 @@ func (b *connections) Accept() (net.Conn, error) {
 	}
 }
 
+// victim is the connection that a new one may replace. The caller holds mu.
+func (b *connections) victim() (v *boundConn) {
+	if e := b.waiting[0].Front(); e != nil {
+		return e.Value.(*boundConn)
+	}
+	for _, q := range b.waiting[1:] {
+		for e := q.Front(); e != nil; e = e.Next() {
+			if c := e.Value.(*boundConn); v == nil || b.held[c.owner] > b.held[v.owner] {
+				v = c
+			}
+		}
+	}
+	return v
+}
+
+// belongs counts a connection to its client. The caller holds mu.
+func (c *boundConn) belongs(owner string) {
+	if c.of.held[c.owner]--; c.of.held[c.owner] == 0 {
+		delete(c.of.held, c.owner)
+	}
+	c.owner = owner
+	c.of.held[owner]++
+}
+
 // wait moves a connection to the end of a queue, or to none. The caller holds mu.
 func (c *boundConn) wait(q *list.List, n int) {
 	if c.place != nil {
@@ -186,11 +248,19 @@ func (c *boundConn) wait(q *list.List, n int) {
 	}
 }
 
-func (b *connections) moved(c *boundConn, state http.ConnState) {
+func (b *connections) moved(c *boundConn, state http.ConnState, owner string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if c.gone {
+		return
+	}
+	if owner != "" {
+		c.belongs(owner)
+	}
 	switch state {
-	case http.StateActive, http.StateClosed, http.StateHijacked:
+	case http.StateActive:
+		c.wait(b.waiting[2], 2)
+	case http.StateClosed, http.StateHijacked:
 		c.wait(nil, 0)
 	case http.StateIdle:
 		c.wait(b.waiting[1], 1)
@@ -201,6 +271,10 @@ func (c *boundConn) Close() error {
 	c.once.Do(func() {
 		c.of.mu.Lock()
 		c.wait(nil, 0)
+		c.gone = true
+		if c.of.held[c.owner]--; c.of.held[c.owner] == 0 {
+			delete(c.of.held, c.owner)
+		}
 		c.of.open--
 		c.of.mu.Unlock()
 		c.of.closed()

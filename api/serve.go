@@ -134,6 +134,7 @@ func serve[Req, Resp any](e *Edge, h how, valid func(*Req) string, do func(conte
 				x.fail(err)
 				return
 			}
+			connectionOf(r.Context()).working()
 			if req, err = decode[Req](body, h.limit); err != nil {
 				x.fail(err)
 				return
