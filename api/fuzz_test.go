@@ -1,33 +1,39 @@
 package api
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"maps"
 	"net/http"
+	"net/url"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-json-experiment/json"
 
 	"sealkeeper/ca"
 	"sealkeeper/contract"
+	"sealkeeper/internal/fuzzing"
 )
 
 // What the edge takes, it can write down and take again with the same meaning; what it refuses has one of the edge's codes.
 func fuzzDecode[Req any](f *testing.F, limit int, valid func(*Req) string) {
-	for _, b := range bodies {
-		f.Add([]byte(b))
+	seeds := fuzzing.Strings(`{"document_type":"a","subject":"b","claims":{"a":[1,2.5,null,true,"\u00e9"],"b":{"c":"d"}},"formats":["mso_mdoc"],"replace":true,"proof":"p","evidence":[{"kind":"k","token":"t"}]}`,
+		`{"claims":{"a":1,"a":2}}`, "{\"document_type\":\"\xff\"}", `null`)
+	for _, name := range slices.Sorted(maps.Keys(bodies)) {
+		seeds = append(seeds, []byte(bodies[name]))
 	}
-	f.Add([]byte(`{"document_type":"a","subject":"b","claims":{"a":[1,2.5,null,true,"\u00e9"],"b":{"c":"d"}},"formats":["mso_mdoc"],"replace":true,"proof":"p","evidence":[{"kind":"k","token":"t"}]}`))
-	f.Add([]byte(`{"claims":{"a":1,"a":2}}`))
-	f.Add([]byte("{\"document_type\":\"\xff\"}"))
-	f.Add([]byte(`null`))
-	f.Fuzz(func(t *testing.T, body []byte) {
+	fuzzing.Run(f, fuzzing.Options{Longest: limit + 100}, seeds, func(t *testing.T, body []byte) bool {
 		req, err := decode[Req](body, limit)
 		if err != nil {
 			var p *ca.Problem
 			if !errors.As(err, &p) || edgeCodes[p.Code] == "" {
 				t.Fatalf("refused with %v", err)
 			}
-			return
+			return false
 		}
 		_ = valid(&req)
 		first, err := fingerprint("/x", "c", req)
@@ -45,6 +51,7 @@ func fuzzDecode[Req any](f *testing.F, limit int, valid func(*Req) string) {
 		if second, err := fingerprint("/x", "c", again); err != nil || second != first {
 			t.Fatalf("another request: %s (%v)", text, err)
 		}
+		return true
 	})
 }
 
@@ -54,18 +61,17 @@ func FuzzDecodeState(f *testing.F)  { fuzzDecode[contract.StateRequest](f, maxBo
 func FuzzDecodeNonce(f *testing.F)  { fuzzDecode[contract.NonceRequest](f, maxBody, validNonce) }
 
 func FuzzAccept(f *testing.F) {
-	for _, s := range []string{"", "*/*", "application/statuslist+jwt;q=0.5, */*;q=0", "a/b;q=1.0000", ",,;q=", "text/html;level=1;q=0.4", "gzip;q=0,identity"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
+	seeds := fuzzing.Strings("", "*/*", "application/statuslist+jwt;q=0.5, */*;q=0", "a/b;q=1.0000", ",,;q=", "text/html;level=1;q=0.4", "gzip;q=0,identity")
+	fuzzing.Run(f, fuzzing.Options{}, seeds, func(t *testing.T, in []byte) bool {
+		s := string(in)
 		one := []string{s}
-		if es := elements(one); len(es) > maxElements {
+		es := elements(one)
+		if len(es) > maxElements {
 			t.Fatal("unbounded")
-		} else {
-			for _, e := range es {
-				if e.q < 0 || e.q > 1000 {
-					t.Fatalf("weight %d", e.q)
-				}
+		}
+		for _, e := range es {
+			if e.q < 0 || e.q > 1000 {
+				t.Fatalf("weight %d", e.q)
 			}
 		}
 		const jwt = "application/statuslist+jwt"
@@ -77,16 +83,35 @@ func FuzzAccept(f *testing.F) {
 			t.Fatal("gzip without a gzip form")
 		}
 		coding(one, true)
+		return len(es) > 0
 	})
 }
 
 func FuzzIdempotencyKey(f *testing.F) {
-	f.Add(goodKey)
-	f.Add("short")
-	f.Fuzz(func(t *testing.T, s string) {
+	fuzzing.Run(f, fuzzing.Options{}, fuzzing.Strings(goodKey, "short", strings.Repeat("a", 128)), func(t *testing.T, in []byte) bool {
+		s := string(in)
 		key, err := idempotencyKey(http.Header{"Idempotency-Key": {s}})
 		if err == nil && (len(key) < 22 || len(key) > 128 || key != s) {
 			t.Fatalf("took %q", s)
 		}
+		return err == nil
+	})
+}
+
+// The one name in a client's certificate is read as one role and one id, or not at all.
+func FuzzClientName(f *testing.F) {
+	seeds := fuzzing.Strings("urn:sealkeeper:client:issuance:office-17", "urn:sealkeeper:client:carrier:a", "urn:sealkeeper:client:officer:a", "urn:sealkeeper:client:desk:", "urn:sealkeeper:client:desk:a:b", "URN:x", "https://a/%2f")
+	fuzzing.Run(f, fuzzing.Options{}, seeds, func(t *testing.T, in []byte) bool {
+		u, err := url.Parse(string(in))
+		if err != nil {
+			return false // then the handshake has no certificate
+		}
+		now := time.Unix(1_800_000_000, 0)
+		leaf := &x509.Certificate{NotBefore: now, NotAfter: now, URIs: []*url.URL{u}}
+		who, err := identify(&tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{leaf}}}, now)
+		if err == nil && (u.String() != "urn:sealkeeper:client:"+who.Role+":"+who.ID || !slices.Contains(Roles(), who.Role) || strings.Contains(who.ID, ":")) {
+			t.Fatalf("%q is %+v", in, who)
+		}
+		return err == nil
 	})
 }

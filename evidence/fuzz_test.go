@@ -3,19 +3,27 @@ package evidence
 import (
 	"bytes"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"flag"
+	"fmt"
+	"math/big"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	jose "github.com/go-jose/go-jose/v4"
 
+	"sealkeeper/internal/fuzzing"
 	"sealkeeper/tests/phone"
 )
 
@@ -114,16 +122,118 @@ func jws(header, payload string) string {
 	return b64([]byte(header)) + "." + b64([]byte(payload)) + "." + b64(make([]byte, 64))
 }
 
+// forger holds the private keys of a provider and of a phone that the fuzz targets trust, the same in every process, so that what was
+// changed can be signed again and gets as far as changed inputs with a good signature would.
+type forger struct {
+	anchor *x509.Certificate
+	keys   [3]*ecdsa.PrivateKey // leaf, intermediate, anchor
+	x5c    []string
+}
+
+func newForger(f *testing.F) *forger {
+	w := &forger{}
+	for i := range w.keys {
+		var err error
+		if w.keys[i], err = ecdsa.ParseRawPrivateKey(elliptic.P256(), bytes.Repeat([]byte{byte(i + 1)}, 32)); err != nil {
+			f.Fatal(err)
+		}
+	}
+	var parent *x509.Certificate
+	for i := 2; i >= 0; i-- {
+		c := &x509.Certificate{SerialNumber: big.NewInt(int64(i + 1)), Subject: pkix.Name{CommonName: []string{"leaf", "between", "anchor"}[i]},
+			NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour), BasicConstraintsValid: true, IsCA: i > 0, KeyUsage: x509.KeyUsageCertSign}
+		if i == 0 {
+			c.KeyUsage = x509.KeyUsageDigitalSignature
+		}
+		if parent == nil {
+			parent = c
+		}
+		der, err := x509.CreateCertificate(nil, c, parent, w.keys[i].Public(), w.keys[min(i+1, 2)])
+		if err != nil {
+			f.Fatal(err)
+		}
+		if parent, err = x509.ParseCertificate(der); err != nil {
+			f.Fatal(err)
+		}
+		if i == 2 {
+			w.anchor = parent
+		} else {
+			w.x5c = append([]string{base64.StdEncoding.EncodeToString(der)}, w.x5c...)
+		}
+	}
+	return w
+}
+
+// sign gives the first two parts of a compact JWS the leaf's signature.
+func (w *forger) sign(input []byte) []byte {
+	parts := bytes.SplitN(input, []byte("."), 3)
+	if len(parts) < 2 {
+		return input
+	}
+	signed := slices.Concat(parts[0], []byte("."), parts[1])
+	sum := sha256.Sum256(signed)
+	der, err := w.keys[0].Sign(nil, sum[:], crypto.SHA256)
+	var rs struct{ R, S *big.Int }
+	if _, err2 := asn1.Unmarshal(der, &rs); err != nil || err2 != nil {
+		return input
+	}
+	sig := make([]byte, 64)
+	rs.R.FillBytes(sig[:32])
+	rs.S.FillBytes(sig[32:])
+	return append(append(signed, '.'), b64(sig)...)
+}
+
+// certify signs each certificate of an x5c again with the key of the one above.
+func (w *forger) certify(x5c []byte) []byte {
+	var list []string
+	if json.Unmarshal(x5c, &list) != nil {
+		return x5c
+	}
+	for i, s := range list {
+		der, err := base64.StdEncoding.DecodeString(s)
+		var c struct {
+			TBS, Algorithm asn1.RawValue
+			Signature      asn1.BitString
+		}
+		if rest, err2 := asn1.Unmarshal(der, &c); err != nil || err2 != nil || len(rest) > 0 {
+			continue
+		}
+		sum := sha256.Sum256(c.TBS.FullBytes)
+		sig, err := w.keys[min(i+1+max(0, 2-len(list)), 2)].Sign(nil, sum[:], crypto.SHA256)
+		if err != nil {
+			continue
+		}
+		c.Signature = asn1.BitString{Bytes: sig, BitLength: 8 * len(sig)}
+		if der, err = asn1.Marshal(c); err == nil {
+			list[i] = base64.StdEncoding.EncodeToString(der)
+		}
+	}
+	out, err := json.Marshal(list)
+	if err != nil {
+		return x5c
+	}
+	return out
+}
+
+// jwk is the leaf's key, which plays the phone's as well.
+func (w *forger) jwk() string {
+	point, _ := w.keys[0].PublicKey.Bytes()
+	return `{"kty":"EC","crv":"P-256","x":"` + b64(point[1:33]) + `","y":"` + b64(point[33:]) + `"}`
+}
+
 func FuzzProof(f *testing.F) {
 	good, _ := thaw(f)
-	for _, s := range []string{good.Proof, good.ProofByKid, good.KeyAttestation, "..", jws("{}", "{}"),
-		jws(`{"typ":"openid4vci-proof+jwt","alg":"none","alg":"ES256"}`, `{}`)} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
+	w := newForger(f)
+	seeds := fuzzing.Strings(good.Proof, good.ProofByKid, good.KeyAttestation, "..", jws("{}", "{}"),
+		jws(`{"typ":"openid4vci-proof+jwt","alg":"none","alg":"ES256"}`, `{}`),
+		string(w.sign([]byte(jws(`{"typ":"openid4vci-proof+jwt","alg":"ES256","jwk":`+w.jwk()+`}`,
+			fmt.Sprintf(`{"aud":"a","iat":%d,"exp":%d,"nbf":%d,"nonce":"n"}`, now.Unix(), now.Unix()+60, now.Unix()))))))
+	o := fuzzing.Options{Repair: w.sign, Longest: maxProof + 100}
+	fuzzing.Run(f, o, seeds, func(t *testing.T, in []byte) bool {
+		s := string(in)
 		p, err := readProof(s)
 		if err != nil {
-			return
+			return false
 		}
 		if again := b64(p.header) + "." + b64(p.payload) + "." + b64(p.signature); again != s {
 			t.Fatalf("%q was read as %q: two texts of one proof", s, again)
@@ -138,20 +248,28 @@ func FuzzProof(f *testing.F) {
 			}
 		}
 		_ = p.check(About{Client: "c", DocumentType: "d", Audience: "a", At: now}, Trust{NonceLife: time.Minute})
+		return true
 	})
 }
 
 func FuzzAttestation(f *testing.F) {
 	good, trust := thaw(f)
-	for _, s := range []string{good.KeyAttestation, good.Proof, "..", jws("{}", "{}"),
-		jws(`{"typ":"key-attestation+jwt","alg":"ES256","x5c":["MAA="]}`, `{"iat":1,"exp":2,"attested_keys":[{}]}`)} {
-		f.Add(s)
+	w := newForger(f)
+	x5c, err := json.Marshal(w.x5c)
+	if err != nil {
+		f.Fatal(err)
 	}
-	c := newChains(trust.WalletProviders)
-	f.Fuzz(func(t *testing.T, s string) {
+	seeds := fuzzing.Strings(good.KeyAttestation, good.Proof, "..", jws("{}", "{}"),
+		jws(`{"typ":"key-attestation+jwt","alg":"ES256","x5c":["MAA="]}`, `{"iat":1,"exp":2,"attested_keys":[{}]}`),
+		string(w.sign([]byte(jws(`{"typ":"key-attestation+jwt","alg":"ES256","x5c":`+string(x5c)+`}`,
+			fmt.Sprintf(`{"iat":%d,"exp":%d,"nonce":"n","key_storage":["iso_18045_high"],"user_authentication":["iso_18045_high"],"attested_keys":[%s]}`, now.Unix(), now.Unix()+60, w.jwk()))))))
+	anchors := append(trust.WalletProviders, w.anchor)
+	o := fuzzing.Options{Repair: w.sign, Longest: maxAttestation + 100}
+	fuzzing.Run(f, o, seeds, func(t *testing.T, in []byte) bool {
+		s := string(in)
 		a, err := readAttestation(s, 4)
 		if err != nil {
-			return
+			return false
 		}
 		if again := b64(a.header) + "." + b64(a.payload) + "." + b64(a.signature); again != s {
 			t.Fatalf("%q was read as %q: two texts of one attestation", s, again)
@@ -159,61 +277,87 @@ func FuzzAttestation(f *testing.F) {
 		if len(a.keys) == 0 || len(a.keys) > 4 {
 			t.Fatalf("%d keys", len(a.keys))
 		}
+		c := newChains(anchors) // without memory of other inputs
 		if issuer, err := c.verify(a.x5c, now); err == nil {
 			a.signedBy(issuer.key)
 		}
+		return true
 	})
 }
 
 func FuzzChain(f *testing.F) {
 	good, trust := thaw(f)
-	x5c, err := json.Marshal(good.X5C)
+	w := newForger(f)
+	var seeds [][]byte
+	trusted := map[string]bool{} // keys that a leaf may have
+	for _, x5c := range [][]string{good.X5C, w.x5c, w.x5c[:1], slices.Concat(good.X5C, w.x5c)} {
+		b, err := json.Marshal(x5c)
+		if err != nil {
+			f.Fatal(err)
+		}
+		seeds = append(seeds, b)
+	}
+	leaf, err := x509.ParseCertificate(must(base64.StdEncoding.DecodeString(good.X5C[0])))
 	if err != nil {
 		f.Fatal(err)
 	}
-	leaf, _ := base64.StdEncoding.DecodeString(good.X5C[0])
-	for _, s := range []string{string(x5c), `["MAA=",1]`, `[`, `["` + good.X5C[0] + `"]`} {
-		f.Add([]byte(s))
-	}
-	f.Fuzz(func(t *testing.T, x5c []byte) {
-		c := newChains(trust.WalletProviders)
+	trusted[string(leaf.RawSubjectPublicKeyInfo)] = true
+	seeds = append(seeds, fuzzing.Strings(`["MAA=",1]`, `[`, `["`+good.X5C[0]+`"]`)...)
+	anchors := append(trust.WalletProviders, w.anchor)
+	o := fuzzing.Options{Repair: w.certify, Longest: 100 << 10}
+	fuzzing.Run(f, o, seeds, func(t *testing.T, x5c []byte) bool {
+		c := newChains(anchors)
 		a, err := c.verify(x5c, now)
-		if err == nil && !bytes.Contains(leaf, a.spki) {
+		if err != nil {
+			return false
+		}
+		certs, err := parseChain(x5c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Another way to the same answer: the leaf's key was signed by the forger, or it is the one of the frozen request.
+		byForger := len(certs) <= 2 && (certs[0].CheckSignatureFrom(w.anchor) == nil || len(certs) == 2 && certs[1].CheckSignatureFrom(w.anchor) == nil && certs[0].CheckSignatureFrom(certs[1]) == nil)
+		if !trusted[string(a.spki)] && !byForger {
 			t.Fatal("a chain to another leaf was accepted")
 		}
+		return true
 	})
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
 }
 
 func FuzzNonce(f *testing.F) {
 	v := NewVerifier(Trust{NonceKey: [32]byte{1}, NonceLife: time.Minute, Skew: time.Second})
 	good, _ := v.Nonce("c", "d", now, [16]byte{1})
-	for _, s := range []string{good, good[:75], good + "A", "", strings.Repeat("A", 76)} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		if _, err := v.checkNonce(About{Client: "c", DocumentType: "d", At: now}, s); (err == nil) != (s == good) {
+	seeds := fuzzing.Strings(good, good[:75], good+"A", "", strings.Repeat("A", 76))
+	fuzzing.Run(f, fuzzing.Options{}, seeds, func(t *testing.T, in []byte) bool {
+		s := string(in)
+		_, err := v.checkNonce(About{Client: "c", DocumentType: "d", At: now}, s)
+		if (err == nil) != (s == good) {
 			t.Fatalf("%q: %v", s, err)
 		}
+		return err == nil
 	})
 }
 
 func FuzzJWK(f *testing.F) {
-	for _, s := range []string{ // RFC 7517 A.1 and A.2, RFC 8037 A.1 and A.2, a point of P-384 (its generator)
+	seeds := fuzzing.Strings( // RFC 7517 A.1 and A.2, RFC 8037 A.1 and A.2, a point of P-384 (its generator)
 		`{"kty":"EC","crv":"P-256","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM","use":"enc","kid":"1"}`,
 		`{"kty":"EC","crv":"P-256","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM","alg":"ES256"}`,
 		`{"kty":"EC","crv":"P-256","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM","d":"870MB6gfuTJ4HtUnUvYMyJpr5eUZNP4Bk43bVdj3eAE"}`,
 		`{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`,
 		`{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`,
 		`{"kty":"EC","crv":"P-384","x":"qofKIr6LBTeOscce8yCtdG4dO2KLp5uYWfdB4IJUKjhVAvJdv1UpbDpUXjhydgq3","y":"NhfeSpYmLG9dnpi_kpLcKfj0Hb0omhR86doxE7XwuMAKYLHOHX6BnXpDHXyQ6g5f"}`,
-	} {
-		f.Add([]byte(s))
-	}
-	f.Add([]byte(`{"kty":"EC","kty":"OKP"}`))
-	f.Add([]byte(`null`))
-	f.Fuzz(func(t *testing.T, raw []byte) {
+		`{"kty":"EC","kty":"OKP"}`, `null`)
+	fuzzing.Run(f, fuzzing.Options{}, seeds, func(t *testing.T, raw []byte) bool {
 		k, err := readJWK(raw)
 		if err != nil {
-			return
+			return false
 		}
 		again, err := readJWK(k.JWK)
 		if err != nil || again.Thumbprint != k.Thumbprint || !bytes.Equal(again.JWK, k.JWK) {
@@ -226,5 +370,6 @@ func FuzzJWK(f *testing.F) {
 		if sum, err := theirs.Thumbprint(crypto.SHA256); err != nil || [sha256.Size]byte(sum) != k.Thumbprint {
 			t.Fatalf("go-jose has another thumbprint for %s: %v", k.JWK, err)
 		}
+		return true
 	})
 }

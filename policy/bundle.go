@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"errors"
@@ -16,6 +17,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"sealkeeper/evidence"
 	"sealkeeper/internal/strict"
 )
 
@@ -31,6 +33,8 @@ type BundleFile struct {
 	Description string `json:"description,omitempty"`
 
 	Clients []ClientSpec `json:"clients"`
+	// Authorities are whose statements about persons and phones are believed.
+	Authorities []AuthoritySpec `json:"authorities,omitempty"`
 	// LockReasons names the classes of authority that may add each lock reason. Whoever added a reason can remove it, and nobody else.
 	// Reasons are telecom_lost and self_lost, which end with the phone, and card_lost, admin_hold, court and fraud, which stay with the
 	// person and block issuing.
@@ -38,6 +42,8 @@ type BundleFile struct {
 	// RevocationReasons names the classes that may revoke for each reason. Revoking is final.
 	RevocationReasons map[string][]string `json:"revocation_reasons"`
 	Types             map[string]TypeSpec `json:"types"` // by the name that requests use
+	Phases            []PhaseSpec         `json:"phases,omitempty"`
+	Budgets           []BudgetSpec        `json:"budgets,omitempty"`
 	// Rules come last and can only narrow what clients and types allow: a request needs a permit and no forbid.
 	Rules []RuleSpec `json:"rules"`
 }
@@ -50,7 +56,9 @@ type ClientSpec struct {
 	Class string `json:"class,omitempty"`
 	// Issuer is the credential issuer identifier (https) that a phone's proof must name as its audience. Issuance services only.
 	Issuer  string `json:"issuer,omitempty"`
-	Channel string `json:"channel,omitempty"` // a name for rules to judge by, such as office or portal
+	Channel string `json:"channel,omitempty"` // a name for methods, phases and rules to judge by, such as office or portal
+	// District in which an office is. What it says of itself in a request does not count.
+	District string `json:"district,omitempty"`
 	// May lists operations by type: issue, refresh, lock, unlock, revoke, state. A role bounds them: issuance services issue, refresh and
 	// revoke; carriers and desks lock and unlock, desks revoke too; operators and auditors only read state, as the others may.
 	May map[string][]Operation `json:"may"`
@@ -58,12 +66,13 @@ type ClientSpec struct {
 
 // TypeSpec is one document type. At least one of MDoc and SDJWT is there.
 type TypeSpec struct {
-	Description string               `json:"description,omitempty"`
-	MDoc        *MDocSpec            `json:"mdoc,omitempty"`
-	SDJWT       *SDJWTSpec           `json:"sdjwt,omitempty"`
-	Claims      map[string]ClaimSpec `json:"claims"`
-	Evidence    EvidenceSpec         `json:"evidence"`
-	MaxCopies   int                  `json:"max_copies,omitempty"` // keys, and so copies of each format, in one request; default 1, at most 64
+	Description string                `json:"description,omitempty"`
+	MDoc        *MDocSpec             `json:"mdoc,omitempty"`
+	SDJWT       *SDJWTSpec            `json:"sdjwt,omitempty"`
+	Claims      map[string]ClaimSpec  `json:"claims"`
+	Evidence    EvidenceSpec          `json:"evidence"`
+	Methods     map[string]MethodSpec `json:"methods,omitempty"`    // ways to the card; none: the client vouches for the person
+	MaxCopies   int                   `json:"max_copies,omitempty"` // keys, and so copies of each format, in one request; default 1, at most 64
 	// Lifetime is the technical validity: days ("90d") or a Go duration ("36h"). At most 457 days, because no document signer lives longer.
 	Lifetime string `json:"lifetime"`
 	// RefreshFrom is the age of the newest credential from which on a refresh is allowed ("45d"; default "0s": always). A phone that lost
@@ -161,6 +170,7 @@ var (
 	mediaTypeForm = regexp.MustCompile(`^[a-z]+/[a-z0-9][a-z0-9.+-]{0,63}$`)
 	offsetForm    = regexp.MustCompile(`^([+-])(0\d|1[0-4]):(00|15|30|45)$`)
 	daysForm      = regexp.MustCompile(`^\d{1,4}d$`)
+	districtForm  = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z-]{0,31}$`)
 	ageForm       = regexp.MustCompile(`^age_over_(\d\d)$`)
 
 	classes = []string{"telecom", "holder", "card_system", "ministry", "court", "officers"}
@@ -190,11 +200,13 @@ type Bundle struct {
 	revokeClasses map[string][]string
 	types         map[string]*docType
 	rules         ruleSet
+	authorities   []evidence.Authority
 }
 
 type client struct {
 	ClientInfo
-	channel string
+	channel  string
+	district string
 }
 
 // docType is a type, ready to be judged by.
@@ -204,6 +216,9 @@ type docType struct {
 	docType, vct, issuer string
 	claims               *object
 	evidence             EvidenceSpec
+	methods              map[string]*method // nil: none are needed
+	phases               []PhaseSpec
+	budgets              []BudgetSpec
 	maxCopies, decoys    int
 	lifetime, grain      time.Duration
 	refresh              *RefreshSpec
@@ -236,8 +251,10 @@ func lineOf(data []byte, err error) int {
 	if syntax := (*jsontext.SyntacticError)(nil); errors.As(err, &syntax) {
 		offset = syntax.ByteOffset
 	} else if meaning := (*json.SemanticError)(nil); errors.As(err, &meaning) {
-		if at, found := find(data, meaning.JSONPointer); found {
-			return line(data, at)
+		var p places
+		at := p.at(meaning.JSONPointer)
+		if p.find(data); at.line > 0 {
+			return at.line
 		}
 		offset = meaning.ByteOffset
 	}
@@ -245,20 +262,81 @@ func lineOf(data []byte, err error) int {
 }
 
 func line(data []byte, offset int64) int {
-	return 1 + strings.Count(string(data[:min(max(offset, 0), int64(len(data)))]), "\n")
+	return 1 + bytes.Count(data[:min(max(offset, 0), int64(len(data)))], []byte("\n"))
 }
 
-// find is the offset of the end of the member name, or of the element, at p.
-func find(data []byte, p jsontext.Pointer) (int64, bool) {
-	d := jsontext.NewDecoder(strings.NewReader(string(data)))
-	for {
-		if _, err := d.ReadToken(); err != nil {
-			return 0, false
+// places are JSON pointers whose lines in a document are looked for, all in one pass that skips what none of them goes through.
+type places struct {
+	line int // 0: not met
+	kids map[string]*places
+}
+
+// at is the place of a pointer.
+func (p *places) at(pointer jsontext.Pointer) *places {
+	for token := range pointer.Tokens() {
+		if p.kids == nil {
+			p.kids = map[string]*places{}
 		}
-		if d.StackPointer() == p {
-			return d.InputOffset(), true
+		if p.kids[token] == nil {
+			p.kids[token] = &places{}
+		}
+		p = p.kids[token]
+	}
+	return p
+}
+
+// find reads a document up to its first error. A place is where the member's name ends, or the element begins.
+func (p *places) find(data []byte) {
+	d := jsontext.NewDecoder(bytes.NewBuffer(data))
+	counted, lines := int64(0), 1
+	here := func() int {
+		at := d.InputOffset()
+		lines, counted = lines+bytes.Count(data[counted:at], []byte("\n")), at
+		return lines
+	}
+	var walk func(p *places) bool
+	walk = func(p *places) bool {
+		if p == nil || len(p.kids) == 0 {
+			return d.SkipValue() == nil
+		}
+		open, err := d.ReadToken()
+		if err != nil || open.Kind() != '{' && open.Kind() != '[' {
+			return err == nil
+		}
+		kind := open.Kind() // the token dies with the next one
+		for n := 0; ; n++ {
+			next := d.PeekKind()
+			if next == '}' || next == ']' || next == 0 {
+				_, err := d.ReadToken()
+				return err == nil
+			}
+			var kid *places
+			if kind == '[' {
+				kid = p.kids[strconv.Itoa(n)]
+			} else if name, err := d.ReadToken(); err != nil {
+				return false
+			} else {
+				kid = p.kids[name.String()]
+			}
+			if kid != nil {
+				kid.line = here()
+				if kind == '[' { // the offset is still that of the element before
+					at := kid.line
+					for i := counted; i < int64(len(data)) && strings.IndexByte(" \t\r\n,", data[i]) >= 0; i++ {
+						if data[i] == '\n' {
+							at++
+						}
+					}
+					kid.line = at
+				}
+			}
+			if !walk(kid) {
+				return false
+			}
 		}
 	}
+	p.line = 1
+	walk(p)
 }
 
 func whatIsWrong(err error) string {
@@ -294,19 +372,18 @@ func (c *checker) report(file string, data []byte) error {
 		line int
 		text string
 	}
-	var all []lined
-	for _, p := range c.problems {
-		at := p.at
-		for { // a member that is missing is reported where it should be
-			if offset, found := find(data, at); found || at == "" {
-				all = append(all, lined{line(data, offset), p.text})
-				break
-			}
+	all := make([]lined, min(20, len(c.problems)))
+	var p places
+	for i := range all {
+		p.at(c.problems[i].at)
+	}
+	p.find(data)
+	for i, problem := range c.problems[:len(all)] {
+		at := problem.at
+		for p.at(at).line == 0 { // a member that is missing is reported where it should be
 			at = at.Parent()
 		}
-		if len(all) == 20 {
-			break
-		}
+		all[i] = lined{p.at(at).line, problem.text}
 	}
 	slices.SortStableFunc(all, func(a, b lined) int { return cmp.Compare(a.line, b.line) })
 	errs := make([]error, len(all))
@@ -352,6 +429,9 @@ func (c *checker) bundle(f BundleFile) *Bundle {
 	for i, s := range f.Clients {
 		c.client(pointer("/clients", i), b, s)
 	}
+	c.authorities("/authorities", b, f.Authorities)
+	c.phases("/phases", b, f.Phases)
+	c.budgets("/budgets", b, f.Budgets)
 	b.rules = c.rules(b, f.Rules)
 	return b
 }

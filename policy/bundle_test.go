@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"sealkeeper/internal/fuzzing"
 )
 
 func read(t testing.TB, name string) string {
@@ -183,11 +185,11 @@ func TestHashIsOverTheFile(t *testing.T) {
 
 // A bundle that parses says the same when it is parsed again, and every error names the file.
 func FuzzParse(f *testing.F) {
+	seeds := fuzzing.Strings(`{"format":1,"name":"a","version":1,"types":{"a":{"sdjwt":{"vct":"a:b"},"claims":{"a":{"kind":"bool"}},"lifetime":"1d"}},"rules":[{"id":"a","cedar":"permit(principal,action,resource);"}]}`)
 	for _, name := range []string{"kr-resident.json", "eu-pid.json", "mdl.json", "demo.json"} {
-		f.Add([]byte(read(f, name)))
+		seeds = append(seeds, []byte(read(f, name)))
 	}
-	f.Add([]byte(`{"format":1,"name":"a","version":1,"types":{"a":{"sdjwt":{"vct":"a:b"},"claims":{"a":{"kind":"bool"}},"lifetime":"1d"}},"rules":[{"id":"a","cedar":"permit(principal,action,resource);"}]}`))
-	f.Fuzz(func(t *testing.T, data []byte) {
+	fuzzing.Run(f, fuzzing.Options{}, seeds, func(t *testing.T, data []byte) bool {
 		b, err := Parse("f", data)
 		switch {
 		case err == nil && (b.Hash() == Hash{} || b.Version() == 0 || len(b.Types()) == 0):
@@ -195,6 +197,7 @@ func FuzzParse(f *testing.F) {
 		case err != nil && (b != nil || !strings.HasPrefix(err.Error(), "f:")):
 			t.Errorf("error without a place: %v", err)
 		}
+		return err == nil
 	})
 }
 

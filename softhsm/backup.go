@@ -121,25 +121,34 @@ func verify(src string) (map[string][]byte, error) {
 		return nil, err
 	}
 	delete(files, manifestName)
+	if err := compare(src, manifest, files); err != nil {
+		return nil, err
+	}
+	return files, nil
+}
+
+// compare holds files to the manifest of backup src.
+func compare(src string, manifest []byte, files map[string][]byte) error {
 	rest := maps.Clone(files)
-	for line := range strings.Lines(string(manifest)) {
-		sum, name, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "  ")
-		if !ok || !(strings.HasPrefix(name, tokensName+"/") || strings.HasPrefix(name, savedName+"/")) {
-			return nil, fmt.Errorf("%s: %q is not a line of a manifest", path, line)
+	for line := range bytes.Lines(manifest) {
+		text, whole := strings.CutSuffix(string(line), "\n")
+		sum, name, ok := strings.Cut(text, "  ")
+		if !ok || !whole || !(strings.HasPrefix(name, tokensName+"/") || strings.HasPrefix(name, savedName+"/")) {
+			return fmt.Errorf("backup %s: %.100q is not a line of a manifest", src, line)
 		}
 		content, ok := rest[name]
 		if !ok {
-			return nil, fmt.Errorf("backup %s: %s is missing or listed twice: use another backup", src, name)
+			return fmt.Errorf("backup %s: %.100q is missing or listed twice: use another backup", src, name)
 		}
 		if have := sha256.Sum256(content); sum != hex.EncodeToString(have[:]) {
-			return nil, fmt.Errorf("backup %s: %s is not what the manifest says: use another backup", src, name)
+			return fmt.Errorf("backup %s: %s is not what the manifest says: use another backup", src, name)
 		}
 		delete(rest, name)
 	}
 	if len(rest) > 0 || len(files) == 0 {
-		return nil, fmt.Errorf("backup %s: %d of its %d files are not in the manifest: use another backup", src, len(rest), len(files))
+		return fmt.Errorf("backup %s: %d of its %d files are not in the manifest: use another backup", src, len(rest), len(files))
 	}
-	return files, nil
+	return nil
 }
 
 // read returns the content of all files below the given directories of root, by slash-separated path relative to root.

@@ -3,6 +3,7 @@ package softhsm
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/miekg/pkcs11"
+
+	"sealkeeper/internal/fuzzing"
 )
 
 const (
@@ -379,13 +382,34 @@ func TestRefusedInitRequests(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add([]byte{})
-	f.Add(make([]byte, 320))
-	f.Add([]byte("\x00\x00\x00\x00\x00\x00\x00\x09\x00\x00\x00\x00\x80\x00\x53\x4b\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x04\x2d"))
-	f.Add([]byte("\x00\x00\x00\x00\x00\x00\x00\x09\x00\x00\x00\x00\x80\x00\x53\x49\x00\x00\x00\x00\x00\x00\x00\x03\xff\xff\xff\xff\xff\xff\xff\xff"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if user, err := parse(b); err == nil && len(b) < 4*24 || err != nil && user {
+	whole := binary.BigEndian.AppendUint64(nil, 9) // a token.object with everything in it
+	for _, typ := range []uint64{osTokenLabel, osTokenSerial, osTokenFlags, osSOPIN, osUserPIN} {
+		for _, v := range []uint64{typ, 3, 2} {
+			whole = binary.BigEndian.AppendUint64(whole, v)
+		}
+		whole = append(whole, "ab"...)
+	}
+	seeds := [][]byte{{}, make([]byte, 320), whole,
+		[]byte("\x00\x00\x00\x00\x00\x00\x00\x09\x00\x00\x00\x00\x80\x00\x53\x4b\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x04\x2d"),
+		[]byte("\x00\x00\x00\x00\x00\x00\x00\x09\x00\x00\x00\x00\x80\x00\x53\x49\x00\x00\x00\x00\x00\x00\x00\x03\xff\xff\xff\xff\xff\xff\xff\xff")}
+	fuzzing.Run(f, fuzzing.Options{}, seeds, func(t *testing.T, b []byte) bool {
+		user, err := parse(b)
+		if err == nil && len(b) < 4*24 || err != nil && user {
 			t.Fatalf("%x: %t %v", b, user, err)
 		}
+		return err == nil
+	})
+}
+
+func FuzzManifest(f *testing.F) {
+	files := map[string][]byte{"tokens/a/token.object": []byte("x"), "saved/a.b": {}}
+	line := func(name string) string { return fmt.Sprintf("%x  %s\n", sha256.Sum256(files[name]), name) }
+	seeds := fuzzing.Strings(line("tokens/a/token.object")+line("saved/a.b"), line("saved/a.b"), line("saved/a.b")+line("saved/a.b"), "", "00  tokens/../../etc/passwd\n", "\n", "  \n")
+	fuzzing.Run(f, fuzzing.Options{}, seeds, func(t *testing.T, b []byte) bool {
+		err := compare("src", b, files)
+		if err == nil && (!bytes.Contains(b, []byte(line("saved/a.b"))) || len(bytes.TrimRight(b, "\n")) != len(strings.TrimRight(line("saved/a.b")+line("tokens/a/token.object"), "\n"))) {
+			t.Fatalf("%q was taken", b)
+		}
+		return err == nil
 	})
 }

@@ -1,26 +1,35 @@
 package verifier
 
 import (
+	"bytes"
 	"crypto"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
+
+	"sealkeeper/internal/fuzzing"
 )
 
 func FuzzMDoc(f *testing.F) {
+	var seeds [][]byte
 	for _, v := range mdocVectors(f) {
-		f.Add(v)
+		seeds = append(seeds, v)
 	}
-	f.Fuzz(func(t *testing.T, data []byte) {
+	slices.SortFunc(seeds, bytes.Compare)
+	fuzzing.Run(f, fuzzing.Options{}, seeds, func(t *testing.T, data []byte) bool {
 		o, err := openMDoc(data)
 		if err == nil && (o.doc == nil || o.auth == nil || o.doc.Hidden < 0) {
 			t.Fatal("opened without content")
 		}
+		return err == nil
 	})
 }
 
-// The issuer's signature is not part of the target: a fuzzer would never get behind it.
+// An SD-JWT's payload and, behind the first "~", its disclosures. The issuer's signature is not part of the target: a fuzzer would never
+// get behind it.
 func FuzzSDJWT(f *testing.F) {
 	var v struct {
 		Vectors []struct {
@@ -30,33 +39,48 @@ func FuzzSDJWT(f *testing.F) {
 	if err := json.Unmarshal(read(f, "sd-jwt/spec_vectors.json"), &v); err != nil {
 		f.Fatal(err)
 	}
+	var seeds [][]byte
 	for _, x := range v.Vectors {
 		compact, disclosures, _ := strings.Cut(x.Serialized, "~")
 		t, err := openJWT(compact)
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(string(t.payload), disclosures)
+		seeds = append(seeds, []byte(base64.RawURLEncoding.EncodeToString(t.payload)+"~"+strings.TrimSuffix(disclosures, "~")))
 	}
-	f.Fuzz(func(t *testing.T, payload, disclosures string) {
+	fuzzing.Run(f, fuzzing.Options{}, seeds, func(t *testing.T, in []byte) bool {
+		encoded, disclosures, _ := strings.Cut(string(in), "~")
+		payload, err := base64.RawURLEncoding.DecodeString(encoded)
 		var claims map[string]any
-		if decodeJSON([]byte(payload), &claims) != nil {
-			return
+		if err != nil || decodeJSON(payload, &claims) != nil {
+			return false
 		}
-		s, err := disclose(claims, strings.Split(disclosures, "~"))
+		var each []string
+		if disclosures != "" {
+			each = strings.Split(disclosures, "~")
+		}
+		s, err := disclose(claims, each)
 		if err == nil && (s.Hidden < 0 || s.registered() == nil && s.Claims == nil) {
 			t.Fatalf("disclosed without claims: %+v", s)
 		}
+		return err == nil
 	})
 }
 
 func FuzzJWT(f *testing.F) {
-	f.Add("eyJhbGciOiJFUzI1NiIsInR5cCI6InN0YXR1c2xpc3Qrand0In0.e30.AA")
-	f.Add("..")
-	f.Fuzz(func(t *testing.T, compact string) {
-		if j, err := openJWT(compact); err == nil && verifySignature(j.header.Algorithm, crypto.PublicKey(nil), j.input, j.signature) == nil {
+	var v struct {
+		JWT string `json:"status_list_jwt"`
+	}
+	if err := json.Unmarshal(read(f, "token-status-list/token_vectors.json"), &v); err != nil {
+		f.Fatal(err)
+	}
+	seeds := fuzzing.Strings("eyJhbGciOiJFUzI1NiIsInR5cCI6InN0YXR1c2xpc3Qrand0In0.e30.AA", "..", v.JWT)
+	fuzzing.Run(f, fuzzing.Options{}, seeds, func(t *testing.T, compact []byte) bool {
+		j, err := openJWT(string(compact))
+		if err == nil && verifySignature(j.header.Algorithm, crypto.PublicKey(nil), j.input, j.signature) == nil {
 			t.Fatal("verified with no key")
 		}
+		return err == nil
 	})
 }
 
@@ -69,13 +93,11 @@ func FuzzStatusList(f *testing.F) {
 		f.Fatal(err)
 	}
 	cwt, _ := hex.DecodeString(v.CWT)
-	f.Add([]byte(v.JWT))
-	f.Add(cwt)
 	const most = 1 << 12
-	f.Fuzz(func(t *testing.T, data []byte) {
+	fuzzing.Run(f, fuzzing.Options{}, [][]byte{[]byte(v.JWT), cwt}, func(t *testing.T, data []byte) bool {
 		l, err := DecodeStatusList(data, most)
 		if err != nil {
-			return
+			return false
 		}
 		n := uint64(len(l.Image)) * 8 / uint64(l.Bits)
 		if n > most {
@@ -84,5 +106,6 @@ func FuzzStatusList(f *testing.F) {
 		if _, ok := l.Get(n); ok {
 			t.Fatal("an index out of bounds has a status")
 		}
+		return true
 	})
 }

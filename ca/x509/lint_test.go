@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"sealkeeper/internal/fuzzing"
 )
 
 func names(f []Finding) string {
@@ -315,11 +317,11 @@ func FuzzLint(f *testing.F) {
 	if err != nil || len(files) == 0 {
 		f.Fatal("no vectors")
 	}
+	var seeds [][]byte
 	for _, file := range files {
-		f.Add(readPEM(f, filepath.Base(file)))
+		seeds = append(seeds, readPEM(f, filepath.Base(file)))
 	}
 	iaca, der := root(f, "iaca", "ES256")
-	f.Add(der)
 	tbs, err := draftCRL(crlRequest(), iaca.Key, der)
 	if err != nil {
 		f.Fatal(err)
@@ -328,19 +330,22 @@ func FuzzLint(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(crl)
-	f.Fuzz(func(t *testing.T, der []byte) {
+	seeds = append(seeds, der, crl)
+	fuzzing.Run(f, fuzzing.Options{}, seeds, func(t *testing.T, der []byte) (clean bool) {
 		for profile := range profiles {
 			if len(Lint(profile, der)) == 0 {
+				clean = true
 				if _, err := x509.ParseCertificate(der); err != nil {
 					t.Errorf("clean as %s, but: %v", profile, err)
 				}
 			}
 		}
 		if len(LintCRL(der)) == 0 {
+			clean = true
 			if _, err := x509.ParseRevocationList(der); err != nil {
 				t.Errorf("clean CRL, but: %v", err)
 			}
 		}
+		return clean
 	})
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sealkeeper/contract"
+	"sealkeeper/internal/fuzzing"
 )
 
 // looked is a sample of this text, so many seconds after a fixed time.
@@ -52,9 +53,9 @@ func TestTopParse(t *testing.T) {
 }
 
 func FuzzTopParse(f *testing.F) {
-	f.Add("# TYPE a counter\na{x=\"1\",y=\"\\\\\\\"\\n\"} 1\nb 2e+09\n")
-	f.Add("a{x=\"\\")
-	f.Fuzz(func(t *testing.T, text string) {
+	seeds := fuzzing.Strings("# TYPE a counter\na{x=\"1\",y=\"\\\\\\\"\\n\"} 1\nb 2e+09\n", "a{x=\"\\", "sealkeeper_disk_free_bytes 1\nsealkeeper_disk_size_bytes 1e3\nsealkeeper_signatures_total{result=\"bad\"} 1\n")
+	fuzzing.Run(f, fuzzing.Options{}, seeds, func(t *testing.T, in []byte) bool {
+		text := string(in)
 		m, err := parseMetrics(text)
 		n := 0
 		for _, s := range m {
@@ -63,6 +64,8 @@ func FuzzTopParse(f *testing.F) {
 		if err == nil && n > strings.Count(text, "\n") {
 			t.Errorf("%d series in %d lines", n, strings.Count(text, "\n"))
 		}
+		measured(text) // doctor's reading of the same
+		return err == nil
 	})
 }
 

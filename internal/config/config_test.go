@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"sealkeeper/internal/fuzzing"
 )
 
 const name = "/etc/sealkeeper/sealkeeper.yaml"
@@ -301,24 +303,23 @@ func TestExample(t *testing.T) {
 
 // No file makes Parse panic; a refusal names the file, and a configuration keeps its promises.
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"", minimal, add("hsm: {workers: 0}"), add("data: x"), "a: &a [*a]", "<<: {data: x}", "? [a]\n: b", "!!binary x", "--- a\n--- b", "data: !!float 1", "\xff\xfe",
-		"data: &x /var\npolicy: *x", add("lists: {entries: 0x400}"), add("limits: {drain: 1e9s}")} {
-		f.Add([]byte(s))
-	}
+	seeds := fuzzing.Strings("", minimal, add("hsm: {workers: 0}"), add("data: x"), "a: &a [*a]", "<<: {data: x}", "? [a]\n: b", "!!binary x", "--- a\n--- b", "data: !!float 1", "\xff\xfe",
+		"data: &x /var\npolicy: *x", add("lists: {entries: 0x400}"), add("limits: {drain: 1e9s}"))
 	if b, err := os.ReadFile("../../deploy/sealkeeper.example.yaml"); err == nil {
-		f.Add(b)
+		seeds = append(seeds, b)
 	}
-	f.Fuzz(func(t *testing.T, b []byte) {
+	fuzzing.Run(f, fuzzing.Options{}, seeds, func(t *testing.T, b []byte) bool {
 		c, err := Parse(name, b)
 		if err != nil {
 			if !strings.HasPrefix(err.Error(), name+":") {
 				t.Errorf("which file? %v", err)
 			}
-			return
+			return false
 		}
 		if !filepath.IsAbs(c.Data) || !filepath.IsAbs(c.Policy) || c.Workers < 1 || c.Workers > 64 || c.ListTTL > c.ListLife/2 || c.ListEntries&(c.ListEntries-1) != 0 || c.Online.PINFile == c.IACA.PINFile {
 			t.Errorf("%+v", c)
 		}
+		return true
 	})
 }
 

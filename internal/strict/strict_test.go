@@ -3,6 +3,8 @@ package strict
 import (
 	"strings"
 	"testing"
+
+	"sealkeeper/internal/fuzzing"
 )
 
 type doc struct {
@@ -59,10 +61,8 @@ func TestLooseIsCaseSensitive(t *testing.T) {
 }
 
 func FuzzJSON(f *testing.F) {
-	for _, s := range []string{`{"name":"a","list":[1]}`, `{"name":"a","name":"b"}`, `{"any":{"a":[[1]]}}`, `"\\"`, `[[[[`, "{\"name\":\"\xff\"}"} {
-		f.Add([]byte(s))
-	}
-	f.Fuzz(func(t *testing.T, data []byte) {
+	seeds := fuzzing.Strings(`{"name":"a","list":[1]}`, `{"name":"a","name":"b"}`, `{"any":{"a":[[1]]}}`, `"\\"`, `[[[[`, "{\"name\":\"\xff\"}")
+	fuzzing.Run(f, fuzzing.Options{}, seeds, func(t *testing.T, data []byte) bool {
 		strict, loose := JSON(data, limits, new(doc)), Loose(data, limits, new(doc))
 		if strict == nil && loose != nil {
 			t.Errorf("JSON takes what Loose refuses: %v", loose)
@@ -70,5 +70,6 @@ func FuzzJSON(f *testing.F) {
 		if strict == nil && len(data) > limits.Bytes {
 			t.Errorf("%d bytes were taken", len(data))
 		}
+		return loose == nil
 	})
 }

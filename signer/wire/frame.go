@@ -102,28 +102,30 @@ func Read(r *bufio.Reader, v any) error {
 	if n == 0 || n > MaxFrame {
 		return fmt.Errorf("a frame claims %d bytes, 1 to %d are allowed", n, MaxFrame)
 	}
-	b := buffers.Get().(*bytes.Buffer)
-	b.Grow(n)
-	body := b.AvailableBuffer()[:n]
+	body := buffers.Get().(*bytes.Buffer).AvailableBuffer()
 	defer func() {
-		Wipe(body)
-		b.Reset()
-		if b.Cap() <= keep {
-			buffers.Put(b)
+		Wipe(body[:cap(body)])
+		if cap(body) <= keep {
+			buffers.Put(bytes.NewBuffer(body[:0]))
 		}
 	}()
-	for rest := body; len(rest) > 0; {
+	for len(body) < n {
 		if _, err := r.Peek(1); err != nil {
 			if err == io.EOF {
 				err = io.ErrUnexpectedEOF
 			}
 			return fmt.Errorf("reading a frame: %w", err)
 		}
-		part, _ := r.Peek(min(r.Buffered(), len(rest)))
-		k := copy(rest, part)
+		part, _ := r.Peek(min(r.Buffered(), n-len(body)))
+		if len(body)+len(part) > cap(body) { // memory follows what has arrived, not what the first four bytes claim
+			larger := make([]byte, len(body), min(n, 2*cap(body)+len(part)))
+			copy(larger, body)
+			Wipe(body)
+			body = larger
+		}
+		body = append(body, part...)
 		Wipe(part)
-		r.Discard(k)
-		rest = rest[k:]
+		r.Discard(len(part))
 	}
 	if err := dec.Unmarshal(body, v); err != nil {
 		return fmt.Errorf("decoding %T: %w", v, err)

@@ -9,6 +9,8 @@ import (
 	"net"
 	"reflect"
 	"testing"
+
+	"sealkeeper/internal/fuzzing"
 )
 
 func frame(body []byte) []byte {
@@ -92,32 +94,48 @@ func TestBadFramesAreRefused(t *testing.T) {
 	}
 }
 
-// What is read, written again, is read as the same.
-func FuzzRead(f *testing.F) {
-	for _, v := range []any{Hello{PIN: []byte("1")}, Request{ID: 1, Op: OpSign, Sign: []Sign{{}}}, Response{Results: []Result{{}}}} {
+// What is read, written again, is read as the same. The daemon's side reads Ready and Response, the worker's Hello and Request.
+func fuzzRead(f *testing.F, seeds []any, kinds ...any) {
+	var bodies [][]byte
+	for _, v := range seeds {
 		var b bytes.Buffer
 		Write(&b, v)
-		f.Add(b.Bytes())
+		bodies = append(bodies, b.Bytes())
 	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		for _, v := range []any{new(Hello), new(Ready), new(Request), new(Response)} {
+	fuzzing.Run(f, fuzzing.Options{}, bodies, func(t *testing.T, data []byte) (accepted bool) {
+		for _, kind := range kinds {
+			v := reflect.New(reflect.TypeOf(kind)).Interface()
 			if Read(bufio.NewReader(bytes.NewReader(data)), v) != nil {
 				continue
 			}
+			accepted = true
 			var b bytes.Buffer
 			if err := Write(&b, v); err != nil {
 				t.Fatal(err)
 			}
-			again := reflect.New(reflect.TypeOf(v).Elem()).Interface()
+			x := bytes.Clone(b.Bytes())
+			again := reflect.New(reflect.TypeOf(kind)).Interface()
 			if err := Read(bufio.NewReader(&b), again); err != nil {
 				t.Fatal(err)
 			}
-			var x, y bytes.Buffer
-			Write(&x, v)
+			var y bytes.Buffer
 			Write(&y, again)
-			if !bytes.Equal(x.Bytes(), y.Bytes()) {
+			if !bytes.Equal(x, y.Bytes()) {
 				t.Fatal("changed on the way")
 			}
 		}
+		return accepted
 	})
+}
+
+func FuzzReadByWorker(f *testing.F) {
+	key := Key{ID: "ds-1", CKAID: []byte{1}, Purpose: "mdoc", Algorithm: "ES256", SPKI: make([]byte, 91), Copies: true}
+	fuzzRead(f, []any{Hello{PIN: []byte("1")}, Hello{Module: "m", Token: "t", PIN: []byte("1"), Keys: []Key{key, key}, Sessions: 2, Secret: []Wrapped{{CKAID: []byte{1}, Blob: []byte{2}}}},
+		Request{ID: 1, Op: OpSign, Sign: []Sign{{}}}, Request{ID: 1 << 40, Op: OpSign, Sign: []Sign{{KeyID: "k", Purpose: "p", TBS: make([]byte, 300)}, {KeyID: "k"}}},
+		Request{ID: 2, Op: OpGenerate, Generate: &Generate{Label: "l", Algorithm: "ES256"}}, Request{ID: 3, Op: OpDerive, Label: "l"}}, Hello{}, Request{})
+}
+
+func FuzzReadByDaemon(f *testing.F) {
+	fuzzRead(f, []any{Ready{Serial: "s"}, Ready{Class: Stop, Error: "e"}, Response{Results: []Result{{}}}, Response{ID: 1 << 40, Results: []Result{{Signature: make([]byte, 64)}, {Class: Session, Error: "e"}}},
+		Response{ID: 1, Secret: make([]byte, 32)}, Response{CKAID: []byte{1}, SPKI: make([]byte, 91), Blob: []byte{2}}}, Ready{}, Response{})
 }
