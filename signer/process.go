@@ -194,6 +194,8 @@ func (p *pool) greet(w *process, hello wire.Hello) error {
 	switch ready.Class {
 	case wire.OK:
 		return nil
+	case wire.Missing:
+		return &failedStart{err: fmt.Errorf("%w: %w: token %q: %s", ErrDown, ErrOldToken, p.token.Name, ready.Error), stop: true}
 	case wire.Stop:
 		f := &failedStart{err: fmt.Errorf("%w: token %q: %s", ErrDown, p.token.Name, ready.Error), stop: true}
 		if refusedPIN(ready.Error) {

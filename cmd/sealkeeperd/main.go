@@ -82,7 +82,7 @@ func exitCode(err error) int {
 	switch {
 	case errors.As(err, &c):
 		return c.code
-	case errors.As(err, &f):
+	case errors.As(err, &f), errors.Is(err, signer.ErrOldToken):
 		return exitFenced
 	case errors.Is(err, signer.ErrDown):
 		return exitHSM

@@ -104,5 +104,6 @@ const (
 	Session Class = "session" // new session, log in, look keys up again, once more
 	Worker  Class = "worker"  // this process is of no use any more: replace it
 	Stop    Class = "stop"    // PIN refused or locked, key ambiguous or changed: stop and alarm, never retry
+	Missing Class = "missing" // at a start: what the registry knows is not on the token, which is an old one or another; never retry
 	Faulty  Class = "request" // the request's own fault: wrong prefix, unknown key
 )

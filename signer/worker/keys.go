@@ -127,7 +127,7 @@ func (t *token) pair(h pkcs11.SessionHandle, id []byte) (priv, pub pkcs11.Object
 		case 1:
 			*one.out = found[one.class][0]
 		case 0:
-			return 0, 0, refuse(wire.Stop, "no %s object with CKA_ID %x is on the token: restore the token from its backup or retire the key", one.name, id)
+			return 0, 0, refuse(wire.Missing, "no %s object with CKA_ID %x is on the token: restore the token from its backup or retire the key", one.name, id)
 		default:
 			return 0, 0, refuse(wire.Stop, "%d %s objects with CKA_ID %x: remove the duplicate, after comparing public keys with the registry", n, one.name, id)
 		}
@@ -377,7 +377,7 @@ func (t *token) generate(g wire.Generate) (id, spki []byte, err error) {
 
 // withdrawn: something that the token made wrongly was removed again. That is no reason to stop the keys that are well.
 func withdrawn(what string, err error) error {
-	if c := class(err); c != wire.Stop && c != wire.Session {
+	if c := class(err); c != wire.Stop && c != wire.Session && c != wire.Missing {
 		return fmt.Errorf("%s was removed again: %w", what, err)
 	}
 	return &failure{wire.Faulty, what + " was removed again", err}
@@ -495,5 +495,5 @@ func (t *token) unwrap(h pkcs11.SessionHandle) (pkcs11.ObjectHandle, error) {
 		}
 		return o, nil
 	}
-	return 0, refuse(wire.Stop, "none of its %d wrapping keys is on this token: restore the token from its backup", len(t.hello.Secret))
+	return 0, refuse(wire.Missing, "none of its %d wrapping keys is on this token: restore the token from its backup", len(t.hello.Secret))
 }

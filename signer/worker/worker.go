@@ -48,7 +48,7 @@ func Run(conn io.ReadWriteCloser, o Options) error {
 	t, err := open(&hello, o.Guard)
 	if err != nil {
 		c := class(err)
-		if c != wire.Worker {
+		if c != wire.Worker && c != wire.Missing {
 			c = wire.Stop // the same keys, the same registry: another process would find the same
 		}
 		return errors.Join(err, wire.Write(conn, wire.Ready{Class: c, Error: err.Error()}))
