@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 
 	"sealkeeper/ca/x509"
@@ -54,6 +55,7 @@ type Options struct {
 // Authority conducts.
 type Authority struct {
 	o        Options
+	keys     sync.Map // by id: *certified.Key
 	subjects subjects
 	turns    *turns
 	public   shelf

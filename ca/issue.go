@@ -12,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"sealkeeper/ca/certified"
 	"sealkeeper/ca/mdoc"
 	"sealkeeper/ca/sdjwt"
 	"sealkeeper/contract"
@@ -321,7 +322,7 @@ func (a *Authority) draftNew(ctx context.Context, q request, approval *policy.Ap
 			return nil, fmt.Errorf("leasing status indices: %w", err)
 		}
 		for i := range issue.Keys {
-			d, err := drafted(approval, f, tickets[i], key, i, seed)
+			d, err := a.drafted(approval, f, tickets[i], key, i, seed)
 			if err != nil {
 				return nil, err
 			}
@@ -353,7 +354,7 @@ func (a *Authority) draftAgain(approval *policy.Approval, p *ledger.Pending, see
 			if !ok {
 				return nil, ledger.ErrRebuild
 			}
-			d, err := drafted(approval, f, tickets[n], key, i, seed)
+			d, err := a.drafted(approval, f, tickets[n], key, i, seed)
 			if err != nil {
 				return nil, fmt.Errorf("%w: %w", ledger.ErrRebuild, err)
 			}
@@ -366,19 +367,24 @@ func (a *Authority) draftAgain(approval *policy.Approval, p *ledger.Pending, see
 // purposes says which key signs which format.
 var purposes = map[policy.Format]policy.Purpose{policy.MDoc: policy.PurposeMDoc, policy.SDJWT: policy.PurposeSDJWT}
 
-func drafted(approval *policy.Approval, f policy.Format, t *ledger.Ticket, key ledger.Key, i int, seed [32]byte) (draft, error) {
+func (a *Authority) drafted(approval *policy.Approval, f policy.Format, t *ledger.Ticket, key ledger.Key, i int, seed [32]byte) (draft, error) {
 	issue, _ := approval.Issue()
 	d := draft{format: f, key: issue.Keys[i], list: t.List(), ticket: contract.StatusRef{URI: t.URI(), Index: t.Index()}}
+	signer, err := a.certified(key)
+	if err != nil {
+		return d, fmt.Errorf("key %s: %w", key.ID, err)
+	}
+	p := certified.Params{Key: i, Seed: seed, Signer: signer, SignedAt: approval.At()}
 	switch f {
 	case policy.MDoc:
-		tbs, err := mdoc.Draft(approval, t, mdoc.Params{Key: i, Seed: seed, Signer: key, SignedAt: approval.At()})
+		tbs, err := mdoc.Draft(approval, t, p)
 		if err != nil {
 			return d, fmt.Errorf("drafting mdoc %d: %w", i, err)
 		}
 		d.tbs = tbs
 		d.join = func(c *release.Checked, n int) ([]byte, error) { return mdoc.Join(tbs, c, n) }
 	case policy.SDJWT:
-		tbs, err := sdjwt.Draft(approval, t, sdjwt.Params{Key: i, Seed: seed, Signer: key, SignedAt: approval.At()})
+		tbs, err := sdjwt.Draft(approval, t, p)
 		if err != nil {
 			return d, fmt.Errorf("drafting SD-JWT VC %d: %w", i, err)
 		}
@@ -389,6 +395,18 @@ func drafted(approval *policy.Approval, f policy.Format, t *ledger.Ticket, key l
 	}
 	d.ledger = ledger.Draft{Ticket: t, KeyID: key.ID, Purpose: purposes[f], TBSHash: sha256.Sum256(d.tbs.Bytes()), NotAfter: d.tbs.NotAfter(), KeyIndex: i}
 	return d, nil
+}
+
+// certified parses and checks a key's certificates when they are new.
+func (a *Authority) certified(k ledger.Key) (*certified.Key, error) {
+	if known, ok := a.keys.Load(k.ID); ok && known.(*certified.Key).Is(k) {
+		return known.(*certified.Key), nil
+	}
+	c, err := certified.New(k)
+	if err == nil {
+		a.keys.Store(k.ID, c)
+	}
+	return c, err
 }
 
 func ledgerDrafts(drafts []draft) []ledger.Draft {

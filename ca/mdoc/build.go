@@ -5,10 +5,8 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
-	"crypto/hkdf"
 	"crypto/sha256"
 	"crypto/sha512"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"sort"
@@ -16,6 +14,7 @@ import (
 
 	"github.com/fxamacker/cbor/v2"
 
+	"sealkeeper/ca/certified"
 	"sealkeeper/policy"
 )
 
@@ -44,20 +43,18 @@ func sum256(b []byte) []byte { s := sha256.Sum256(b); return s[:] }
 
 // plain is everything that goes into one mdoc, as values that any test can make.
 type plain struct {
-	docType   string
-	values    []policy.Value // those without an element identifier stay out
-	device    crypto.PublicKey
-	uri       string
-	index     uint64
-	algorithm string
-	chain     [][]byte // DER, leaf first, no anchor
-	spki      []byte   // pinned key of the signer
-	signedAt  time.Time
-	grain     time.Duration
-	lifetime  time.Duration
-	decoys    int
-	seed      [32]byte
-	copy      int
+	docType  string
+	values   []policy.Value // those without an element identifier stay out
+	device   crypto.PublicKey
+	uri      string
+	index    uint64
+	signer   *certified.Key
+	signedAt time.Time
+	grain    time.Duration
+	lifetime time.Duration
+	decoys   int
+	seed     [32]byte
+	copy     int
 }
 
 type item struct {
@@ -143,29 +140,13 @@ func embedded(v any) ([]byte, error) {
 	return encoding.Marshal(cbor.Tag{Number: tagEncodedCBOR, Content: content})
 }
 
-// stream derives everything random of one copy. Each value has a label of its own, so adding one never moves another, and a retry with
-// the same seed rebuilds the same bytes.
-type stream struct {
-	prk  []byte
-	copy int
-}
-
-func (s stream) bytes(n int, purpose string, a ...any) []byte {
-	b, err := hkdf.Expand(sha256.New, s.prk, fmt.Sprintf("sealkeeper/v1/mdoc/%d/", s.copy)+fmt.Sprintf(purpose, a...), n)
-	if err != nil {
-		panic(err) // n is at most 48
-	}
-	return b
-}
-
 func build(p plain) (*TBS, error) {
-	alg, ok := algorithms[p.algorithm]
-	if !ok {
-		return nil, fmt.Errorf("algorithm %q can't sign an mdoc: ES256, ES384 or EdDSA", p.algorithm)
+	if !p.signer.Valid() {
+		return nil, errors.New("there is no certified key to sign with")
 	}
-	leaf, err := checkChain(p.chain, p.spki)
-	if err != nil {
-		return nil, err
+	alg, ok := algorithms[p.signer.Algorithm]
+	if !ok {
+		return nil, fmt.Errorf("algorithm %q can't sign an mdoc: ES256, ES384 or EdDSA", p.signer.Algorithm)
 	}
 	if p.docType == "" || p.uri == "" {
 		return nil, errors.New("an mdoc needs a docType and a status list URI")
@@ -177,15 +158,15 @@ func build(p plain) (*TBS, error) {
 	if err != nil {
 		return nil, err
 	}
-	signed, until, err := validity(p.signedAt, p.grain, p.lifetime, leaf)
+	signed, until, err := p.signer.Validity(p.signedAt, p.grain, p.lifetime)
 	if err != nil {
 		return nil, err
 	}
-	prk, err := hkdf.Extract(sha256.New, p.seed[:], nil)
+	s, err := certified.NewStream(p.seed, "mdoc", p.copy)
 	if err != nil {
-		return nil, fmt.Errorf("deriving the mdoc's salts: %w", err)
+		return nil, err
 	}
-	nameSpaces, digests, err := items(p, stream{prk, p.copy}, alg.sum)
+	nameSpaces, digests, err := items(p, s, alg.sum)
 	if err != nil {
 		return nil, err
 	}
@@ -214,7 +195,7 @@ func build(p plain) (*TBS, error) {
 		return nil, err
 	}
 	return &TBS{
-		bytes: tbs, protected: protected, payload: payload, chain: p.chain, nameSpaces: nameSpaces, sigSize: alg.sigSize, notAfter: until,
+		bytes: tbs, protected: protected, payload: payload, chain: p.signer.Chain, nameSpaces: nameSpaces, sigSize: alg.sigSize, notAfter: until,
 	}, nil
 }
 
@@ -240,54 +221,6 @@ func (t *TBS) join(signature []byte) ([]byte, error) {
 	return encoding.Marshal(out)
 }
 
-// checkChain returns the leaf. An anchor in x5chain would invite verifiers to trust what travels with the credential: WD v4 B.1.1 and
-// HAIP 6.1 forbid it. A leaf with another key than the pinned one would make credentials that nobody can verify.
-func checkChain(chain [][]byte, spki []byte) (leaf *x509.Certificate, err error) {
-	for i, der := range chain {
-		c, err := x509.ParseCertificate(der)
-		if err != nil {
-			return nil, fmt.Errorf("certificate %d of the signer's chain: %w", i, err)
-		}
-		if bytes.Equal(c.RawSubject, c.RawIssuer) {
-			return nil, fmt.Errorf("certificate %d of the signer's chain (%s) is an anchor: leave it out", i, c.Subject)
-		}
-		if i == 0 {
-			leaf = c
-		}
-	}
-	if leaf == nil {
-		return nil, errors.New("the signer has no certificate")
-	}
-	if !bytes.Equal(leaf.RawSubjectPublicKeyInfo, spki) {
-		return nil, fmt.Errorf("certificate %s is not for the signer's pinned key", leaf.Subject)
-	}
-	return leaf, nil
-}
-
-// validity coarsens the times to the grain, so that credentials of one batch can't be linked by them (WD v4 12.3.4), and keeps them inside
-// the document signer's certificate: signed is never before notBefore, validUntil never after notAfter.
-func validity(at time.Time, grain, lifetime time.Duration, leaf *x509.Certificate) (signed, until time.Time, err error) {
-	if at.Unix() <= 0 || grain < 0 || lifetime < time.Second {
-		return signed, until, errors.New("an mdoc needs an instant, a time grain and a lifetime")
-	}
-	signed = at.UTC().Truncate(time.Second)
-	if g := int64(grain / time.Second); g > 1 {
-		signed = time.Unix(at.Unix()-at.Unix()%g, 0).UTC()
-	}
-	if signed.Before(leaf.NotBefore) {
-		signed = leaf.NotBefore.UTC().Add(time.Second - 1).Truncate(time.Second)
-	}
-	until = signed.Add(lifetime.Truncate(time.Second))
-	if until.After(leaf.NotAfter) {
-		until = leaf.NotAfter.UTC().Truncate(time.Second)
-	}
-	if !until.After(signed) || at.After(leaf.NotAfter) {
-		return signed, until, fmt.Errorf("certificate %s is valid from %s until %s, not at %s", leaf.Subject,
-			leaf.NotBefore.Format(time.RFC3339), leaf.NotAfter.Format(time.RFC3339), at.Format(time.RFC3339))
-	}
-	return signed, until, nil
-}
-
 func tdate(t time.Time) cbor.Tag {
 	return cbor.Tag{Number: tagDateTime, Content: t.UTC().Format("2006-01-02T15:04:05Z")}
 }
@@ -302,7 +235,7 @@ type space struct {
 
 // items makes the disclosed items and their digests. Digest ids are a permutation of 0…n-1 that differs in each copy: they say nothing of
 // the element and link no two copies (WD v4 12.3.4). Digests stand in the order of their ids, so decoys can't be told from elements.
-func items(p plain, s stream, sum func([]byte) []byte) (nameSpaces, digests ordered, err error) {
+func items(p plain, s *certified.Stream, sum func([]byte) []byte) (nameSpaces, digests ordered, err error) {
 	var spaces []*space
 	find := func(name string) *space {
 		for _, sp := range spaces {
@@ -343,7 +276,7 @@ func items(p plain, s stream, sum func([]byte) []byte) (nameSpaces, digests orde
 			if err != nil {
 				return nameSpaces, digests, err
 			}
-			b, err := embedded(item{ids[i], s.bytes(32, "random/%q/%q", sp.name, v.Element), v.Element, value})
+			b, err := embedded(item{ids[i], s.Bytes(32, "random/%q/%q", sp.name, v.Element), v.Element, value})
 			if err != nil {
 				return nameSpaces, digests, err
 			}
@@ -351,7 +284,7 @@ func items(p plain, s stream, sum func([]byte) []byte) (nameSpaces, digests orde
 			sp.digests[ids[i]] = sum(b)
 		}
 		for i := range sp.decoys {
-			sp.digests[ids[len(sp.values)+i]] = sum(s.bytes(32, "decoy/%q/%d", sp.name, i))
+			sp.digests[ids[len(sp.values)+i]] = sum(s.Bytes(32, "decoy/%q/%d", sp.name, i))
 		}
 		if err := nameSpaces.add(sp.name, list); err != nil {
 			return nameSpaces, digests, err
@@ -370,10 +303,10 @@ func items(p plain, s stream, sum func([]byte) []byte) (nameSpaces, digests orde
 }
 
 // permutation ranks pseudorandom tags: element i gets the rank of its tag.
-func permutation(s stream, space string, n int) []uint32 {
+func permutation(s *certified.Stream, space string, n int) []uint32 {
 	tags, order := make([][]byte, n), make([]int, n)
 	for i := range n {
-		tags[i], order[i] = s.bytes(16, "order/%q/%d", space, i), i
+		tags[i], order[i] = s.Bytes(16, "order/%q/%d", space, i), i
 	}
 	sort.Slice(order, func(a, b int) bool { return bytes.Compare(tags[order[a]], tags[order[b]]) < 0 })
 	ids := make([]uint32, n)

@@ -6,11 +6,10 @@
 package mdoc
 
 import (
-	"bytes"
 	"errors"
-	"fmt"
 	"time"
 
+	"sealkeeper/ca/certified"
 	"sealkeeper/ledger"
 	"sealkeeper/policy"
 	"sealkeeper/release"
@@ -33,57 +32,36 @@ func (t *TBS) Bytes() []byte { return t.bytes }
 // NotAfter is validUntil.
 func (t *TBS) NotAfter() time.Time { return t.notAfter }
 
-// Params beside the approval and the ticket.
-type Params struct {
-	Key      int        // which of the approval's keys
-	Seed     [32]byte   // ledger.Seed: all salts, digest ids and decoys come from it by HKDF with labels naming format and Key
-	Signer   ledger.Key // document signer: its chain goes into x5chain, its algorithm into the protected header
-	SignedAt time.Time  // the approval's instant; coarsened, never before the signer certificate's notBefore
-}
-
 // Draft builds the bytes to be signed. The same input gives the same bytes.
-func Draft(a *policy.Approval, t *ledger.Ticket, p Params) (*TBS, error) {
-	if !a.Valid() {
-		return nil, errors.New("drafting without an approval")
-	}
-	issue, ok := a.Issue()
-	switch {
-	case !ok:
-		return nil, errors.New("an mdoc needs an approved issue or refresh")
-	case !a.Allows(policy.PurposeMDoc) || p.Signer.Purpose != policy.PurposeMDoc:
-		return nil, fmt.Errorf("key %q is not one that this approval lets sign an mdoc", p.Signer.ID)
-	case t == nil || t.Format() != policy.MDoc || t.URI() == "":
-		return nil, errors.New("an mdoc needs an unspent ticket of an mdoc status list")
-	case p.Key < 0 || p.Key >= len(issue.Keys):
-		return nil, fmt.Errorf("key %d of %d approved ones", p.Key, len(issue.Keys))
+func Draft(a *policy.Approval, t *ledger.Ticket, p certified.Params) (*TBS, error) {
+	issue, err := certified.Approved(a, t, p, policy.MDoc, policy.PurposeMDoc)
+	if err != nil {
+		return nil, err
 	}
 	return build(plain{
-		docType:   issue.DocType,
-		values:    issue.Values,
-		device:    issue.Keys[p.Key].Public,
-		uri:       t.URI(),
-		index:     t.Index(),
-		algorithm: p.Signer.Algorithm,
-		chain:     p.Signer.Chain,
-		spki:      p.Signer.SPKI,
-		signedAt:  p.SignedAt,
-		grain:     issue.TimeGrain,
-		lifetime:  issue.Lifetime,
-		decoys:    issue.Decoys,
-		seed:      p.Seed,
-		copy:      p.Key,
+		docType:  issue.DocType,
+		values:   issue.Values,
+		device:   issue.Keys[p.Key].Public,
+		uri:      t.URI(),
+		index:    t.Index(),
+		signer:   p.Signer,
+		signedAt: p.SignedAt,
+		grain:    issue.TimeGrain,
+		lifetime: issue.Lifetime,
+		decoys:   issue.Decoys,
+		seed:     p.Seed,
+		copy:     p.Key,
 	})
 }
 
 // Join makes IssuerSigned (CBOR) out of the draft and the verified signature of item i. It refuses a signature over other bytes.
 func Join(t *TBS, c *release.Checked, i int) ([]byte, error) {
-	switch {
-	case t == nil || len(t.bytes) == 0:
-		return nil, errors.New("joining an mdoc without a draft")
-	case c == nil || i < 0 || i >= c.Len():
-		return nil, errors.New("joining an mdoc without a checked signature")
-	case !bytes.Equal(c.TBS(i), t.bytes):
-		return nil, errors.New("the checked signature is over other bytes than this mdoc's")
+	if t == nil {
+		return nil, errors.New("joining without a draft")
 	}
-	return t.join(c.Raw(i))
+	signature, err := certified.Signature(c, i, t.bytes)
+	if err != nil {
+		return nil, err
+	}
+	return t.join(signature)
 }

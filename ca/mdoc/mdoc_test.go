@@ -16,6 +16,7 @@ import (
 	"github.com/fxamacker/cbor/v2"
 	"pgregory.net/rapid"
 
+	"sealkeeper/ca/certified"
 	"sealkeeper/ledger"
 	"sealkeeper/policy"
 	"sealkeeper/release"
@@ -34,6 +35,14 @@ func element(name, kind string, v any) policy.Value {
 	return policy.Value{Name: name, Kind: kind, V: v, Element: name, Namespace: nameSpace}
 }
 
+func certify(s *verifiertest.Signer, algorithm string) *certified.Key {
+	k, err := certified.New(ledger.Key{Algorithm: algorithm, Chain: [][]byte{s.Leaf.Raw}, SPKI: s.Leaf.RawSubjectPublicKeyInfo})
+	if err != nil {
+		panic(err)
+	}
+	return k
+}
+
 func card(s *verifiertest.Signer, device crypto.PublicKey) plain {
 	return plain{
 		docType: "org.iso.18013.5.1.mDL",
@@ -50,17 +59,15 @@ func card(s *verifiertest.Signer, device crypto.PublicKey) plain {
 			{Name: "sd_only", Kind: "string", V: "x", SDName: "sd_only"},
 			{Name: "resident", Kind: "string", V: "Seoul", Element: "resident", Namespace: "kr.go.example"},
 		},
-		device:    device,
-		uri:       "https://status.example/status-lists/q1",
-		index:     70001,
-		algorithm: s.Algorithm,
-		chain:     [][]byte{s.Leaf.Raw},
-		spki:      s.Leaf.RawSubjectPublicKeyInfo,
-		signedAt:  now,
-		grain:     24 * time.Hour,
-		lifetime:  90 * 24 * time.Hour,
-		decoys:    5,
-		seed:      [32]byte{1, 2, 3},
+		device:   device,
+		uri:      "https://status.example/status-lists/q1",
+		index:    70001,
+		signer:   certify(s, s.Algorithm),
+		signedAt: now,
+		grain:    24 * time.Hour,
+		lifetime: 90 * 24 * time.Hour,
+		decoys:   5,
+		seed:     [32]byte{1, 2, 3},
 	}
 }
 
@@ -317,7 +324,11 @@ func TestSeed(t *testing.T) {
 	}
 	orders := map[string]bool{}
 	for c := range 20 {
-		orders[fmt.Sprint(permutation(stream{[]byte("01234567890123456789012345678901"), c}, nameSpace, 8))] = true
+		s, err := certified.NewStream([32]byte{1}, "mdoc", c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		orders[fmt.Sprint(permutation(s, nameSpace, 8))] = true
 	}
 	if len(orders) < 19 {
 		t.Errorf("%d orders in 20 copies", len(orders))
@@ -364,23 +375,20 @@ func TestTimesStayInTheCertificate(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	a := verifiertest.NewAuthority(t, now)
 	s := a.NewSigner(t, "Test DS", "ES256", now.AddDate(0, -1, 0), now.AddDate(1, 0, 0))
-	other := a.NewSigner(t, "Other", "ES256", now.AddDate(0, -1, 0), now.AddDate(1, 0, 0))
 	for name, change := range map[string]func(*plain){
-		"no algorithm":          func(p *plain) { p.algorithm = "none" },
-		"no chain":              func(p *plain) { p.chain = nil },
-		"anchor in the chain":   func(p *plain) { p.chain = append(p.chain, a.Root.Raw) },
-		"another signer's leaf": func(p *plain) { p.chain = [][]byte{other.Leaf.Raw} },
-		"no docType":            func(p *plain) { p.docType = "" },
-		"no status":             func(p *plain) { p.uri = "" },
-		"no device key":         func(p *plain) { p.device = nil },
-		"no instant":            func(p *plain) { p.signedAt = time.Time{} },
-		"no lifetime":           func(p *plain) { p.lifetime = 0 },
-		"no claims":             func(p *plain) { p.values = nil },
-		"element twice":         func(p *plain) { p.values = append(p.values, p.values[0]) },
-		"no name space":         func(p *plain) { p.values[0].Namespace = "" },
-		"wrong type":            func(p *plain) { p.values[0].V = 1 },
-		"unknown kind":          func(p *plain) { p.values[0].Kind = "float" },
-		"negative decoys":       func(p *plain) { p.decoys = -1 },
+		"no algorithm":     func(p *plain) { p.signer = certify(s, "none") },
+		"no certified key": func(p *plain) { p.signer = new(certified.Key) },
+		"no docType":       func(p *plain) { p.docType = "" },
+		"no status":        func(p *plain) { p.uri = "" },
+		"no device key":    func(p *plain) { p.device = nil },
+		"no instant":       func(p *plain) { p.signedAt = time.Time{} },
+		"no lifetime":      func(p *plain) { p.lifetime = 0 },
+		"no claims":        func(p *plain) { p.values = nil },
+		"element twice":    func(p *plain) { p.values = append(p.values, p.values[0]) },
+		"no name space":    func(p *plain) { p.values[0].Namespace = "" },
+		"wrong type":       func(p *plain) { p.values[0].V = 1 },
+		"unknown kind":     func(p *plain) { p.values[0].Kind = "float" },
+		"negative decoys":  func(p *plain) { p.decoys = -1 },
 	} {
 		p := card(s, verifiertest.NewKey(t, "ES256").Public())
 		change(&p)
@@ -406,9 +414,9 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: joined", name)
 		}
 	}
-	key := ledger.Key{Purpose: policy.PurposeMDoc}
+	key := &certified.Key{Key: ledger.Key{Purpose: policy.PurposeMDoc}}
 	for name, a := range map[string]*policy.Approval{"nil approval": nil, "zero approval": {}} {
-		if _, err := Draft(a, new(ledger.Ticket), Params{Signer: key}); err == nil {
+		if _, err := Draft(a, new(ledger.Ticket), certified.Params{Signer: key}); err == nil {
 			t.Errorf("%s: drafted", name)
 		}
 	}

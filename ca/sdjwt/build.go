@@ -2,9 +2,7 @@ package sdjwt
 
 import (
 	"bytes"
-	"crypto/hkdf"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -17,6 +15,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"sealkeeper/ca/certified"
 	"sealkeeper/policy"
 )
 
@@ -33,45 +32,28 @@ var reserved = []string{"iss", "iat", "nbf", "exp", "cnf", "vct", "vct#integrity
 
 // plain is everything that goes into one SD-JWT VC, as values that any test can make.
 type plain struct {
-	vct       string
-	issuer    string         // empty: the x5c leaf alone names the issuer
-	values    []policy.Value // those without an SD-JWT name stay out
-	jwk       []byte         // canonical public JWK
-	uri       string
-	index     uint64
-	algorithm string
-	chain     [][]byte // DER, leaf first, no anchor
-	spki      []byte
-	signedAt  time.Time
-	grain     time.Duration
-	lifetime  time.Duration
-	decoys    int
-	seed      [32]byte
-	copy      int
-}
-
-// stream derives everything random of one copy, each value under a label of its own.
-type stream struct {
-	prk  []byte
-	copy int
-}
-
-func (s stream) bytes(n int, purpose string, a ...any) []byte {
-	b, err := hkdf.Expand(sha256.New, s.prk, fmt.Sprintf("sealkeeper/v1/dc+sd-jwt/%d/", s.copy)+fmt.Sprintf(purpose, a...), n)
-	if err != nil {
-		panic(err) // n is at most 32
-	}
-	return b
+	vct      string
+	issuer   string         // empty: the x5c leaf alone names the issuer
+	values   []policy.Value // those without an SD-JWT name stay out
+	jwk      []byte         // canonical public JWK
+	uri      string
+	index    uint64
+	signer   *certified.Key
+	signedAt time.Time
+	grain    time.Duration
+	lifetime time.Duration
+	decoys   int
+	seed     [32]byte
+	copy     int
 }
 
 func build(p plain) (*TBS, error) {
-	sigSize, ok := sigSizes[p.algorithm]
-	if !ok {
-		return nil, fmt.Errorf("algorithm %q can't sign an SD-JWT VC: ES256, ES384 or EdDSA", p.algorithm)
+	if !p.signer.Valid() {
+		return nil, errors.New("there is no certified key to sign with")
 	}
-	leaf, err := checkChain(p.chain, p.spki)
-	if err != nil {
-		return nil, err
+	sigSize, ok := sigSizes[p.signer.Algorithm]
+	if !ok {
+		return nil, fmt.Errorf("algorithm %q can't sign an SD-JWT VC: ES256, ES384 or EdDSA", p.signer.Algorithm)
 	}
 	if p.vct == "" || p.uri == "" || p.decoys < 0 {
 		return nil, errors.New("an SD-JWT VC needs a vct, a status list URI and no negative number of decoys")
@@ -79,15 +61,14 @@ func build(p plain) (*TBS, error) {
 	if !jsontext.Value(p.jwk).IsValid() || bytes.Contains(p.jwk, []byte(`"d"`)) {
 		return nil, errors.New("the device key is not a public JWK")
 	}
-	iat, exp, err := validity(p.signedAt, p.grain, p.lifetime, leaf)
+	iat, exp, err := p.signer.Validity(p.signedAt, p.grain, p.lifetime)
 	if err != nil {
 		return nil, err
 	}
-	prk, err := hkdf.Extract(sha256.New, p.seed[:], nil)
+	s, err := certified.NewStream(p.seed, "dc+sd-jwt", p.copy)
 	if err != nil {
-		return nil, fmt.Errorf("deriving the SD-JWT VC's salts: %w", err)
+		return nil, err
 	}
-	s := stream{prk, p.copy}
 
 	var claims object // in the clear
 	if p.issuer != "" {
@@ -125,7 +106,7 @@ func build(p plain) (*TBS, error) {
 		if err != nil {
 			return nil, err
 		}
-		salt := b64.EncodeToString(s.bytes(saltSize, "salt/%q", name))
+		salt := b64.EncodeToString(s.Bytes(saltSize, "salt/%q", name))
 		d := b64.EncodeToString(fmt.Appendf(nil, `["%s",%s,%s]`, salt, quoted, value))
 		disclosures = append(disclosures, d)
 		digests = append(digests, digest([]byte(d)))
@@ -134,7 +115,7 @@ func build(p plain) (*TBS, error) {
 		return nil, err
 	}
 	for i := range p.decoys {
-		digests = append(digests, digest(s.bytes(32, "decoy/%d", i)))
+		digests = append(digests, digest(s.Bytes(32, "decoy/%d", i)))
 	}
 	if len(digests) > 0 { // sorted: digests are pseudorandom, so the order says nothing of claims or decoys (RFC 9901 4.2.4.1)
 		sort.Strings(digests)
@@ -143,10 +124,10 @@ func build(p plain) (*TBS, error) {
 	}
 
 	var header object
-	header.str("alg", p.algorithm)
+	header.str("alg", p.signer.Algorithm)
 	header.str("typ", "dc+sd-jwt")
 	var x5c []string
-	for _, der := range p.chain {
+	for _, der := range p.signer.Chain {
 		x5c = append(x5c, base64.StdEncoding.EncodeToString(der)) // RFC 7515 4.1.6: not base64url
 	}
 	header.raw("x5c", []byte(`["`+strings.Join(x5c, `","`)+`"]`))
@@ -174,54 +155,6 @@ func (t *TBS) join(signature []byte) ([]byte, error) {
 func digest(d []byte) string {
 	sum := sha256.Sum256(d)
 	return b64.EncodeToString(sum[:])
-}
-
-// checkChain returns the leaf. HAIP 6.1: no trust anchor in x5c, no self-signed signer. A leaf with another key than the pinned one would
-// make credentials that nobody can verify.
-func checkChain(chain [][]byte, spki []byte) (leaf *x509.Certificate, err error) {
-	for i, der := range chain {
-		c, err := x509.ParseCertificate(der)
-		if err != nil {
-			return nil, fmt.Errorf("certificate %d of the signer's chain: %w", i, err)
-		}
-		if bytes.Equal(c.RawSubject, c.RawIssuer) {
-			return nil, fmt.Errorf("certificate %d of the signer's chain (%s) is an anchor: leave it out", i, c.Subject)
-		}
-		if i == 0 {
-			leaf = c
-		}
-	}
-	if leaf == nil {
-		return nil, errors.New("the signer has no certificate")
-	}
-	if !bytes.Equal(leaf.RawSubjectPublicKeyInfo, spki) {
-		return nil, fmt.Errorf("certificate %s is not for the signer's pinned key", leaf.Subject)
-	}
-	return leaf, nil
-}
-
-// validity coarsens the times to the grain against linking (RFC 9901 10.1) and keeps them inside the signer's certificate. There is no
-// nbf: iat lies in the past already, and one more time would be one more thing to link by.
-func validity(at time.Time, grain, lifetime time.Duration, leaf *x509.Certificate) (iat, exp time.Time, err error) {
-	if at.Unix() <= 0 || grain < 0 || lifetime < time.Second {
-		return iat, exp, errors.New("an SD-JWT VC needs an instant, a time grain and a lifetime")
-	}
-	iat = at.UTC().Truncate(time.Second)
-	if g := int64(grain / time.Second); g > 1 {
-		iat = time.Unix(at.Unix()-at.Unix()%g, 0).UTC()
-	}
-	if iat.Before(leaf.NotBefore) {
-		iat = leaf.NotBefore.UTC().Add(time.Second - 1).Truncate(time.Second)
-	}
-	exp = iat.Add(lifetime.Truncate(time.Second))
-	if exp.After(leaf.NotAfter) {
-		exp = leaf.NotAfter.UTC().Truncate(time.Second)
-	}
-	if !exp.After(iat) || at.After(leaf.NotAfter) {
-		return iat, exp, fmt.Errorf("certificate %s is valid from %s until %s, not at %s", leaf.Subject,
-			leaf.NotBefore.Format(time.RFC3339), leaf.NotAfter.Format(time.RFC3339), at.Format(time.RFC3339))
-	}
-	return iat, exp, nil
 }
 
 // encodeValue writes a checked claim. Binary values become data: URIs (sd-jwt-vc-19 2.2.2.4).

@@ -4,11 +4,10 @@
 package sdjwt
 
 import (
-	"bytes"
 	"errors"
-	"fmt"
 	"time"
 
+	"sealkeeper/ca/certified"
 	"sealkeeper/ledger"
 	"sealkeeper/policy"
 	"sealkeeper/release"
@@ -28,58 +27,37 @@ func (t *TBS) Bytes() []byte { return t.bytes }
 // NotAfter is exp.
 func (t *TBS) NotAfter() time.Time { return t.notAfter }
 
-// Params are as in package mdoc.
-type Params struct {
-	Key      int
-	Seed     [32]byte
-	Signer   ledger.Key
-	SignedAt time.Time
-}
-
 // Draft builds the bytes to be signed. The same input gives the same bytes.
-func Draft(a *policy.Approval, t *ledger.Ticket, p Params) (*TBS, error) {
-	if !a.Valid() {
-		return nil, errors.New("drafting without an approval")
-	}
-	issue, ok := a.Issue()
-	switch {
-	case !ok:
-		return nil, errors.New("an SD-JWT VC needs an approved issue or refresh")
-	case !a.Allows(policy.PurposeSDJWT) || p.Signer.Purpose != policy.PurposeSDJWT:
-		return nil, fmt.Errorf("key %q is not one that this approval lets sign an SD-JWT VC", p.Signer.ID)
-	case t == nil || t.Format() != policy.SDJWT || t.URI() == "":
-		return nil, errors.New("an SD-JWT VC needs an unspent ticket of an SD-JWT VC status list")
-	case p.Key < 0 || p.Key >= len(issue.Keys):
-		return nil, fmt.Errorf("key %d of %d approved ones", p.Key, len(issue.Keys))
+func Draft(a *policy.Approval, t *ledger.Ticket, p certified.Params) (*TBS, error) {
+	issue, err := certified.Approved(a, t, p, policy.SDJWT, policy.PurposeSDJWT)
+	if err != nil {
+		return nil, err
 	}
 	return build(plain{
-		vct:       issue.VCT,
-		issuer:    issue.Issuer,
-		values:    issue.Values,
-		jwk:       issue.Keys[p.Key].JWK,
-		uri:       t.URI(),
-		index:     t.Index(),
-		algorithm: p.Signer.Algorithm,
-		chain:     p.Signer.Chain,
-		spki:      p.Signer.SPKI,
-		signedAt:  p.SignedAt,
-		grain:     issue.TimeGrain,
-		lifetime:  issue.Lifetime,
-		decoys:    issue.Decoys,
-		seed:      p.Seed,
-		copy:      p.Key,
+		vct:      issue.VCT,
+		issuer:   issue.Issuer,
+		values:   issue.Values,
+		jwk:      issue.Keys[p.Key].JWK,
+		uri:      t.URI(),
+		index:    t.Index(),
+		signer:   p.Signer,
+		signedAt: p.SignedAt,
+		grain:    issue.TimeGrain,
+		lifetime: issue.Lifetime,
+		decoys:   issue.Decoys,
+		seed:     p.Seed,
+		copy:     p.Key,
 	})
 }
 
 // Join makes <JWT>~<D1>~…~<Dn>~ out of the draft and the verified signature of item i. It refuses a signature over other bytes.
 func Join(t *TBS, c *release.Checked, i int) ([]byte, error) {
-	switch {
-	case t == nil || len(t.bytes) == 0:
-		return nil, errors.New("joining an SD-JWT VC without a draft")
-	case c == nil || i < 0 || i >= c.Len():
-		return nil, errors.New("joining an SD-JWT VC without a checked signature")
-	case !bytes.Equal(c.TBS(i), t.bytes):
-		return nil, errors.New("the checked signature is over other bytes than this SD-JWT VC's")
+	if t == nil {
+		return nil, errors.New("joining without a draft")
 	}
-	return t.join(c.Raw(i))
+	signature, err := certified.Signature(c, i, t.bytes)
+	if err != nil {
+		return nil, err
+	}
+	return t.join(signature)
 }

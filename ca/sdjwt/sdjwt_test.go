@@ -15,6 +15,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"sealkeeper/ca/certified"
 	"sealkeeper/ledger"
 	"sealkeeper/policy"
 	"sealkeeper/release"
@@ -43,6 +44,14 @@ func claim(name, kind string, v any) policy.Value {
 	return policy.Value{Name: name, Kind: kind, V: v, SDName: name, Disclosure: true}
 }
 
+func certify(s *verifiertest.Signer, algorithm string) *certified.Key {
+	k, err := certified.New(ledger.Key{Algorithm: algorithm, Chain: [][]byte{s.Leaf.Raw}, SPKI: s.Leaf.RawSubjectPublicKeyInfo})
+	if err != nil {
+		panic(err)
+	}
+	return k
+}
+
 func card(s *verifiertest.Signer, holder crypto.PublicKey) plain {
 	shown := claim("issuing_country", "string", "KR")
 	shown.Disclosure = false
@@ -62,7 +71,7 @@ func card(s *verifiertest.Signer, holder crypto.PublicKey) plain {
 			{Name: "mdoc_only", Kind: "string", V: "x", Element: "mdoc_only", Namespace: "a"},
 		},
 		jwk: jwk(holder), uri: "https://status.example/status-lists/q2", index: 70001,
-		algorithm: s.Algorithm, chain: [][]byte{s.Leaf.Raw}, spki: s.Leaf.RawSubjectPublicKeyInfo,
+		signer:   certify(s, s.Algorithm),
 		signedAt: now, grain: 24 * time.Hour, lifetime: 90 * 24 * time.Hour, decoys: 4, seed: [32]byte{1, 2, 3},
 	}
 }
@@ -323,25 +332,22 @@ func TestTimesStayInTheCertificate(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	a := verifiertest.NewAuthority(t, now)
 	s := a.NewSigner(t, "Test issuer", "ES256", now.AddDate(0, -1, 0), now.AddDate(1, 0, 0))
-	other := a.NewSigner(t, "Other", "ES256", now.AddDate(0, -1, 0), now.AddDate(1, 0, 0))
 	cases := map[string]func(*plain){
-		"no algorithm":          func(p *plain) { p.algorithm = "none" },
-		"no chain":              func(p *plain) { p.chain = nil },
-		"anchor in the chain":   func(p *plain) { p.chain = append(p.chain, a.Root.Raw) },
-		"another signer's leaf": func(p *plain) { p.chain = [][]byte{other.Leaf.Raw} },
-		"no vct":                func(p *plain) { p.vct = "" },
-		"no status":             func(p *plain) { p.uri = "" },
-		"no key":                func(p *plain) { p.jwk = nil },
-		"private key":           func(p *plain) { p.jwk = []byte(`{"crv":"P-256","d":"AA","kty":"EC","x":"AA","y":"AA"}`) },
-		"no instant":            func(p *plain) { p.signedAt = time.Time{} },
-		"no lifetime":           func(p *plain) { p.lifetime = 0 },
-		"claim twice":           func(p *plain) { p.values = append(p.values, p.values[0]) },
-		"wrong type":            func(p *plain) { p.values[0].V = 1 },
-		"wrong kind":            func(p *plain) { p.values[0].Kind = "int" },
-		"not UTF-8":             func(p *plain) { p.values[0].V = "\xff" },
-		"name not UTF-8":        func(p *plain) { p.values[0].SDName = "\xff" },
-		"vct not UTF-8":         func(p *plain) { p.vct = "\xff" },
-		"bad media type":        func(p *plain) { p.values[4].MediaType = "a,b" },
+		"no algorithm":     func(p *plain) { p.signer = certify(s, "none") },
+		"no certified key": func(p *plain) { p.signer = new(certified.Key) },
+		"no vct":           func(p *plain) { p.vct = "" },
+		"no status":        func(p *plain) { p.uri = "" },
+		"no key":           func(p *plain) { p.jwk = nil },
+		"private key":      func(p *plain) { p.jwk = []byte(`{"crv":"P-256","d":"AA","kty":"EC","x":"AA","y":"AA"}`) },
+		"no instant":       func(p *plain) { p.signedAt = time.Time{} },
+		"no lifetime":      func(p *plain) { p.lifetime = 0 },
+		"claim twice":      func(p *plain) { p.values = append(p.values, p.values[0]) },
+		"wrong type":       func(p *plain) { p.values[0].V = 1 },
+		"wrong kind":       func(p *plain) { p.values[0].Kind = "int" },
+		"not UTF-8":        func(p *plain) { p.values[0].V = "\xff" },
+		"name not UTF-8":   func(p *plain) { p.values[0].SDName = "\xff" },
+		"vct not UTF-8":    func(p *plain) { p.vct = "\xff" },
+		"bad media type":   func(p *plain) { p.values[4].MediaType = "a,b" },
 		"digests in an object": func(p *plain) {
 			p.values[5].V = []policy.Value{{Name: "_sd", Kind: "array", V: []policy.Value{}}}
 		},
@@ -375,7 +381,7 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 	for name, a := range map[string]*policy.Approval{"nil approval": nil, "zero approval": {}} {
-		if _, err := Draft(a, new(ledger.Ticket), Params{Signer: ledger.Key{Purpose: policy.PurposeSDJWT}}); err == nil {
+		if _, err := Draft(a, new(ledger.Ticket), certified.Params{Signer: &certified.Key{Key: ledger.Key{Purpose: policy.PurposeSDJWT}}}); err == nil {
 			t.Errorf("%s: drafted", name)
 		}
 	}

@@ -3,7 +3,6 @@ package statuslist
 import (
 	"bytes"
 	"compress/zlib"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/fxamacker/cbor/v2"
 
+	"sealkeeper/ca/certified"
 	"sealkeeper/policy"
 )
 
@@ -72,14 +72,10 @@ type cwtList struct {
 	List []byte `cbor:"lst"`
 }
 
-func build(l policy.List, algorithm string, chain [][]byte, spki []byte, level int) (*TBS, error) {
-	alg, ok := algorithms[algorithm]
+func build(l policy.List, k *certified.Key, level int) (*TBS, error) {
+	alg, ok := algorithms[k.Algorithm]
 	if !ok {
-		return nil, fmt.Errorf("algorithm %q can't sign a status list: ES256, ES384 or EdDSA", algorithm)
-	}
-	leaf, err := checkChain(chain, spki)
-	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("algorithm %q can't sign a status list: ES256, ES384 or EdDSA", k.Algorithm)
 	}
 	iat, exp, ttl := l.IssuedAt.Unix(), l.Expires.Unix(), int64(l.TTL.Seconds())
 	switch {
@@ -87,8 +83,8 @@ func build(l policy.List, algorithm string, chain [][]byte, spki []byte, level i
 		return nil, errors.New("a status list needs a URI, an image and a version")
 	case iat <= 0 || exp <= iat || ttl <= 0 || ttl > exp-iat:
 		return nil, fmt.Errorf("status list %s: iat %d, exp %d and ttl %d don't fit together", l.ID, iat, exp, ttl)
-	case l.IssuedAt.After(leaf.NotAfter):
-		return nil, fmt.Errorf("status list %s is of %d, its signer's certificate ended at %d: rotate the key", l.ID, iat, leaf.NotAfter.Unix())
+	case l.IssuedAt.After(k.NotAfter()):
+		return nil, fmt.Errorf("status list %s is of %d, its signer's certificate ended at %d: rotate the key", l.ID, iat, k.NotAfter().Unix())
 	}
 	lst, err := deflate(l.Image, level)
 	if err != nil {
@@ -96,7 +92,7 @@ func build(l policy.List, algorithm string, chain [][]byte, spki []byte, level i
 	}
 	switch {
 	case l.Format == policy.SDJWT && (l.Bits == 1 || l.Bits == 2 || l.Bits == 4 || l.Bits == 8):
-		header, err := json.Marshal(jwtHeader{algorithm, "statuslist+jwt", chain})
+		header, err := json.Marshal(jwtHeader{k.Algorithm, "statuslist+jwt", k.Chain})
 		if err != nil {
 			return nil, err
 		}
@@ -110,9 +106,9 @@ func build(l policy.List, algorithm string, chain [][]byte, spki []byte, level i
 		input = b64.AppendEncode(input, claims)
 		return &TBS{bytes: input, media: MediaJWT, sigSize: alg.sigSize}, nil
 	case l.Format == policy.MDoc && l.Bits == 1: // WD v4 12.3.6.5: bits shall be 1
-		var x5chain any = chain
-		if len(chain) == 1 {
-			x5chain = chain[0]
+		var x5chain any = k.Chain
+		if len(k.Chain) == 1 {
+			x5chain = k.Chain[0]
 		}
 		protected, err := encoding.Marshal(cwtHeader{alg.cose, MediaCWT, x5chain})
 		if err != nil {
@@ -156,27 +152,4 @@ func deflate(image []byte, level int) ([]byte, error) {
 		return nil, fmt.Errorf("compressing a status list: %w", err)
 	}
 	return b.Bytes(), nil
-}
-
-// checkChain returns the leaf; HAIP 6.1 wants no anchor in the chain and no self-signed signer.
-func checkChain(chain [][]byte, spki []byte) (leaf *x509.Certificate, err error) {
-	for i, der := range chain {
-		c, err := x509.ParseCertificate(der)
-		if err != nil {
-			return nil, fmt.Errorf("certificate %d of the list signer's chain: %w", i, err)
-		}
-		if bytes.Equal(c.RawSubject, c.RawIssuer) {
-			return nil, fmt.Errorf("certificate %d of the list signer's chain (%s) is an anchor: leave it out", i, c.Subject)
-		}
-		if i == 0 {
-			leaf = c
-		}
-	}
-	if leaf == nil {
-		return nil, errors.New("the list signer has no certificate")
-	}
-	if !bytes.Equal(leaf.RawSubjectPublicKeyInfo, spki) {
-		return nil, fmt.Errorf("certificate %s is not for the list signer's pinned key", leaf.Subject)
-	}
-	return leaf, nil
 }

@@ -4,10 +4,10 @@
 package statuslist
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 
+	"sealkeeper/ca/certified"
 	"sealkeeper/ledger"
 	"sealkeeper/policy"
 	"sealkeeper/release"
@@ -48,18 +48,21 @@ func Draft(a *policy.Approval, signer ledger.Key, level int) (*TBS, error) {
 	if !a.Allows(policy.PurposeList) || signer.Purpose != policy.PurposeList {
 		return nil, fmt.Errorf("key %q is not one that this approval lets sign a status list", signer.ID)
 	}
-	return build(list, signer.Algorithm, signer.Chain, signer.SPKI, level)
+	k, err := certified.New(signer)
+	if err != nil {
+		return nil, err
+	}
+	return build(list, k, level)
 }
 
 // Join makes the token. It refuses a signature over other bytes.
 func Join(t *TBS, c *release.Checked, i int) ([]byte, error) {
-	switch {
-	case t == nil || len(t.bytes) == 0:
-		return nil, errors.New("joining a status list token without a draft")
-	case c == nil || i < 0 || i >= c.Len():
-		return nil, errors.New("joining a status list token without a checked signature")
-	case !bytes.Equal(c.TBS(i), t.bytes):
-		return nil, errors.New("the checked signature is over other bytes than this status list's")
+	if t == nil {
+		return nil, errors.New("joining without a draft")
 	}
-	return t.join(c.Raw(i))
+	signature, err := certified.Signature(c, i, t.bytes)
+	if err != nil {
+		return nil, err
+	}
+	return t.join(signature)
 }

@@ -38,11 +38,13 @@ var rooms = map[string][]allowed{
 		{"signer", "fourth stage: the HSM"},
 		{"release", "fifth stage: the exit gate"},
 		{"ca/mdoc", "format"}, {"ca/sdjwt", "format"}, {"ca/vcjwt", "format"}, {"ca/x509", "format"}, {"ca/statuslist", "format"},
+		{"ca/certified", "a key's certificates are checked once, for all drafts"},
 		{"contract", "the conductor answers in the contract's types"},
 		{"internal/...", "clock, crashpoint, durable, metrics"},
 	},
 	"ca/...": { // the formats: Draft and Join, each alone
 		{"evidence", "the holder's key inside an approval"},
+		{"ca/certified", "what all formats share: the key with its certificates, the guards of Draft and Join"},
 		{"policy", "Draft builds from an approval and nothing else"},
 		{"ledger", "the ticket: list, index; the registry entry of the signing key"},
 		{"release", "Join takes nothing but checked signatures"},
@@ -146,7 +148,7 @@ var foreign = []struct {
 }
 
 // pure rooms are functions of what they are given: the same approval, state and index for the same input, for ever.
-var pure = []string{"policy", "evidence", "ledger/state", "ledger/index", "ca/mdoc", "ca/sdjwt", "ca/statuslist", "ca/x509"}
+var pure = []string{"policy", "evidence", "ledger/state", "ledger/index", "ca/certified", "ca/mdoc", "ca/sdjwt", "ca/statuslist", "ca/x509"}
 
 // notPure are the packages that would let the world into a pure room. The formats may use net for its address types.
 func notPure(room, imp string) bool {
