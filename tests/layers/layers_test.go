@@ -53,6 +53,8 @@ var rooms = map[string][]allowed{
 	},
 	"evidence":           {{"internal/...", "strict decoding of what others signed"}},
 	"evidence/statement": {{"evidence", "the formats, for those who make statements"}},
+	"evidence/android":   {{"internal/strict", "strict decoding of Google's status list"}},
+	"evidence/apple":     {}, // a phone maker's own format: nothing of the appliance
 	"policy": {
 		{"evidence", "policy judges checked facts"},
 		{"internal/...", "strict decoding of bundles"},
@@ -148,7 +150,7 @@ var foreign = []struct {
 }
 
 // pure rooms are functions of what they are given: the same approval, state and index for the same input, for ever.
-var pure = []string{"policy", "evidence", "ledger/state", "ledger/index", "ca/certified", "ca/mdoc", "ca/sdjwt", "ca/statuslist", "ca/x509"}
+var pure = []string{"policy", "evidence", "evidence/android", "evidence/apple", "ledger/state", "ledger/index", "ca/certified", "ca/mdoc", "ca/sdjwt", "ca/statuslist", "ca/x509"}
 
 // notPure are the packages that would let the world into a pure room. The formats may use net for its address types.
 func notPure(room, imp string) bool {
