@@ -49,5 +49,6 @@ func Copy(ctx context.Context, path, dest string) (err error) {
 	if err := os.Rename(part, dest); err != nil {
 		return err
 	}
+	crashpoint.Here("ledger.copy.renamed")
 	return durable.SyncDir(filepath.Dir(dest))
 }

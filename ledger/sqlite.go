@@ -17,6 +17,8 @@ import (
 
 	"golang.org/x/mod/sumdb/tlog"
 	driver "modernc.org/sqlite" // registers "sqlite"
+
+	"sealkeeper/internal/crashpoint"
 )
 
 // sqlite is the Store of a single box: one file, one writing connection, some reading ones, one process (held by a lock file).
@@ -168,9 +170,11 @@ func (s *sqlite) migrate(ctx context.Context) error {
 	for ; version < len(migrations); version++ {
 		// One transaction a step, user_version included: a crash leaves the old schema or the new one.
 		step := fmt.Sprintf("BEGIN IMMEDIATE;\n%sPRAGMA user_version=%d;\nCOMMIT;", migrations[version](), version+1)
+		crashpoint.Here("ledger.migrate.before-commit")
 		if _, err := s.conn.ExecContext(ctx, step); err != nil {
 			return fmt.Errorf("migrating to schema version %d: %w", version+1, err)
 		}
+		crashpoint.Here("ledger.migrate.after-commit")
 	}
 	return nil
 }

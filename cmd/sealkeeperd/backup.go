@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sealkeeper/internal/config"
+	"sealkeeper/internal/crashpoint"
 	"sealkeeper/internal/durable"
 	"sealkeeper/ledger"
 	"sealkeeper/softhsm"
@@ -52,11 +53,13 @@ come with a manifest of checksums. PIN files are not part of it: with them, a ba
 				if err := softhsm.Backup(t.Dir, filepath.Join(out, "tokens", t.Name)); err != nil {
 					return fmt.Errorf("token %s: %w", t.Name, err)
 				}
+				crashpoint.Here("backup.token-copied")
 				fmt.Fprintf(cmd.OutOrStdout(), "  ✓ token %s\n", t.Name)
 			}
 			if err := os.Rename(early, whole); err != nil {
 				return err
 			}
+			crashpoint.Here("backup.named")
 			if err := durable.SyncDir(out); err != nil {
 				return err
 			}
@@ -94,6 +97,7 @@ high-water record or the publish directory, the next start is FENCED, as it shou
 				if err := softhsm.Restore(filepath.Join(from, "tokens", t.Name), t.Dir); err != nil {
 					return fmt.Errorf("token %s: %w", t.Name, err)
 				}
+				crashpoint.Here("restore.token-put")
 				fmt.Fprintf(cmd.OutOrStdout(), "  ✓ token %s\n", t.Name)
 			}
 			if err := ledger.Copy(cmd.Context(), filepath.Join(from, "ledger.db"), conf.Ledger()); err != nil {
