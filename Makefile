@@ -4,7 +4,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS  = -X main.version=$(VERSION)
 export CGO_ENABLED = 1
 
-.PHONY: all build demo test unit interop check bench monitoring faults soak fuzz clean
+.PHONY: all build demo test unit interop check bench bench-scale monitoring faults overload soak fuzz clean
 
 all: build
 
@@ -46,6 +46,12 @@ bench: ## what a request costs, beside its floors: one table, and figures in BEN
 	@$(GO) test -c -trimpath -o bin/signer.test ./signer
 	@bin/bench
 
+bench-scale: ## overload for longer: 20 s at each of 1, 2 and 10 times the capacity, open loop; about 5 minutes
+	@sh scripts/require.sh demo
+	@$(MAKE) --no-print-directory build
+	@$(GO) build -trimpath -o bin/bench ./tests/bench
+	@BENCH_OUT=$${BENCH_OUT:-.bench/bench-scale.json} bin/bench -overload 20s
+
 monitoring: ## a real Prometheus sees each fault come and go; every command of the runbooks is run
 	@sh scripts/require.sh monitoring
 	SEAL_MONITORING=1 SEAL_REQUIRE_PROMETHEUS=1 $(GO) test -count 1 -timeout 5m ./tests/monitoring
@@ -53,6 +59,9 @@ monitoring: ## a real Prometheus sees each fault come and go; every command of t
 faults: ## every fault of the HSM, every crash point and failing system calls, each at least once
 	@sh scripts/require.sh faults
 	SEAL_FAULTS=all SEAL_REQUIRE_P11KIT=1 $(GO) test -count=1 -timeout 15m ./tests/faults
+
+overload: ## 10,000 connections that are held in every bad way, and 10,000 locks on a full disk (as root: it mounts a small one); 2 minutes
+	SEAL_OVERLOAD=all $(GO) test -count=1 -v -timeout 15m ./tests/overload
 
 SEAL_SOAK ?= 1
 soak: ## the same hundreds of times, for hours; an interrupted one goes on where it was (.soak/state.json); SEAL_SOAK=0.01 is a hundredth

@@ -3,6 +3,7 @@
 // ratio of the two can be compared between machines and days. Nothing is asserted.
 //
 //	bench                    everything; BENCH_SHORT=1: one short round
+//	bench -overload 20s      1, 2 and 10 times the capacity, each for that long (make bench-scale)
 //	bench -compare DIR,DIR   issuing at 64 clients with the daemons of several builds in turns, to judge a change
 //
 // Per CPU second counts user and system time of the daemon and of its HSM workers, also of those that ended; not the load generator's.
@@ -34,6 +35,7 @@ func main() {
 	bin := flag.String("bin", "bin", "directory of sealkeeperd and of the signer's benchmark")
 	compare := flag.String("compare", "", "directories of several builds, separated by commas")
 	profile := flag.String("profile", "", "write a CPU profile of the daemon while it issues at 64 clients")
+	overload := flag.Duration("overload", 0, "offer 1, 2 and 10 times the capacity, each for this long, and measure nothing else")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -46,6 +48,8 @@ func main() {
 	case err != nil:
 	case *profile != "":
 		err = b.profile(ctx, *profile)
+	case *overload > 0:
+		err = b.overloaded(ctx, *overload)
 	case *compare != "":
 		err = b.compare(ctx, strings.Split(*compare, ","))
 	default:
@@ -73,12 +77,13 @@ type size struct {
 	requests map[int]int // clients → requests of one measurement
 	locks    int         // samples of lock to fetchable
 	starts   int
-	signs    int // of one measurement of the HSM layer and of its floor
+	signs    int           // of one measurement of the HSM layer and of its floor
+	overload time.Duration // of each load
 }
 
 var (
-	full  = size{3, map[int]int{1: 800, 8: 2500, 32: 5000, 64: 6000}, 200, 3, 60000}
-	short = size{1, map[int]int{1: 300, 8: 1000, 32: 2000, 64: 4000}, 40, 1, 20000}
+	full  = size{3, map[int]int{1: 800, 8: 2500, 32: 5000, 64: 6000}, 200, 3, 60000, 5 * time.Second}
+	short = size{1, map[int]int{1: 300, 8: 1000, 32: 2000, 64: 4000}, 40, 1, 20000, 2 * time.Second}
 )
 
 var clients = []int{1, 8, 32, 64}
@@ -234,6 +239,10 @@ func (b *bench) run(ctx context.Context) error {
 		return err
 	}
 	b.report(cells, floors, layer, pool, echo, toShow)
+	b.progress("overload")
+	if err := b.overload(ctx, a, b.size.overload); err != nil {
+		return err
+	}
 	return b.write()
 }
 

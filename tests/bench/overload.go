@@ -1,0 +1,419 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"sealkeeper/contract"
+	"sealkeeper/verifier"
+)
+
+// Overload is measured open loop: requests arrive by a schedule, whatever became of those before. Beside them, in each phase, a carrier
+// sends locks by a schedule of its own and a verifier fetches the lists.
+const (
+	overloadLines = 512 // connections of the issuance service; an arrival that finds none free is lost at the client, as in a real pool
+	locksPerSec   = 50
+	carrierLines  = 8
+	settle        = time.Second           // of an open loop, before it is measured
+	lookEvery     = 20 * time.Millisecond // the verifier's; the resolution of lock to fetchable
+)
+
+// phase is what one load led to.
+type phase struct {
+	result                   // accepted issues; latency from the scheduled arrival
+	offered, refused, unsent int
+	locks, shed              int       // locks acknowledged, and those that were not
+	shown                    []float64 // lock sent to fetchable, ms, sorted
+}
+
+// card is an issued one, for a lock.
+type card struct {
+	subject string
+	refs    []contract.StatusRef
+}
+
+// cards issues n cards.
+func (a *appliance) cards(ctx context.Context, n int) ([]card, error) {
+	p, err := a.prepare(ctx, nil, n)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]card, n)
+	_, err = drive(ctx, a.tls["ward-office-1"], a.ports[0], 8, p.requests, nothing, func(i int, body []byte) error {
+		var answer contract.IssueAnswer
+		err := json.Unmarshal(body, &answer)
+		out[i].subject = p.subjects[i]
+		for _, c := range answer.Credentials {
+			out[i].refs = append(out[i].refs, c.Status)
+		}
+		return err
+	})
+	return out, err
+}
+
+// desk sends locks by a schedule and watches the lists for them.
+type desk struct {
+	a     *appliance
+	cards []card
+
+	mu      sync.Mutex
+	pending map[int]time.Time // card → when its lock was sent
+	p       *phase
+}
+
+// run locks one card every 1/locksPerSec s until ctx ends, and then waits until all locks are shown.
+func (d *desk) run(ctx context.Context) error {
+	work := make(chan int, len(d.cards))
+	var senders sync.WaitGroup
+	var failed error
+	for range carrierLines {
+		l, err := dial(d.a.tls["telecom-a"], d.a.ports[0])
+		if err != nil {
+			return err
+		}
+		defer l.conn.Close()
+		senders.Go(func() {
+			for i := range work {
+				_, err := l.ask(lockOf(d.cards[i].subject), false)
+				d.mu.Lock()
+				if err != nil {
+					d.p.shed++
+					failed = err
+					delete(d.pending, i)
+				} else {
+					d.p.locks++
+				}
+				d.mu.Unlock()
+			}
+		})
+	}
+	watched := make(chan error, 1)
+	over := make(chan struct{})
+	go func() { watched <- d.watch(over) }()
+	tick := time.NewTicker(time.Second / locksPerSec)
+	defer tick.Stop()
+	for i := 0; i < len(d.cards) && ctx.Err() == nil; i++ {
+		d.mu.Lock()
+		d.pending[i] = time.Now()
+		d.mu.Unlock()
+		work <- i
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+	close(work)
+	senders.Wait()
+	close(over)
+	err := <-watched
+	if failed != nil && d.p.locks == 0 {
+		err = errors.Join(err, failed)
+	}
+	slices.Sort(d.p.shown)
+	return err
+}
+
+// watch fetches every list that a pending lock is waiting for, and decodes and verifies each of its versions once.
+func (d *desk) watch(over chan struct{}) error {
+	type seen struct {
+		token []byte
+		list  *verifier.StatusList
+	}
+	lists := map[string]*seen{}
+	var late time.Time
+	for {
+		d.mu.Lock()
+		waiting := map[int]time.Time{}
+		for i, since := range d.pending {
+			waiting[i] = since
+		}
+		d.mu.Unlock()
+		select {
+		case <-over:
+			if len(waiting) == 0 {
+				return nil
+			}
+			if late.IsZero() {
+				late = time.Now().Add(20 * time.Second)
+			} else if time.Now().After(late) {
+				return fmt.Errorf("%d locks are in no list 20 s after the load", len(waiting))
+			}
+		default:
+		}
+		fresh := map[string]bool{}
+		for i, since := range waiting {
+			shown := true
+			for _, ref := range d.cards[i].refs {
+				s := lists[ref.URI]
+				if s == nil {
+					s = &seen{}
+					lists[ref.URI] = s
+				}
+				if !fresh[ref.URI] {
+					fresh[ref.URI] = true
+					token, err := d.a.public(context.Background(), strings.TrimPrefix(ref.URI, publicURL))
+					if err != nil {
+						return err
+					}
+					if !bytes.Equal(token, s.token) {
+						list, err := verifier.DecodeStatusList(token, verifier.MaxEntries)
+						if err != nil {
+							return err
+						}
+						if err := list.Verify([]*x509.Certificate{d.a.root}, time.Now()); err != nil {
+							return err
+						}
+						s.token, s.list = token, list
+					}
+				}
+				if got, ok := s.list.Get(ref.Index); !ok || got == 0 {
+					shown = false
+				}
+			}
+			if shown {
+				d.mu.Lock()
+				d.p.shown = append(d.p.shown, float64(time.Since(since).Microseconds())/1000)
+				delete(d.pending, i)
+				d.mu.Unlock()
+			}
+		}
+		time.Sleep(lookEvery)
+	}
+}
+
+// arrive offers issues at a rate for a time.
+func (a *appliance) arrive(ctx context.Context, requests [][]byte, rate float64, d time.Duration, p *phase) error {
+	type arrival struct {
+		request []byte
+		at      time.Time
+	}
+	free := make(chan chan arrival, overloadLines)
+	again := make(chan []byte, len(requests)) // refused ones had no effect and arrive once more
+	for _, r := range requests {
+		again <- r
+	}
+	var mu sync.Mutex
+	var refused atomic.Int64
+	var failed error
+	var lines sync.WaitGroup
+	var mine []chan arrival
+	for range overloadLines {
+		l, err := dial(a.tls["ward-office-1"], a.ports[0])
+		if err != nil {
+			return err
+		}
+		defer l.conn.Close()
+		next := make(chan arrival, 1)
+		mine = append(mine, next)
+		free <- next
+		lines.Go(func() {
+			for w := range next {
+				status, err := l.send(w.request)
+				switch {
+				case err != nil:
+					mu.Lock()
+					failed = err
+					mu.Unlock()
+					return
+				case status == http.StatusOK:
+					took := float64(time.Since(w.at).Microseconds()) / 1000
+					mu.Lock()
+					p.latency = append(p.latency, took)
+					mu.Unlock()
+				case status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable:
+					refused.Add(1)
+					again <- w.request
+				default:
+					mu.Lock()
+					failed = fmt.Errorf("an issue under overload: status %d", status)
+					mu.Unlock()
+					return
+				}
+				free <- next
+			}
+		})
+	}
+	// Measured from when the queues are full, so that what is in flight at the end was so at the beginning too.
+	began, since, done := time.Now(), time.Time{}, 0
+	var before time.Duration
+	d += settle
+	for ctx.Err() == nil && time.Since(began) < d {
+		if since.IsZero() && time.Since(began) >= settle {
+			cpu, err := a.cpu()
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			since, before, done = time.Now(), cpu, len(p.latency)
+			mu.Unlock()
+		}
+		time.Sleep(time.Millisecond)
+		due := int(rate * min(time.Since(began), d).Seconds())
+		for ; p.offered < due; p.offered++ {
+			at := began.Add(time.Duration(float64(p.offered) / rate * float64(time.Second)))
+			select {
+			case next := <-free:
+				select {
+				case r := <-again:
+					next <- arrival{r, at}
+				default:
+					return errors.New("more issues were accepted than prepared: this machine is faster than its capacity was measured to be")
+				}
+			default:
+				p.unsent++
+			}
+		}
+	}
+	mu.Lock()
+	p.done, p.wall = len(p.latency)-done, time.Since(since)
+	mu.Unlock()
+	after, err := a.cpu()
+	if err != nil {
+		return err
+	}
+	p.cpu = after - before
+	for _, next := range mine {
+		close(next)
+	}
+	lines.Wait()
+	p.refused = int(refused.Load())
+	slices.Sort(p.latency)
+	return errors.Join(failed, ctx.Err())
+}
+
+// send asks and looks at the status alone.
+func (l *line) send(request []byte) (status int, err error) {
+	if err := l.conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		return 0, err
+	}
+	if _, err := l.conn.Write(request); err != nil {
+		return 0, err
+	}
+	r, err := http.ReadResponse(l.in, nil)
+	if err != nil {
+		return 0, err
+	}
+	_, err = l.in.Discard(int(r.ContentLength)) // cheaper than a reader: the answer has a length
+	return r.StatusCode, err
+}
+
+// beside runs a load with the carrier and the verifier next to it.
+func (a *appliance) beside(ctx context.Context, d time.Duration, load func(p *phase) error) (*phase, error) {
+	cards, err := a.cards(ctx, int((d+settle).Seconds()*locksPerSec)+1)
+	if err != nil {
+		return nil, err
+	}
+	p := &phase{}
+	desk := &desk{a: a, cards: cards, pending: map[int]time.Time{}, p: p}
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	locked := make(chan error, 1)
+	go func() { locked <- desk.run(ctx) }()
+	err = load(p)
+	end()
+	return p, errors.Join(err, <-locked)
+}
+
+// capacity of 64 clients in a closed loop.
+func (a *appliance) capacity(ctx context.Context, d time.Duration) (*phase, error) {
+	p, err := a.beside(ctx, d, func(p *phase) error {
+		ready, err := a.prepare(ctx, products[1].formats, int(d.Seconds()*3000))
+		if err != nil {
+			return err
+		}
+		until, end := context.WithTimeout(ctx, d)
+		defer end()
+		p.result, err = drive(until, a.tls["ward-office-1"], a.ports[0], 64, ready.requests, a.cpu, nil)
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			err = nil
+		}
+		p.latency = slices.DeleteFunc(p.latency, func(ms float64) bool { return ms == 0 }) // not sent before the time was over
+		p.done = len(p.latency)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("measuring the capacity: %w", err)
+	}
+	return p, nil
+}
+
+var factors = []float64{1, 2, 10}
+
+// overload finds the capacity with as many clients as it takes, and then offers multiples of it.
+func (b *bench) overload(ctx context.Context, a *appliance, d time.Duration) error {
+	formats := products[1].formats
+	first, err := a.capacity(ctx, d)
+	if err != nil {
+		return err
+	}
+	phases := []*phase{first}
+	for _, f := range factors {
+		b.progress("open loop at %g times the capacity of %.0f /s", f, first.perSecond())
+		ready, err := a.prepare(ctx, formats, int(2*first.perSecond()*(d+settle).Seconds())+overloadLines)
+		if err != nil {
+			return err
+		}
+		p, err := a.beside(ctx, d, func(p *phase) error { return a.arrive(ctx, ready.requests, f*first.perSecond(), d, p) })
+		if err != nil {
+			return fmt.Errorf("at %g times the capacity: %w", f, err)
+		}
+		phases = append(phases, p)
+	}
+	// What else the machine does meets all of them alike only if the capacity is measured on both sides.
+	last, err := a.capacity(ctx, d)
+	if err != nil {
+		return err
+	}
+	phases = append(phases, last)
+	peak := result{done: first.done + last.done, wall: first.wall + last.wall, cpu: first.cpu + last.cpu}
+	fmt.Printf("\n%-14s %8s %8s %8s %8s %9s %8s %8s %8s %6s %5s %12s\n", "open loop", "offered", "good/s", "refused", "unsent", "per CPU s", "of peak", "p50 ms", "p99 ms", "locks", "shed", "lock p99 ms")
+	shed, shown := 0, []float64{}
+	for i, p := range phases {
+		name := "closed loop"
+		open := i > 0 && i <= len(factors)
+		if open {
+			name = fmt.Sprintf("%g × capacity", factors[i-1])
+		}
+		ratio := p.perCPU() / peak.perCPU()
+		fmt.Printf("%-14s %8d %8.0f %8d %8d %9.0f %8.2f %8.1f %8.1f %6d %5d %12.0f\n", name, p.offered, p.perSecond(), p.refused, p.unsent, p.perCPU(), ratio,
+			p.quantile(0.5), p.quantile(0.99), p.locks, p.shed, quantile(p.shown, 0.99))
+		shed += p.shed
+		if open && i > 1 {
+			at := fmt.Sprintf("overload_%gx_", factors[i-1])
+			b.against(at+"goodput", p.perCPU(), "1/CPU s", peak.perCPU(), ratio)
+			b.against(at+"goodput_per_s", p.perSecond(), "1/s", peak.perSecond(), p.perSecond()/peak.perSecond())
+			b.add(at+"accepted_p99_ms", p.quantile(0.99), "ms")
+			shown = append(shown, p.shown...)
+		}
+	}
+	slices.Sort(shown)
+	b.add("overload_accepted_p99_ms", phases[len(factors)].quantile(0.99), "ms")
+	b.add("overload_lock_p99_ms", quantile(shown, 0.99), "ms")
+	b.add("overload_locks_shed", float64(shed), "1")
+	return nil
+}
+
+// overloaded is overload on an installation of its own.
+func (b *bench) overloaded(ctx context.Context, d time.Duration) error {
+	b.progress("installing")
+	a, err := install(ctx, filepath.Join(b.work, "a"), b.bin)
+	if err != nil {
+		return err
+	}
+	defer a.stop()
+	if err := b.overload(ctx, a, d); err != nil {
+		return err
+	}
+	return b.write()
+}
