@@ -153,7 +153,8 @@ func TestWhoHoldsConnectionsKeepsNobodyOut(t *testing.T) {
 		{"no handshake", many / 4, 0, nil, nothing},
 		{"a handshake byte by byte", most + 16, 0, nil, drip(t, "\x16")},
 		{"a header byte by byte", most + 16, 0, ward, drip(t, "GET /v1/whoami HTTP/1.1\r\nX-Slow: ")},
-		{"a body byte by byte", most + 16, 0, ward, drip(t, issue)},
+		{"a body byte by byte for an issue", most + 16, 0, ward, drip(t, issue)},
+		{"a body byte by byte that needs no place", most + 16, 0, ward, drip(t, "POST /v1/nonces HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{")},
 		{"a public header byte by byte", most + 16, 1, nil, drip(t, "GET / HTTP/1.1\r\nX-Slow: ")},
 		{"an answer that nobody reads", most + 16, 1, nil, func(c net.Conn) {
 			_ = c.(*net.TCPConn).SetReadBuffer(1 << 10)
