@@ -201,6 +201,9 @@ func read(x *exchange, r *http.Request, limit int) ([]byte, error) {
 	return body, nil
 }
 
+// maxValues of a body: a request with every claim of every document type has a few hundred.
+const maxValues = 4096
+
 // decode reads one JSON document strictly. The detail of its refusals names the place, never the value.
 func decode[Req any](body []byte, limit int) (Req, error) {
 	var req Req
@@ -208,14 +211,14 @@ func decode[Req any](body []byte, limit int) (Req, error) {
 	if t := bytes.TrimLeft(body, " \t\r\n"); len(t) == 0 || t[0] != '{' {
 		return req, &ca.Problem{Code: "request.malformed", Detail: "the body is not a JSON object"}
 	}
-	err := strict.JSON(body, strict.Limits{Bytes: limit, Depth: maxDepth}, &req)
+	err := strict.JSON(body, strict.Limits{Bytes: limit, Depth: maxDepth, Values: maxValues}, &req)
 	if err == nil {
 		return req, nil
 	}
 	var zero Req
 	var syntactic *jsontext.SyntacticError
 	var semantic *json.SemanticError
-	p := &ca.Problem{Code: "request.malformed", Detail: "the body is not a JSON document of at most 16 levels that this route takes"}
+	p := &ca.Problem{Code: "request.malformed", Detail: "the body is not a JSON document of at most 16 levels and 4096 values that this route takes"}
 	switch {
 	case errors.Is(err, jsontext.ErrDuplicateName) && errors.As(err, &syntactic):
 		p.Code, p.Detail = "request.duplicate_member", "a member stands there twice: "+where(syntactic.JSONPointer)
@@ -241,13 +244,11 @@ func where(p jsontext.Pointer) string {
 // fingerprint tells whether a retry repeats the same request: SHA-256 over the route, the client and the canonical body, which is the
 // decoded body encoded again, so that white space and the order of members do not matter.
 func fingerprint(route, client string, req any) ([32]byte, error) {
-	body, err := json.Marshal(req, json.Deterministic(true))
-	if err != nil {
-		return [32]byte{}, fmt.Errorf("encoding the canonical body: %w", err)
-	}
 	h := sha256.New()
 	fmt.Fprintf(h, "sealkeeper request v1\x00%s\x00%s\x00", route, client)
-	h.Write(body)
+	if err := json.MarshalWrite(h, req, json.Deterministic(true)); err != nil { // straight into the hash: nobody needs the bytes
+		return [32]byte{}, fmt.Errorf("encoding the canonical body: %w", err)
+	}
 	return [32]byte(h.Sum(nil)), nil
 }
 
