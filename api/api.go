@@ -47,6 +47,7 @@ const (
 // Authority is what the edge needs of the conductor.
 type Authority interface {
 	Nonce(ctx context.Context, c ca.Caller, r contract.NonceRequest) (contract.NonceAnswer, error)
+	Session(ctx context.Context, c ca.Caller, r contract.SessionRequest) (contract.SessionAnswer, error)
 	Issue(ctx context.Context, c ca.Caller, call ca.Call, r contract.IssueRequest) ([]byte, error)
 	Refresh(ctx context.Context, c ca.Caller, call ca.Call, r contract.IssueRequest) ([]byte, error)
 	DryRunIssue(ctx context.Context, c ca.Caller, r contract.IssueRequest) (contract.Decision, error)

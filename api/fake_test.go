@@ -60,6 +60,13 @@ func (f *fake) Nonce(_ context.Context, c ca.Caller, _ contract.NonceRequest) (c
 	return contract.NonceAnswer{Nonce: "AWkicQDP2uKf5FQ0m1Sx8g3nT2Nc1mVw6V5k7vR0b5eGZbX3dQ", ExpiresAt: noon.Add(5 * time.Minute)}, f.call("nonce", c)
 }
 
+func (f *fake) Session(_ context.Context, c ca.Caller, _ contract.SessionRequest) (contract.SessionAnswer, error) {
+	return contract.SessionAnswer{Session: session, ID: "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs", Nonce: "AWkicQDP2uKf5FQ0m1Sx8g3nT2Nc1mVw6V5k7vR0b5eGZbX3dQ",
+		ExpiresAt: noon.Add(5 * time.Minute), Pseudonyms: map[string]string{"register": "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"}}, f.call("session", c)
+}
+
+const session = "AQRM_AnI6DOXkNlZcKoF1mG6QG5kTqkUvZl2TqkA6i4wJ0a3yD3j9i0gVYyPzq3r1xwTqkA6i4wJ0a3yD3j9i0gVYyPzq3r1xw"
+
 func (f *fake) Issue(_ context.Context, c ca.Caller, k ca.Call, _ contract.IssueRequest) ([]byte, error) {
 	if f.gate != nil {
 		f.in <- struct{}{}
@@ -195,6 +202,7 @@ const goodKey = "5yU0zqKQp4o2m9cX1vWl7Ra3tE8bN6hd"
 
 var bodies = map[string]string{
 	"/v1/nonces":                      `{"document_type":"kr-resident"}`,
+	"/v1/sessions":                    `{"document_type":"kr-resident","subject":"900101-1234567","key_thumbprint":"NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs","authorities":["register"]}`,
 	"/v1/credentials":                 `{"document_type":"kr-resident","subject":"900101-1234567","claims":{"family_name":"Hong"},"proof":"e30.e30.c2ln"}`,
 	"/v1/credentials/refresh":         `{"document_type":"kr-resident","subject":"900101-1234567","claims":{"family_name":"Hong"},"proof":"e30.e30.c2ln"}`,
 	"/v1/credentials/dry-run":         `{"document_type":"kr-resident","subject":"900101-1234567","claims":{"family_name":"Hong"},"proof":"e30.e30.c2ln"}`,

@@ -30,6 +30,7 @@ func Routes() []Route {
 	)
 	return []Route{
 		{"POST", "/v1/nonces", issuing},
+		{"POST", "/v1/sessions", issuing},
 		{"POST", "/v1/credentials", issuing},
 		{"POST", "/v1/credentials/dry-run", issuing},
 		{"POST", "/v1/credentials/refresh", issuing},
@@ -53,6 +54,9 @@ func (e *Edge) handlers() map[string]handler {
 	return map[string]handler{
 		"POST /v1/nonces": serve(e, plain, validNonce, func(ctx context.Context, c call, r contract.NonceRequest) (contract.NonceAnswer, error) {
 			return a.Nonce(ctx, c.Caller, r)
+		}),
+		"POST /v1/sessions": serve(e, plain, validSession, func(ctx context.Context, c call, r contract.SessionRequest) (contract.SessionAnswer, error) {
+			return a.Session(ctx, c.Caller, r)
 		}),
 		"POST /v1/credentials": serve(e, issue, validIssue, func(ctx context.Context, c call, r contract.IssueRequest) (raw, error) {
 			return a.Issue(ctx, c.Caller, c.Call, r)

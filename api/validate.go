@@ -13,6 +13,10 @@ var (
 	reasonForm = regexp.MustCompile(contract.ReasonPattern)
 	deviceForm = regexp.MustCompile(contract.DevicePattern)
 	kindForm   = regexp.MustCompile(contract.KindPattern)
+
+	thumbprintForm = regexp.MustCompile(contract.ThumbprintPattern)
+	authorityForm  = regexp.MustCompile(contract.AuthorityPattern)
+	methodForm     = regexp.MustCompile(contract.MethodPattern)
 )
 
 // The functions below return what is wrong, or nothing. They check form and bounds alone, as the OpenAPI document states them; subject
@@ -26,6 +30,26 @@ func validType(t string) string {
 }
 
 func validNonce(r *contract.NonceRequest) string { return validType(r.DocumentType) }
+
+func validSession(r *contract.SessionRequest) string {
+	switch {
+	case validType(r.DocumentType) != "":
+		return validType(r.DocumentType)
+	case !thumbprintForm.MatchString(r.KeyThumbprint):
+		return "key_thumbprint must match " + contract.ThumbprintPattern
+	case len(r.Nonce) > contract.MaxNonce:
+		return fmt.Sprintf("c_nonce must have at most %d characters", contract.MaxNonce)
+	case len(r.Authorities) > contract.MaxAuthorities:
+		return fmt.Sprintf("authorities has more than %d elements", contract.MaxAuthorities)
+	}
+	for i, id := range r.Authorities {
+		if !authorityForm.MatchString(id) || slices.Contains(r.Authorities[:i], id) {
+			return "authorities must be different names that match " + contract.AuthorityPattern
+		}
+	}
+	return ""
+}
+
 func validState(r *contract.StateRequest) string { return validType(r.DocumentType) }
 
 func validChange(r *contract.ChangeRequest) string {
@@ -44,6 +68,10 @@ func validIssue(r *contract.IssueRequest) string {
 	switch {
 	case validType(r.DocumentType) != "":
 		return validType(r.DocumentType)
+	case r.Method != "" && !methodForm.MatchString(r.Method):
+		return "method must match " + contract.MethodPattern
+	case len(r.Session) > contract.MaxSession:
+		return fmt.Sprintf("session must have at most %d characters", contract.MaxSession)
 	case r.Claims == nil:
 		return "claims are missing"
 	case len(r.Claims) > contract.MaxClaims:

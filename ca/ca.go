@@ -17,6 +17,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"sealkeeper/ca/x509"
@@ -35,7 +36,7 @@ type Options struct {
 	Ledger    *ledger.Ledger
 	Signer    *signer.Signer
 	Gate      *release.Gate
-	Evidence  *evidence.Verifier
+	Trust     evidence.Trust // all but the authorities, which are the bundle's
 	Bundle    *policy.Bundle
 	Guard     *clock.Guard
 	Clock     clock.Clock
@@ -55,6 +56,7 @@ type Options struct {
 // Authority conducts.
 type Authority struct {
 	o        Options
+	ruling   atomic.Pointer[rules]
 	keys     sync.Map // by id: *certified.Key
 	subjects subjects
 	turns    *turns
@@ -70,6 +72,7 @@ const turnsPerCore = 16
 // New makes the authority and puts what was published before on its shelf, so that readers are served before anything is signed.
 func New(ctx context.Context, o Options) (*Authority, error) {
 	a := &Authority{o: o, turns: newTurns(turnsPerCore * runtime.GOMAXPROCS(0))}
+	a.ruling.Store(newRules(o.Trust, o.Bundle))
 	a.public.init()
 	for _, id := range o.Ledger.ListsAt(o.Guard.ForLists()) {
 		s, err := o.Ledger.List(id)
@@ -118,6 +121,9 @@ var Codes = map[string]string{
 	"overloaded":        "The signing lane is full. Nothing was issued; retry with the same idempotency key after Retry-After.",
 	"request.cancelled": "The request ended before its answer was ready. Retry with the same idempotency key to get it.",
 	"subject.contended": "The holder's state kept changing while the request was decided. Retry with the same idempotency key.",
+	"session.authority": "The policy lists no evidence authority of a name that the session was asked for.",
+	"session.key":       "The thumbprint that the session was asked for is not one of RFC 7638 with SHA-256.",
+	"subject.ambiguous": "The request names a person and a session: the session names the person already.",
 	"subject.malformed": "The subject number is empty, too long or has characters that are not allowed.",
 	"key.missing":       "No active signing key serves this format. An operator has to look at the key registry.",
 	"internal":          "Something failed inside the appliance. Nothing was released; retry with the same idempotency key.",
@@ -199,14 +205,14 @@ func (a *Authority) Nonce(ctx context.Context, c Caller, r contract.NonceRequest
 	if err != nil {
 		return contract.NonceAnswer{}, err
 	}
-	if err := a.decided("nonce", a.o.Bundle.DecideNonce(c.ID, r.DocumentType)); err != nil {
+	if err := a.decided("nonce", a.rules().bundle.DecideNonce(c.ID, r.DocumentType)); err != nil {
 		return contract.NonceAnswer{}, err
 	}
 	var random [16]byte
 	if _, err := io.ReadFull(a.o.Random, random[:]); err != nil {
 		return contract.NonceAnswer{}, problem(fmt.Errorf("reading randomness: %w", err), nil)
 	}
-	n, until := a.o.Evidence.Nonce(c.ID, r.DocumentType, now, random)
+	n, until := a.rules().evidence.Nonce(c.ID, r.DocumentType, now, random)
 	return contract.NonceAnswer{Nonce: n, ExpiresAt: until}, nil
 }
 
@@ -221,11 +227,11 @@ func (a *Authority) now() (time.Time, error) {
 
 // WhoAmI says what a client may do. ok is false for a client that the policy does not know in this role.
 func (a *Authority) WhoAmI(c Caller) (contract.WhoAmI, bool) {
-	i, ok := a.o.Bundle.Client(c.ID)
+	i, ok := a.rules().bundle.Client(c.ID)
 	if !ok || i.Role != c.Role {
 		return contract.WhoAmI{}, false
 	}
-	w := contract.WhoAmI{Client: i.ID, Role: i.Role, Class: i.Class, Issuer: i.Issuer, May: map[string][]string{}, Expires: c.Expires, Policy: a.o.Bundle.Hash().String()}
+	w := contract.WhoAmI{Client: i.ID, Role: i.Role, Class: i.Class, Issuer: i.Issuer, May: map[string][]string{}, Expires: c.Expires, Policy: a.rules().bundle.Hash().String()}
 	for t, ops := range i.May {
 		for _, op := range ops {
 			w.May[t] = append(w.May[t], string(op))

@@ -32,7 +32,7 @@ func (a *Authority) Change(ctx context.Context, c Caller, op policy.Operation, r
 		if err != nil {
 			return contract.ChangeAnswer{}, problem(fmt.Errorf("reading the subject: %w", err), nil)
 		}
-		approval, d := a.o.Bundle.DecideChange(q, snap.Slot(), a.o.Guard.ForLists())
+		approval, d := a.rules().bundle.DecideChange(q, snap.Slot(), a.o.Guard.ForLists())
 		if err := a.decided(op, d); err != nil {
 			return contract.ChangeAnswer{}, err
 		}
@@ -64,7 +64,7 @@ func (a *Authority) Holder(ctx context.Context, c Caller, r contract.StateReques
 	if err != nil {
 		return contract.Holder{}, err
 	}
-	if err := a.decided(policy.OpState, a.o.Bundle.DecideRead(c.ID, r.DocumentType, a.o.Guard.ForLists())); err != nil {
+	if err := a.decided(policy.OpState, a.rules().bundle.DecideRead(c.ID, r.DocumentType, a.o.Guard.ForLists())); err != nil {
 		return contract.Holder{}, err
 	}
 	h, err := a.holder(ctx, r.DocumentType, subject)

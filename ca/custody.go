@@ -136,7 +136,7 @@ func (a *Authority) certify(ctx context.Context, c policy.Cert) ([]byte, error) 
 			f.Cert = c
 		}
 	}
-	approval, d := policy.DecideCert(a.o.Bundle, f, c.NotBefore)
+	approval, d := policy.DecideCert(a.rules().bundle, f, c.NotBefore)
 	if err := a.decided("cert", d); err != nil {
 		return nil, err
 	}
@@ -191,7 +191,7 @@ func (a *Authority) renewCRL(ctx context.Context, now time.Time) (time.Duration,
 		if f.Last, err = listed(der); err != nil {
 			return time.Hour, err
 		}
-		approval, d := policy.DecideCRL(a.o.Bundle, f, now)
+		approval, d := policy.DecideCRL(a.rules().bundle, f, now)
 		if err := a.decided("crl", d); err != nil {
 			return time.Hour, err
 		}
@@ -373,7 +373,7 @@ func (s *selftests) once(ctx context.Context, a *Authority) {
 }
 
 func (a *Authority) selftestKey(ctx context.Context, k ledger.Key, last, now time.Time) error {
-	approval, d := policy.DecideSelftest(a.o.Bundle, k.ID, k.Purpose, true, last, now)
+	approval, d := policy.DecideSelftest(a.rules().bundle, k.ID, k.Purpose, true, last, now)
 	if err := a.decided("selftest", d); err != nil {
 		return err
 	}

@@ -48,11 +48,11 @@ func (a *Authority) Issue(ctx context.Context, c Caller, call Call, op policy.Op
 	if err != nil {
 		return nil, err
 	}
-	subject, err := a.pseudonym(r.Subject)
+	q, err := a.request(c, op, r)
 	if err != nil {
 		return nil, err
 	}
-	q := request{caller: c, op: op, body: r, subject: subject, key: ledger.IdempotencyKey(call.Key), hash: call.Hash}
+	q.key, q.hash = ledger.IdempotencyKey(call.Key), call.Hash
 	j, err := a.reserve(ctx, q, now)
 	if err != nil {
 		return nil, err
@@ -126,6 +126,8 @@ type request struct {
 	op      policy.Operation
 	body    contract.IssueRequest
 	subject policy.Pseudonym
+	session evidence.Session // valid if the request names one
+	rules   *rules           // what the request is judged by, from its first check to its signature
 	key     ledger.IdempotencyKey
 	hash    [32]byte
 }
@@ -207,7 +209,7 @@ func (a *Authority) tryReserve(ctx context.Context, q request, now time.Time) (*
 	if err != nil {
 		return nil, err
 	}
-	approval, d := a.o.Bundle.DecideIssue(verified, q.policy(known.Pending != nil), slot, at)
+	approval, d := q.rules.bundle.DecideIssue(verified, q.policy(known.Pending != nil), slot, at)
 	if err := a.decided(q.op, d); err != nil {
 		return nil, err
 	}
@@ -218,13 +220,13 @@ func (a *Authority) tryReserve(ctx context.Context, q request, now time.Time) (*
 }
 
 func (a *Authority) verify(q request, at time.Time) (*evidence.Verified, error) {
-	info, _ := a.o.Bundle.Client(q.caller.ID) // an unknown client has no audience, and is refused by policy or by its proof's aud
+	info, _ := q.rules.bundle.Client(q.caller.ID) // an unknown client has no audience, and is refused by policy or by its proof's aud
 	items := make([]evidence.Item, len(q.body.Evidence))
 	for i, e := range q.body.Evidence {
 		items[i] = evidence.Item{Kind: e.Kind, Token: e.Token}
 	}
-	about := evidence.About{Client: q.caller.ID, DocumentType: q.body.DocumentType, Audience: info.Issuer, At: at}
-	v, err := a.o.Evidence.Verify(about, evidence.Bundle{Proof: q.body.Proof, KeyAttestation: q.body.KeyAttestation, Items: items})
+	about := evidence.About{Client: q.caller.ID, DocumentType: q.body.DocumentType, Audience: info.Issuer, At: at, Session: q.session}
+	v, err := q.rules.evidence.Verify(about, evidence.Bundle{Proof: q.body.Proof, KeyAttestation: q.body.KeyAttestation, Items: items})
 	if err != nil {
 		code := "internal"
 		var coded interface{ Code() string }
@@ -258,7 +260,7 @@ func (q request) policy(resuming bool) policy.IssueRequest {
 		claims = nil // policy refuses missing claims
 	}
 	return policy.IssueRequest{Client: q.caller.ID, Operation: q.op, DocumentType: q.body.DocumentType, Subject: q.subject, Claims: claims,
-		Formats: formats, Replace: q.body.Replace, Resuming: resuming}
+		Method: q.body.Method, Formats: formats, Replace: q.body.Replace, Resuming: resuming}
 }
 
 // fresh drafts and reserves a new request.
@@ -448,11 +450,10 @@ func (a *Authority) DryRun(ctx context.Context, c Caller, op policy.Operation, r
 	if err != nil {
 		return contract.Decision{}, err
 	}
-	subject, err := a.pseudonym(r.Subject)
+	q, err := a.request(c, op, r)
 	if err != nil {
 		return contract.Decision{}, err
 	}
-	q := request{caller: c, op: op, body: r, subject: subject}
 	verified, err := a.verify(q, now)
 	if err != nil {
 		var coded *evidence.Refusal
@@ -460,12 +461,12 @@ func (a *Authority) DryRun(ctx context.Context, c Caller, op policy.Operation, r
 			return contract.Decision{}, problem(err, nil)
 		}
 		p := problem(err, nil).(*Problem)
-		return decision(policy.Decision{Result: policy.Denied, Code: p.Code, Detail: p.Detail, Policy: a.o.Bundle.Hash(), Version: a.o.Bundle.Version()}), nil
+		return decision(policy.Decision{Result: policy.Denied, Code: p.Code, Detail: p.Detail, Policy: q.rules.bundle.Hash(), Version: q.rules.bundle.Version()}), nil
 	}
 	slot, err := a.slot(ctx, q, nil)
 	if err != nil {
 		return contract.Decision{}, problem(err, nil)
 	}
-	_, d := a.o.Bundle.DecideIssue(verified, q.policy(false), slot, now)
+	_, d := q.rules.bundle.DecideIssue(verified, q.policy(false), slot, now)
 	return decision(d), nil
 }

@@ -319,7 +319,7 @@ func (a *Authority) publish(ctx context.Context, id string) error {
 		iat = f.PrevIssued
 	}
 	f.Version, f.IssuedAt, f.Expires, f.TTL = f.PrevVersion+1, iat, iat.Add(a.o.ListLife), a.o.ListTTL
-	approval, d := policy.DecideList(a.o.Bundle, f, iat)
+	approval, d := policy.DecideList(a.rules().bundle, f, iat)
 	if err := a.decided("list", d); err != nil {
 		return err
 	}

@@ -31,7 +31,7 @@ const (
 // become one, each with what to do.
 func (a *Authority) Status(ctx context.Context) contract.Status {
 	now := a.o.Guard.ForLists()
-	s := contract.Status{Version: a.o.Version, Policy: a.o.Bundle.Hash().String(), PolicyVer: a.o.Bundle.Version(), Clock: "trusted",
+	s := contract.Status{Version: a.o.Version, Policy: a.rules().bundle.Hash().String(), PolicyVer: a.rules().bundle.Version(), Clock: "trusted",
 		Problems: []string{}, Tokens: []contract.TokenStatus{}, Keys: []contract.KeyStatus{}, Lists: []contract.ListStatus{},
 		Certificates: []contract.CertificateStatus{}, Conditions: []contract.Condition{}}
 	note := func(name, severity, do, format string, args ...any) {

@@ -135,6 +135,11 @@ func (c *Client) Nonce(ctx context.Context, r contract.NonceRequest) (contract.N
 	return do[contract.NonceAnswer](ctx, c, call{path: "/v1/nonces", body: r})
 }
 
+// Session opens a session: what evidence items are bound to.
+func (c *Client) Session(ctx context.Context, r contract.SessionRequest) (contract.SessionAnswer, error) {
+	return do[contract.SessionAnswer](ctx, c, call{path: "/v1/sessions", body: r})
+}
+
 // Issue asks for credentials for a new phone. key is the idempotency key; empty: one is made, good for the tries of this call.
 func (c *Client) Issue(ctx context.Context, key string, r contract.IssueRequest) (contract.IssueAnswer, error) {
 	return do[contract.IssueAnswer](ctx, c, call{path: "/v1/credentials", body: r, key: orNew(key)})

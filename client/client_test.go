@@ -59,6 +59,9 @@ func (a *authority) issue(op string, c ca.Caller, k ca.Call) ([]byte, error) {
 func (a *authority) Nonce(_ context.Context, c ca.Caller, r contract.NonceRequest) (contract.NonceAnswer, error) {
 	return contract.NonceAnswer{Nonce: "nonce of " + r.DocumentType}, a.next("nonce", c)
 }
+func (a *authority) Session(_ context.Context, c ca.Caller, r contract.SessionRequest) (contract.SessionAnswer, error) {
+	return contract.SessionAnswer{Session: "session of " + r.Subject, Pseudonyms: map[string]string{}}, a.next("session", c)
+}
 func (a *authority) Issue(_ context.Context, c ca.Caller, k ca.Call, _ contract.IssueRequest) ([]byte, error) {
 	return a.issue("issue", c, k)
 }

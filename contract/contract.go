@@ -7,7 +7,9 @@ import "time"
 // IssueRequest asks for credentials for a phone: POST /v1/credentials, /v1/credentials/refresh and their dry runs.
 type IssueRequest struct {
 	DocumentType   string         `json:"document_type"`
-	Subject        string         `json:"subject"`           // subject number; replaced by a pseudonym at once, never stored
+	Subject        string         `json:"subject,omitempty"` // subject number; replaced by a pseudonym at once, never stored
+	Session        string         `json:"session,omitempty"` // of POST /v1/sessions, instead of the subject; needed for evidence items
+	Method         string         `json:"method,omitempty"`  // way to the card, where the type has several: see the policy
 	Claims         map[string]any `json:"claims"`            // by the policy's names
 	Formats        []string       `json:"formats,omitempty"` // mso_mdoc, dc+sd-jwt; none: all of the document type
 	Replace        bool           `json:"replace,omitempty"` // this phone takes the place of the one that has the card now
@@ -104,6 +106,24 @@ type CredentialStatus struct {
 	Status     string    `json:"status"` // reserved, valid, suspended, revoked
 	StatusRef  StatusRef `json:"status_ref"`
 	ValidUntil time.Time `json:"valid_until"`
+}
+
+// SessionRequest opens a session: POST /v1/sessions. It is the only request with evidence in which the subject's number stands.
+type SessionRequest struct {
+	DocumentType  string   `json:"document_type"`
+	Subject       string   `json:"subject"`
+	KeyThumbprint string   `json:"key_thumbprint"`        // RFC 7638, of the key that will make the proof
+	Nonce         string   `json:"c_nonce,omitempty"`     // one that was fetched before, where the phone's key attests it; none: a new one
+	Authorities   []string `json:"authorities,omitempty"` // evidence authorities that will be asked
+}
+
+// SessionAnswer is what a request's evidence is bound to.
+type SessionAnswer struct {
+	Session    string            `json:"session"`
+	ID         string            `json:"session_id"` // what statements name: base64url of SHA-256 of the session
+	Nonce      string            `json:"c_nonce"`
+	ExpiresAt  time.Time         `json:"expires_at"`
+	Pseudonyms map[string]string `json:"pseudonyms"` // authority → its own name of the person
 }
 
 // NonceRequest: POST /v1/nonces.

@@ -14,6 +14,12 @@ const (
 	ReasonPattern         = `^[a-z][a-z0-9_]{0,63}$`
 	DevicePattern         = `^[A-Za-z0-9_-]{1,128}$`
 	KindPattern           = `^[a-z][a-z0-9_.-]{0,63}$`
+	ThumbprintPattern     = `^[A-Za-z0-9_-]{43}$`
+	AuthorityPattern      = `^[a-z0-9][a-z0-9-]{0,63}$`
+	MethodPattern         = `^[a-z][a-z0-9_]{0,63}$`
+	MaxNonce              = 256
+	MaxSession            = 512
+	MaxAuthorities        = 16
 	MaxClaims             = 64
 	MaxToken              = 96 << 10 // a key attestation with a chain of six certificates
 	MaxEvidence           = 8

@@ -16,6 +16,14 @@ import (
 
 var jwkLimits = strict.Limits{Bytes: 4 << 10, Depth: 3}
 
+// ParseKey reads a public JWK of a kind that statements can be signed with: EC P-256, EC P-384 or OKP Ed25519.
+func ParseKey(jwk []byte) (Key, error) {
+	if len(jwk) > jwkLimits.Bytes {
+		return Key{}, refuse("jwk_malformed", "a public key is larger than 4 KiB")
+	}
+	return readJWK(jwk)
+}
+
 // readJWK reads a public key (RFC 7517, 7518 6.2, 8037 2) of a kind that a card can be bound to. Members without meaning for us may be
 // present (RFC 7517 4), members of a private key may not: a secret that travels is none, and must not be repeated to the next one.
 func readJWK(raw []byte) (Key, error) {

@@ -99,6 +99,18 @@ func (v *Verifier) Pairwise(authority string, subject [32]byte) string {
 	return base64.RawURLEncoding.EncodeToString(keyed(v.trust.PairwiseKey, pairwiseLabel, authority, string(subject[:])))
 }
 
+// Knows reports whether an authority is listed.
+func (v *Verifier) Knows(authority string) bool { _, ok := v.authorities[authority]; return ok }
+
+// Thumbprint reads an RFC 7638 SHA-256 thumbprint in canonical base64url.
+func Thumbprint(text string) (t [32]byte, ok bool) {
+	b, ok := decode64(text)
+	if !ok || len(b) != len(t) {
+		return t, false
+	}
+	return [32]byte(b), true
+}
+
 // keyed is HMAC-SHA256 over texts, each preceded by its length, so that no two lists of texts give the same bytes.
 func keyed(key [32]byte, texts ...string) []byte {
 	mac := hmac.New(sha256.New, key[:])

@@ -17,6 +17,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"sealkeeper/evidence"
 	"sealkeeper/internal/strict"
 )
 
@@ -32,6 +33,8 @@ type BundleFile struct {
 	Description string `json:"description,omitempty"`
 
 	Clients []ClientSpec `json:"clients"`
+	// Authorities are whose statements about persons and phones are believed.
+	Authorities []AuthoritySpec `json:"authorities,omitempty"`
 	// LockReasons names the classes of authority that may add each lock reason. Whoever added a reason can remove it, and nobody else.
 	// Reasons are telecom_lost and self_lost, which end with the phone, and card_lost, admin_hold, court and fraud, which stay with the
 	// person and block issuing.
@@ -39,6 +42,8 @@ type BundleFile struct {
 	// RevocationReasons names the classes that may revoke for each reason. Revoking is final.
 	RevocationReasons map[string][]string `json:"revocation_reasons"`
 	Types             map[string]TypeSpec `json:"types"` // by the name that requests use
+	Phases            []PhaseSpec         `json:"phases,omitempty"`
+	Budgets           []BudgetSpec        `json:"budgets,omitempty"`
 	// Rules come last and can only narrow what clients and types allow: a request needs a permit and no forbid.
 	Rules []RuleSpec `json:"rules"`
 }
@@ -51,7 +56,9 @@ type ClientSpec struct {
 	Class string `json:"class,omitempty"`
 	// Issuer is the credential issuer identifier (https) that a phone's proof must name as its audience. Issuance services only.
 	Issuer  string `json:"issuer,omitempty"`
-	Channel string `json:"channel,omitempty"` // a name for rules to judge by, such as office or portal
+	Channel string `json:"channel,omitempty"` // a name for methods, phases and rules to judge by, such as office or portal
+	// District in which an office is. What it says of itself in a request does not count.
+	District string `json:"district,omitempty"`
 	// May lists operations by type: issue, refresh, lock, unlock, revoke, state. A role bounds them: issuance services issue, refresh and
 	// revoke; carriers and desks lock and unlock, desks revoke too; operators and auditors only read state, as the others may.
 	May map[string][]Operation `json:"may"`
@@ -59,12 +66,13 @@ type ClientSpec struct {
 
 // TypeSpec is one document type. At least one of MDoc and SDJWT is there.
 type TypeSpec struct {
-	Description string               `json:"description,omitempty"`
-	MDoc        *MDocSpec            `json:"mdoc,omitempty"`
-	SDJWT       *SDJWTSpec           `json:"sdjwt,omitempty"`
-	Claims      map[string]ClaimSpec `json:"claims"`
-	Evidence    EvidenceSpec         `json:"evidence"`
-	MaxCopies   int                  `json:"max_copies,omitempty"` // keys, and so copies of each format, in one request; default 1, at most 64
+	Description string                `json:"description,omitempty"`
+	MDoc        *MDocSpec             `json:"mdoc,omitempty"`
+	SDJWT       *SDJWTSpec            `json:"sdjwt,omitempty"`
+	Claims      map[string]ClaimSpec  `json:"claims"`
+	Evidence    EvidenceSpec          `json:"evidence"`
+	Methods     map[string]MethodSpec `json:"methods,omitempty"`    // ways to the card; none: the client vouches for the person
+	MaxCopies   int                   `json:"max_copies,omitempty"` // keys, and so copies of each format, in one request; default 1, at most 64
 	// Lifetime is the technical validity: days ("90d") or a Go duration ("36h"). At most 457 days, because no document signer lives longer.
 	Lifetime string `json:"lifetime"`
 	// RefreshFrom is the age of the newest credential from which on a refresh is allowed ("45d"; default "0s": always). A phone that lost
@@ -162,6 +170,7 @@ var (
 	mediaTypeForm = regexp.MustCompile(`^[a-z]+/[a-z0-9][a-z0-9.+-]{0,63}$`)
 	offsetForm    = regexp.MustCompile(`^([+-])(0\d|1[0-4]):(00|15|30|45)$`)
 	daysForm      = regexp.MustCompile(`^\d{1,4}d$`)
+	districtForm  = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z-]{0,31}$`)
 	ageForm       = regexp.MustCompile(`^age_over_(\d\d)$`)
 
 	classes = []string{"telecom", "holder", "card_system", "ministry", "court", "officers"}
@@ -191,11 +200,13 @@ type Bundle struct {
 	revokeClasses map[string][]string
 	types         map[string]*docType
 	rules         ruleSet
+	authorities   []evidence.Authority
 }
 
 type client struct {
 	ClientInfo
-	channel string
+	channel  string
+	district string
 }
 
 // docType is a type, ready to be judged by.
@@ -205,6 +216,9 @@ type docType struct {
 	docType, vct, issuer string
 	claims               *object
 	evidence             EvidenceSpec
+	methods              map[string]*method // nil: none are needed
+	phases               []PhaseSpec
+	budgets              []BudgetSpec
 	maxCopies, decoys    int
 	lifetime, grain      time.Duration
 	refresh              *RefreshSpec
@@ -415,6 +429,9 @@ func (c *checker) bundle(f BundleFile) *Bundle {
 	for i, s := range f.Clients {
 		c.client(pointer("/clients", i), b, s)
 	}
+	c.authorities("/authorities", b, f.Authorities)
+	c.phases("/phases", b, f.Phases)
+	c.budgets("/budgets", b, f.Budgets)
 	b.rules = c.rules(b, f.Rules)
 	return b
 }
@@ -461,6 +478,9 @@ func (c *checker) client(at jsontext.Pointer, b *Bundle, s ClientSpec) {
 	if s.Channel != "" && !nameForm.MatchString(s.Channel) {
 		c.wrong(at+"/channel", "channel %q of client %s is not a name: use lower case letters, digits and '_'", s.Channel, s.ID)
 	}
+	if s.District != "" && !districtForm.MatchString(s.District) {
+		c.wrong(at+"/district", "%q is not a district code", s.District)
+	}
 	switch {
 	case s.Role == "issuance" && !isHTTPS(s.Issuer):
 		c.wrong(at+"/issuer", "client %s needs an issuer, the https URL that proofs of its phones name as audience", s.ID)
@@ -483,7 +503,7 @@ func (c *checker) client(at jsontext.Pointer, b *Bundle, s ClientSpec) {
 			}
 		}
 	}
-	b.clients[s.ID] = client{ClientInfo{ID: s.ID, Role: s.Role, Class: s.Class, Issuer: s.Issuer, May: s.May}, s.Channel}
+	b.clients[s.ID] = client{ClientInfo{ID: s.ID, Role: s.Role, Class: s.Class, Issuer: s.Issuer, May: s.May}, s.Channel, s.District}
 }
 
 func isHTTPS(s string) bool {
@@ -571,6 +591,7 @@ func (c *checker) docType(at jsontext.Pointer, name string, s TypeSpec) *docType
 	if e := t.claims.field(t.expiry); t.expiry != "" && (e == nil || e.kind != "date" || !e.required) {
 		c.wrong(at+"/document_expiry", "document_expiry names %q, which is not a required date claim of type %s", t.expiry, name)
 	}
+	c.methods(at+"/methods", t, s.Methods)
 	return t
 }
 

@@ -26,6 +26,8 @@ const (
 	ruleCRLEntries   = "I:crl-entries"
 	ruleSelftest     = "I:selftest"
 
+	ruleMethod    = "D:method"
+	rulePhase     = "D:phase"
 	ruleClient    = "D:client"
 	ruleType      = "D:type"
 	ruleEvidence  = "D:evidence"
@@ -112,6 +114,8 @@ func (b *Bundle) judgeIssue(f facts, r IssueRequest, s Slot, at time.Time) (*App
 		return nil, b.failed("the evidence was verified for another client, document type or instant")
 	case known && f.about.Audience != c.Issuer:
 		return nil, b.failed("the evidence was verified for another issuer than the client's")
+	case f.about.Subject != [32]byte{} && f.about.Subject != r.Subject || len(f.Statements) > 0 && f.about.Subject == [32]byte{}:
+		return nil, b.failed("the evidence was verified for another subject")
 	case r.Subject == Pseudonym{}:
 		return nil, b.failed("there is no subject")
 	case r.Operation != OpIssue && r.Operation != OpRefresh:
@@ -138,6 +142,13 @@ func (b *Bundle) judgeIssue(f facts, r IssueRequest, s Slot, at time.Time) (*App
 	if refusal == nil && r.Operation == OpRefresh {
 		refusal = t.judgeRefresh(s, at)
 	}
+	if refusal == nil {
+		refusal = t.judgeMethod(c, f, r, at)
+	}
+	var phase, latch string
+	if refusal == nil {
+		phase, latch, refusal = t.judgePhase(c, f, r, at)
+	}
 	var values []Value
 	if refusal == nil {
 		values, refusal = decodeClaims(t.claims, r.Claims)
@@ -157,7 +168,14 @@ func (b *Bundle) judgeIssue(f facts, r IssueRequest, s Slot, at time.Time) (*App
 	if d.Code, d.Detail = code, detail; result != Allowed {
 		return nil, d
 	}
-	d.Rules = append(slices.Clone(issueRules), ids...)
+	d.Rules = slices.Clone(issueRules)
+	if t.methods != nil {
+		d.Rules = append(d.Rules, ruleMethod+"/"+r.Method)
+	}
+	if phase != "" {
+		d.Rules = append(d.Rules, rulePhase+"/"+phase)
+	}
+	d.Rules = append(d.Rules, ids...)
 
 	lifetime := t.lifetime
 	if !p.expiry.IsZero() {
@@ -167,7 +185,7 @@ func (b *Bundle) judgeIssue(f facts, r IssueRequest, s Slot, at time.Time) (*App
 		return nil, b.denied(ruleClaims, "claims.value", "claim "+t.expiry+" is past: the document has expired")
 	}
 	a := &Approval{kind: KindIssue, decision: d, client: c.ID, at: at, lane: LaneIssue,
-		conditions: Conditions{Epoch: s.Epoch, Burns: slices.Clone(f.burns)},
+		conditions: Conditions{Epoch: s.Epoch, Burns: slices.Clone(f.burns), Charges: t.charges(c, f, phase), Latch: latch},
 		issue: Issue{Operation: r.Operation, DocumentType: t.name, Subject: r.Subject, Replace: r.Replace, Formats: formats,
 			Keys: slices.Clone(f.keys), Values: values, DocType: t.docType, VCT: t.vct, Issuer: t.issuer, Lifetime: lifetime,
 			TimeGrain: t.grain, Decoys: t.decoys, WaitRevoked: t.waitRevoked}}

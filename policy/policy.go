@@ -107,6 +107,8 @@ type IssueRequest struct {
 	Claims       []byte   // JSON object as the client sent it
 	Formats      []Format // empty: all formats of the type
 	Replace      bool     // the new device takes the place of the bound one
+	Method       string   // by which way of the type
+	Latched      []string // phases that the ledger knows to have begun
 	Resuming     bool     // this very request holds the slot already (a reservation that is not settled); see ledger.Pending
 }
 
@@ -160,6 +162,9 @@ type Value struct {
 type Conditions struct {
 	Epoch uint64 // the subject's epoch that was judged
 	Burns []evidence.Burn
+	// Charges are taken from budgets, and refused if one is used up; Latch is the phase that is known to have begun from now on.
+	Charges []Charge
+	Latch   string
 }
 
 // Approval proves that a Decide function of this package allowed something. The zero value allows nothing.

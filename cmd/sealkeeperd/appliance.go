@@ -107,9 +107,9 @@ func assemble(ctx context.Context, c *config.Config, log *slog.Logger, founding,
 		}
 	}
 	var s ledger.Secrets
-	var nonce, pseudonym [32]byte
+	var nonce, session, pairwise, pseudonym [32]byte
 	for label, to := range map[string]*[32]byte{ledger.LabelIndex: &s.Index, ledger.LabelLookup: &s.Lookup, ledger.LabelSalt: &s.Salt, ledger.LabelCommit: &s.Commit,
-		ledger.LabelNonce: &nonce, ledger.LabelPseudonym: &pseudonym} {
+		ledger.LabelNonce: &nonce, ledger.LabelSession: &session, ledger.LabelPairwise: &pairwise, ledger.LabelPseudonym: &pseudonym} {
 		if *to, err = a.signer.Derive(ctx, label); err != nil {
 			return nil, fmt.Errorf("deriving %s: %w", label, err)
 		}
@@ -131,8 +131,9 @@ func assemble(ctx context.Context, c *config.Config, log *slog.Logger, founding,
 		accepted = err == nil && a.clock.Now().Before(until)
 	}
 	a.ca, err = ca.New(ctx, ca.Options{Ledger: a.ledger, Signer: a.signer, Gate: release.New(a.ledger, a.signer, a.metrics),
-		Evidence: evidence.NewVerifier(evidence.Trust{WalletProviders: anchors, NonceKey: nonce, NonceLife: c.NonceLife, AttestationAge: c.AttestationAge, Skew: c.Skew, MaxKeys: c.MaxKeys}),
-		Bundle:   bundle, Guard: clock.NewGuard(a.clock, a.ledger.LastIssued(), c.ListLife, accepted), Clock: a.clock, Random: rand.Reader, Pseudonym: pseudonym,
+		Trust: evidence.Trust{WalletProviders: anchors, NonceKey: nonce, SessionKey: session, PairwiseKey: pairwise, NonceLife: c.NonceLife,
+			AttestationAge: c.AttestationAge, Skew: c.Skew, MaxKeys: c.MaxKeys},
+		Bundle: bundle, Guard: clock.NewGuard(a.clock, a.ledger.LastIssued(), c.ListLife, accepted), Clock: a.clock, Random: rand.Reader, Pseudonym: pseudonym,
 		X509:    profile.Params{Country: c.Country, State: c.State, Organization: c.Organization, IssuerURL: c.PublicURL, CRLURL: c.CRLURL},
 		BaseURL: c.PublicURL, Directory: c.PublishDir(), ListTTL: c.ListTTL, ListLife: c.ListLife, CRLLife: c.CRLLife, Version: version, Log: log, Metrics: a.metrics})
 	if err != nil {

@@ -1,0 +1,88 @@
+package ca
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"sealkeeper/contract"
+	"sealkeeper/evidence"
+	"sealkeeper/policy"
+)
+
+// rules are what requests are judged by: a policy bundle and the verifier that believes its authorities. They change together and at
+// once; a request keeps those that it came in under.
+type rules struct {
+	bundle   *policy.Bundle
+	evidence *evidence.Verifier
+}
+
+func newRules(t evidence.Trust, b *policy.Bundle) *rules {
+	t.Authorities = b.Authorities()
+	return &rules{bundle: b, evidence: evidence.NewVerifier(t)}
+}
+
+func (a *Authority) rules() *rules { return a.ruling.Load() }
+
+// request takes in who asks and about whom: the session's person, or whom the client names.
+func (a *Authority) request(c Caller, op policy.Operation, r contract.IssueRequest) (q request, err error) {
+	q = request{caller: c, op: op, body: r, rules: a.rules()}
+	if r.Session == "" {
+		q.subject, err = a.pseudonym(r.Subject)
+		return q, err
+	}
+	if r.Subject != "" {
+		return q, &Problem{Code: "subject.ambiguous", Detail: "the session names the person already: leave the subject out"}
+	}
+	if q.session, err = q.rules.evidence.Open(c.ID, r.DocumentType, r.Session); err != nil {
+		return q, problem(err, nil)
+	}
+	q.subject = q.session.Subject()
+	return q, nil
+}
+
+// Session takes a subject's number once and gives what evidence is bound to: an opaque session, its nonce, and a pseudonym of the person
+// for each authority named.
+func (a *Authority) Session(ctx context.Context, c Caller, r contract.SessionRequest) (contract.SessionAnswer, error) {
+	none := contract.SessionAnswer{}
+	now, err := a.now()
+	if err != nil {
+		return none, err
+	}
+	rules := a.rules()
+	if err := a.decided("session", rules.bundle.DecideNonce(c.ID, r.DocumentType)); err != nil {
+		return none, err
+	}
+	subject, err := a.pseudonym(r.Subject)
+	if err != nil {
+		return none, err
+	}
+	var random [32]byte
+	if _, err := io.ReadFull(a.o.Random, random[:]); err != nil {
+		return none, problem(fmt.Errorf("reading randomness: %w", err), nil)
+	}
+	if r.Nonce == "" {
+		r.Nonce, _ = rules.evidence.Nonce(c.ID, r.DocumentType, now, [16]byte(random[:16]))
+	}
+	thumbprint, ok := evidence.Thumbprint(r.KeyThumbprint)
+	if !ok {
+		return none, &Problem{Code: "session.key", Detail: "key_thumbprint is not an RFC 7638 SHA-256 thumbprint in base64url"}
+	}
+	text, until, err := rules.evidence.Seal(evidence.NewSession{Client: c.ID, DocumentType: r.DocumentType, Subject: subject, Thumbprint: thumbprint,
+		Nonce: r.Nonce}, now, [16]byte(random[16:]))
+	if err != nil {
+		return none, problem(err, nil)
+	}
+	s, err := rules.evidence.Open(c.ID, r.DocumentType, text)
+	if err != nil {
+		return none, problem(fmt.Errorf("opening the session that was just made: %w", err), nil)
+	}
+	out := contract.SessionAnswer{Session: text, ID: s.ID(), Nonce: r.Nonce, ExpiresAt: until, Pseudonyms: map[string]string{}}
+	for _, id := range r.Authorities {
+		if !rules.evidence.Knows(id) {
+			return none, &Problem{Code: "session.authority", Detail: "the policy lists no evidence authority of one of the names"}
+		}
+		out.Pseudonyms[id] = rules.evidence.Pairwise(id, subject)
+	}
+	return out, nil
+}
