@@ -19,7 +19,18 @@ import (
 	"sealkeeper/tests/appliance"
 )
 
-var all = os.Getenv("SEAL_FAULTS") == "all"
+var (
+	all     = os.Getenv("SEAL_FAULTS") == "all"
+	soaking = false // TestSoak runs: hundreds of repetitions have less load each
+)
+
+// load for one of many repetitions.
+func some(n int64) int64 {
+	if soaking {
+		return n/4 + 1
+	}
+	return n
+}
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "sealkeeper-faults-")
@@ -115,7 +126,7 @@ func (f *hsmFault) run(t *testing.T, a *appliance.Appliance, s *shim) {
 		time.Sleep(time.Second)
 	} else {
 		fires := time.Now().Add(20 * time.Second)
-		for l.more(40); s.fired() == 0 && !strings.Contains(f.rules[0], "constant"); l.more(5) {
+		for l.more(some(40)); s.fired() == 0 && !strings.Contains(f.rules[0], "constant"); l.more(5) {
 			if time.Now().After(fires) {
 				t.Fatal("the fault never came: this test proves nothing")
 			}
@@ -123,7 +134,7 @@ func (f *hsmFault) run(t *testing.T, a *appliance.Appliance, s *shim) {
 	}
 	fired := s.fired()
 	s.set()
-	l.more(20)
+	l.more(some(20))
 	l.end()
 	l.verify()
 	if n := l.failed.Load(); f.clean && n > 0 {
@@ -133,7 +144,9 @@ func (f *hsmFault) run(t *testing.T, a *appliance.Appliance, s *shim) {
 	if f.shows != "" && sum(after, f.shows) <= sum(before, f.shows) {
 		t.Errorf("no metric shows it: %s", f.shows)
 	}
-	if grown := sum(after, bad) - sum(before, bad); f.each && grown < float64(fired) {
+	// What a worker made that was killed meanwhile, for its deadline, nobody ever saw.
+	unseen := sum(after, hung) - sum(before, hung)
+	if grown := sum(after, bad) - sum(before, bad); f.each && grown+unseen < float64(fired) {
 		t.Errorf("%d bad signatures were made, %v were found", fired, grown)
 	} else if !f.each && grown > 0 {
 		t.Errorf("%v bad signatures were found, and none was made", grown)
