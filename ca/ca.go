@@ -65,9 +65,9 @@ type Authority struct {
 	crl      lastError
 }
 
-// turnsPerCore is how many issue requests are worked on at once for each core: enough to share commits and the HSM's frames, and the
+// turnsPerCore is how many issue requests are worked on at once for each core: enough to share commits and the HSM's frames (16 made commits a third smaller and cost 12 % more CPU a request), and the
 // fewest with which the machine is busy, since each one more only makes all of them later.
-const turnsPerCore = 16
+const turnsPerCore = 32
 
 // New makes the authority and puts what was published before on its shelf, so that readers are served before anything is signed.
 func New(ctx context.Context, o Options) (*Authority, error) {
