@@ -161,9 +161,14 @@ func (h *hsm) ready(hello wire.Hello) *child {
 // refused is start for a worker that must refuse to start, with words in its error.
 func (h *hsm) refused(hello wire.Hello, words ...string) {
 	h.t.Helper()
+	h.refusedAs(wire.Stop, hello, words...)
+}
+
+func (h *hsm) refusedAs(as wire.Class, hello wire.Hello, words ...string) {
+	h.t.Helper()
 	c, r := h.start(hello)
-	if r.Class != wire.Stop {
-		h.t.Errorf("class %q instead of stop: %s", r.Class, r.Error)
+	if r.Class != as {
+		h.t.Errorf("class %q instead of %s: %s", r.Class, as, r.Error)
 	}
 	for _, w := range words {
 		if !strings.Contains(r.Error, w) {
@@ -315,7 +320,7 @@ func TestKeysThatAreNotThoseOfTheRegistryAreRefusedByName(t *testing.T) {
 
 	missing := k
 	missing.CKAID = []byte{1, 2, 3}
-	h.refused(h.hello(missing), "ds-1", "no private object", "010203")
+	h.refusedAs(wire.Missing, h.hello(missing), "ds-1", "no private object", "010203")
 
 	curve := k
 	curve.Algorithm = wire.ES384
@@ -432,7 +437,7 @@ func TestDomainSecret(t *testing.T) {
 		t.Errorf("a blob of another wrapping key: %+v", r)
 	}
 	hello.Secret = []wire.Wrapped{{CKAID: []byte{9}, Blob: a.Blob}}
-	h.refused(hello, "domain secret", "restore")
+	h.refusedAs(wire.Missing, hello, "domain secret", "restore")
 }
 
 func TestWorkerEndsWithItsSocket(t *testing.T) {
