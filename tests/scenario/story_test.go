@@ -164,6 +164,8 @@ func TestRaceOfAThousandPhones(t *testing.T) {
 						answers[i] = out
 					case client.Code(err) == "slot.occupied":
 						lost.Add(1)
+					case replace && client.Code(err) == "reservation.superseded": // the next phone was there before this one's answer
+						lost.Add(1)
 					default:
 						t.Errorf("phone %d: %v", i, err)
 					}
@@ -171,8 +173,8 @@ func TestRaceOfAThousandPhones(t *testing.T) {
 			}
 			close(gate)
 			wg.Wait()
-			if replace && won.Load() != int64(n) {
-				t.Errorf("%d of %d phones got a card", won.Load(), n)
+			if replace && (won.Load() == 0 || won.Load()+lost.Load() != int64(n)) {
+				t.Errorf("%d of %d phones got a card, %d were replaced before they had it", won.Load(), n, lost.Load())
 			}
 			if !replace && (won.Load() != 1 || lost.Load() != int64(n-1)) {
 				t.Errorf("%d won and %d got 409", won.Load(), lost.Load())
