@@ -1,5 +1,7 @@
 package evidence
 
+import "cmp"
+
 // Code is a stable refusal code with what it means to the integrator who meets it.
 type Code struct {
 	Code        string
@@ -72,10 +74,11 @@ var Codes = append([]Code{
 
 // statementCodes are the refusals of each kind of statement: evidence.KIND_REASON.
 func statementCodes() (codes []Code) {
-	for _, kind := range []string{KindInPerson, KindRegistryMatch, KindFaceMatch, KindChipRead, KindLineOwnership} {
+	expired := map[bool]string{false: "is past its exp: ask the authority for a new one.", true: "was issued more than 30 days ago: the line's present state comes with a new event."}
+	for _, kind := range []string{KindInPerson, KindRegistryMatch, KindFaceMatch, KindChipRead, KindLineOwnership, KindLineEvent} {
 		for _, c := range []struct{ reason, explanation string }{
 			{"malformed", "is not a compact JWS of canonical base64url whose header and payload are strict JSON objects with exactly the members of docs/evidence.md."},
-			{"type", "has another typ than " + StatementType(kind) + "."},
+			{"type", "has another typ than " + cmp.Or(StatementType(kind), LineEventType) + "."},
 			{"authority", "names an authority that the policy bundle does not list for this kind."},
 			{"authority_off", "is by an authority that is switched off."},
 			{"scope", "is by an authority whose statements don't come through this client, or not about this district."},
@@ -83,14 +86,15 @@ func statementCodes() (codes []Code) {
 			{"key_off", "is signed by a key that is switched off."},
 			{"key_time", "was made when its key was not in use."},
 			{"from_future", "was made later than now by more than the tolerated skew: the authority's clock is wrong."},
-			{"expired", "is past its exp: ask the authority for a new one."},
+			{"expired", expired[kind == KindLineEvent]},
 			{"session", "was made for another session."},
 			{"subject", "is about another person."},
 			{"window", "holds for another time than now."},
 			{"challenge", "has an answer of the chip to another nonce than the session's."},
 			{"signature", "isn't signed by the key that it names."},
 		} {
-			if c.reason == "window" && kind != KindInPerson || c.reason == "challenge" && kind != KindChipRead {
+			event := kind == KindLineEvent && (c.reason == "session" || c.reason == "subject") // it has none
+			if event || c.reason == "window" && kind != KindInPerson || c.reason == "challenge" && kind != KindChipRead {
 				continue
 			}
 			codes = append(codes, Code{"evidence." + kind + "_" + c.reason, "The statement of kind " + kind + " " + c.explanation})

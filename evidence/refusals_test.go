@@ -494,7 +494,7 @@ func TestRefusals(t *testing.T) {
 		seen["evidence."+code] = true
 	}
 	for i, c := range evidence.Codes {
-		if !seen[c.Code] {
+		if !seen[c.Code] && !strings.HasPrefix(c.Code, "evidence.line_event_") { // TestLineEvent has those
 			t.Errorf("%s has no case here", c.Code)
 		}
 		if !strings.HasSuffix(c.Explanation, ".") || strings.Contains(c.Explanation, "\n") {

@@ -179,22 +179,13 @@ func readStatement(item Item) (*statement, error) {
 	if !ok {
 		return nil, malformed("the statement is not three parts of canonical base64url")
 	}
-	var h struct {
-		Typ string `json:"typ"`
-		Alg string `json:"alg"`
-		Kid string `json:"kid"`
+	kid, err := t.readHeader(item.Kind, typ)
+	if err != nil {
+		return nil, err
 	}
-	if strict.JSON(t.header, statementHeader, &h) != nil || h.Kid == "" {
-		return nil, malformed("the statement's header is not one strict JSON object of typ, alg and kid")
-	}
-	if h.Typ != typ {
-		return nil, refuse(item.Kind+"_type", "the statement's typ is not "+typ)
-	}
-	s := &statement{token: t, kid: h.Kid, Statement: Statement{Kind: item.Kind}}
-	s.alg = h.Alg
+	s := &statement{token: t, kid: kid, Statement: Statement{Kind: item.Kind}}
 
 	var c common
-	var err error
 	switch item.Kind {
 	case KindInPerson:
 		v := struct {
@@ -264,25 +255,11 @@ type common struct {
 // check holds a statement against its authority and the session. The signature, which costs most, comes last.
 func (v *Verifier) checkStatement(about About, session Session, s *statement) (Burn, error) {
 	code := func(reason string) string { return s.Kind + "_" + reason }
-	a, known := v.authorities[s.Authority]
-	switch {
-	case !known || !slices.Contains(a.Kinds, s.Kind):
-		return Burn{}, refuse(code("authority"), "nobody of that name may make statements of kind "+s.Kind)
-	case a.Off:
-		return Burn{}, refuse(code("authority_off"), "this authority is switched off")
-	case len(a.Clients) > 0 && !slices.Contains(a.Clients, about.Client):
-		return Burn{}, refuse(code("scope"), "this authority's statements don't come through this client")
+	a, key, err := v.keyOf(s.Kind, s.Authority, s.kid, about.Client, s.IssuedAt)
+	if err != nil {
+		return Burn{}, err
 	}
-	i := slices.IndexFunc(a.Keys, func(k AuthorityKey) bool { return k.ID == s.kid })
-	if i < 0 {
-		return Burn{}, refuse(code("key"), "the authority has no key of that kid")
-	}
-	key := a.Keys[i]
 	switch {
-	case key.Off:
-		return Burn{}, refuse(code("key_off"), "the authority's key is switched off")
-	case s.IssuedAt.Before(key.NotBefore) || !key.NotAfter.IsZero() && s.IssuedAt.After(key.NotAfter):
-		return Burn{}, refuse(code("key_time"), "the authority's key was not in use when the statement was made")
 	case s.IssuedAt.After(about.At.Add(v.trust.Skew)):
 		return Burn{}, refuse(code("from_future"), "the statement's iat is later than now; check the authority's clock")
 	case !about.At.Before(s.expires.Add(v.trust.Skew)):

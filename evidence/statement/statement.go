@@ -67,6 +67,23 @@ func Sign(key crypto.Signer, kid string, c Common, body any) (string, error) {
 	return Raw(key, map[string]any{"typ": typ, "kid": kid}, payload)
 }
 
+// Event is what a carrier says of one of its lines.
+type Event struct {
+	Issuer     string // id of the authority, as registered
+	ID         string // jti, 16 to 128 characters; the same event has the same id, however often it is sent
+	IssuedAt   time.Time
+	Line       string // the carrier's own pseudonym, as in its line_ownership statements
+	Seq        uint64 // grows strictly with the events of a line
+	Kind       string // evidence.LineLost, LineFound, LinePorted, LineTerminated or LineSIMChanged
+	OccurredAt time.Time
+}
+
+// SignEvent makes the compact JWS of a line event.
+func SignEvent(key crypto.Signer, kid string, e Event) (string, error) {
+	return Raw(key, map[string]any{"typ": evidence.LineEventType, "kid": kid}, map[string]any{"iss": e.Issuer, "jti": e.ID, "iat": e.IssuedAt.Unix(),
+		"line": e.Line, "seq": e.Seq, "kind": e.Kind, "occurred_at": e.OccurredAt.Unix()})
+}
+
 // Raw signs any payload under any header; alg is the key's. It is there for whoever wants to see refusals.
 func Raw(key crypto.Signer, header, payload map[string]any) (string, error) {
 	alg, digest, size := "", crypto.Hash(0), 0
