@@ -34,10 +34,16 @@ func load(t testing.TB, name string) *Bundle {
 }
 
 func TestExampleBundles(t *testing.T) {
-	for name, types := range map[string]int{"kr-resident.json": 1, "eu-pid.json": 1, "mdl.json": 1, "demo.json": 3} {
+	for name, want := range map[string]struct{ types, clients, authorities int }{"kr-resident.json": {1, 9, 6}, "kr-resident-article.json": {1, 9, 6},
+		"eu-pid.json": {1, 5, 3}, "mdl.json": {1, 5, 0}, "demo.json": {3, 5, 0}} {
 		b := load(t, name)
-		if len(b.Types()) != types || len(b.Clients()) != 5 || b.Version() != 1 || b.Hash() == (Hash{}) {
-			t.Errorf("%s: %d types and %d clients in version %d", name, len(b.Types()), len(b.Clients()), b.Version())
+		if len(b.Types()) != want.types || len(b.Clients()) != want.clients || len(b.Authorities()) != want.authorities || b.Version() != 1 || b.Hash() == (Hash{}) {
+			t.Errorf("%s: %d types, %d clients and %d authorities in version %d", name, len(b.Types()), len(b.Clients()), len(b.Authorities()), b.Version())
+		}
+		for _, a := range b.Authorities() { // whose keys nobody has
+			if !a.Off {
+				t.Errorf("%s: authority %s is switched on", name, a.ID)
+			}
 		}
 	}
 }
@@ -204,7 +210,7 @@ func FuzzParse(f *testing.F) {
 // Every code that the source can say is explained, and nothing is explained that it can't say.
 func TestEveryCodeIsExplained(t *testing.T) {
 	said := map[string]bool{"rule.<id>": true}
-	for _, file := range []string{"appliance.go", "claims.go", "decide.go", "rules.go"} {
+	for _, file := range []string{"appliance.go", "claims.go", "decide.go", "method.go", "rules.go"} {
 		tree, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -238,6 +244,14 @@ func TestEveryCodeIsExplained(t *testing.T) {
 				case *ast.BasicLit: // those that are returned or assigned
 					if s, _ := strconv.Unquote(n.Value); strings.HasPrefix(s, "policy.") {
 						said[s] = true
+					}
+				case *ast.BinaryExpr: // "evidence." + kind + "_reason"
+					if reason, ok := n.Y.(*ast.BasicLit); ok && file == "method.go" {
+						for _, kind := range kinds {
+							if s, _ := strconv.Unquote(reason.Value); strings.HasPrefix(s, "_") {
+								said["evidence."+kind+s] = true
+							}
+						}
 					}
 				}
 				return true

@@ -153,6 +153,9 @@ func (b *Bundle) judgeIssue(f facts, r IssueRequest, s Slot, at time.Time) (*App
 	if refusal == nil {
 		values, refusal = decodeClaims(t.claims, r.Claims)
 	}
+	if refusal == nil {
+		refusal = t.covered(f, r, values)
+	}
 	var p person
 	if refusal == nil {
 		p, refusal = judgeDates(t, values, at)

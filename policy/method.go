@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -27,21 +26,21 @@ type MethodSpec struct {
 type StatementSpec struct {
 	MaxAge string `json:"max_age"` // since iat: "90s", "10m"; at most 24h
 
-	Methods  []string `json:"methods,omitempty"`   // in_person: qr, counter
-	CardSeen bool     `json:"card_seen,omitempty"` // in_person: the plastic card was presented
+	Methods  []string `json:"methods,omitempty"`  // in_person: qr, counter
+	CardSeen bool     `json:"card_seen,omitzero"` // in_person: the plastic card was presented
 
 	CardStatus []string `json:"card_status,omitempty"` // registry_match: of the plastic card
 	// Uncovered claims are the issuer's own words, not the register's: dates of issue and expiry, authority, country. Every other claim must
 	// be covered by the register's digests. (registry_match)
 	Uncovered []string `json:"uncovered,omitempty"`
 
-	Levels      []string `json:"levels,omitempty"`       // face_match
-	MinLiveness int      `json:"min_liveness,omitempty"` // face_match
-	References  []string `json:"references,omitempty"`   // face_match
-	Algorithms  []string `json:"algorithms,omitempty"`   // face_match: matchers that are believed
+	Levels      []string `json:"levels,omitempty"`      // face_match
+	MinLiveness int      `json:"min_liveness,omitzero"` // face_match
+	References  []string `json:"references,omitempty"`  // face_match
+	Algorithms  []string `json:"algorithms,omitempty"`  // face_match: matchers that are believed
 
 	Chip []string `json:"chip,omitempty"` // chip_read: how the chip proved that it is no copy; passive authentication is always needed
-	PIN  bool     `json:"pin,omitempty"`  // chip_read
+	PIN  bool     `json:"pin,omitzero"`   // chip_read
 
 	LineKinds []string `json:"line_kinds,omitempty"` // line_ownership; that the line is the person's own is always needed
 }
@@ -75,6 +74,9 @@ type statementRule struct {
 }
 
 func (c *checker) methods(at jsontext.Pointer, t *docType, specs map[string]MethodSpec) {
+	if specs != nil && len(specs) == 0 { // none left is not none needed
+		c.wrong(at, "type %s has an empty list of methods: leave it out if the client alone vouches for persons", t.name)
+	}
 	for _, name := range slices.Sorted(maps.Keys(specs)) {
 		at, s := at.AppendToken(name), specs[name]
 		if !nameForm.MatchString(name) {
@@ -138,7 +140,7 @@ func (c *checker) statement(at jsontext.Pointer, t *docType, kind string, s Stat
 	}
 }
 
-// judgeMethod holds the statements against the method that the request names. claims are the client's, as JSON.
+// judgeMethod holds the statements against the method that the request names; what the register says of the claims is left to covered.
 func (t *docType) judgeMethod(c client, f facts, r IssueRequest, at time.Time) *refusal {
 	if t.methods == nil {
 		if r.Method != "" {
@@ -185,11 +187,6 @@ func (t *docType) judgeMethod(c client, f facts, r IssueRequest, at time.Time) *
 		if why := rule.judge(c, s, at); why != "" {
 			return refuse(ruleMethod, "evidence."+s.Kind+"_insufficient", "the statement of kind %s does not do: %s", s.Kind, why)
 		}
-		if s.RegistryMatch != nil {
-			if r := rule.covered(s.RegistryMatch, r.Claims); r != nil {
-				return r
-			}
-		}
 	}
 	return nil
 }
@@ -200,6 +197,8 @@ func (rule statementRule) judge(c client, s *evidence.Statement, at time.Time) s
 	switch {
 	case s.InPerson != nil:
 		switch v := s.InPerson; {
+		case !levelForm.MatchString(v.Office) || !levelForm.MatchString(v.Officer): // budgets go by them
+			return "office and officer must be words of at most 64 letters, digits and _.:+-"
 		case c.district != "" && v.District != c.district:
 			return "the officer's office is in another district than the client"
 		case !in(rule.Methods, v.Method):
@@ -260,24 +259,29 @@ func expired(what, date string, at time.Time) string {
 	return ""
 }
 
-// covered: what the register does not vouch for is not signed.
-func (rule statementRule) covered(m *evidence.RegistryMatch, claims []byte) *refusal {
-	var all map[string]jsontext.Value
-	if err := json.Unmarshal(claims, &all); err != nil {
-		return refuse(ruleClaims, "claims.malformed", "the claims are no JSON object")
+// covered: what the register does not vouch for is not signed. values are what will be, decoded from the claims, which name nothing else.
+func (t *docType) covered(f facts, r IssueRequest, values []Value) *refusal {
+	s := f.statement(evidence.KindRegistryMatch)
+	if s == nil { // the method does not ask for it
+		return nil
 	}
+	var claims map[string]jsontext.Value
+	if err := json.Unmarshal(r.Claims, &claims); err != nil || len(claims) != len(values) {
+		return refuse(ruleClaims, "claims.malformed", "the claims are not one JSON object without duplicate names")
+	}
+	own := t.methods[r.Method].statements[s.Kind].Uncovered
 	var missing []string
-	for _, name := range slices.Sorted(maps.Keys(all)) {
-		if !slices.Contains(rule.Uncovered, name) && !m.Covers(name, all[name]) {
-			missing = append(missing, name)
+	for _, v := range values {
+		if !slices.Contains(own, v.Name) && !s.RegistryMatch.Covers(v.Name, claims[v.Name]) {
+			missing = append(missing, v.Name)
 		}
 	}
 	if missing == nil {
 		return nil
 	}
-	r := refuse(ruleMethod, "registry.uncovered", "the register does not vouch for these claims as they stand: %s", strings.Join(missing, ", "))
-	r.missing = missing
-	return r
+	refused := refuse(ruleMethod, "registry.uncovered", "the register does not vouch for these claims as they stand: %s", strings.Join(missing, ", "))
+	refused.missing = missing
+	return refused
 }
 
 func (f facts) statement(kind string) *evidence.Statement {
@@ -298,7 +302,8 @@ func (f facts) districtOfResidence() string {
 }
 
 // PhaseSpec opens a type to districts and channels from an instant on. A type that any phase names is issued within a phase alone; a
-// phase, once begun, stays begun, whatever the clock says later. Refreshes are not asked: who has a card keeps it.
+// phase, once begun, stays begun, whatever the clock says later; to put off one that has begun, list it under a new id. Refreshes are not
+// asked: who has a card keeps it.
 type PhaseSpec struct {
 	ID          string    `json:"id"`
 	Description string    `json:"description,omitempty"`
@@ -332,6 +337,11 @@ func (c *checker) phases(at jsontext.Pointer, b *Bundle, specs []PhaseSpec) {
 		for j, d := range s.Districts {
 			if !districtForm.MatchString(d) {
 				c.wrong(pointer(at.AppendToken("districts"), j), "%q is not a district code", d)
+			}
+		}
+		for j, name := range s.Channels {
+			if !nameForm.MatchString(name) {
+				c.wrong(pointer(at.AppendToken("channels"), j), "channel %q is not a name: use lower case letters, digits and '_'", name)
 			}
 		}
 		if t != nil {
@@ -381,7 +391,8 @@ func (t *docType) judgePhase(c client, f facts, r IssueRequest, at time.Time) (p
 	return "", "", refuse(rulePhase, "phase.not_open", "no phase covers this district, channel and method")
 }
 
-// BudgetSpec bounds how many issues a client, an office, an officer or a phase may cause. What is over it is refused, and nothing else is.
+// BudgetSpec bounds how many issues and refreshes a client, an office, an officer or a phase may cause. What is over it is refused, and
+// nothing else is. A request without an officer's statement, or outside any phase, is not counted by budgets that go by them.
 type BudgetSpec struct {
 	ID   string `json:"id"`
 	Type string `json:"type"`
@@ -393,7 +404,7 @@ type BudgetSpec struct {
 // Charge is one unit of a budget, which the ledger takes in the transaction that uses the approval.
 type Charge struct {
 	Budget string
-	Whom   string // client, office, officer or phase
+	Whom   string // client, authority/office, authority/office/officer or phase: an authority spends nobody else's
 	Window time.Duration
 	Limit  uint64
 }
@@ -431,9 +442,9 @@ func (t *docType) charges(c client, f facts, phase string) (out []Charge) {
 		case b.Per == "phase":
 			whom = phase
 		case p != nil && b.Per == "office":
-			whom = p.InPerson.Office
+			whom = p.Authority + "/" + p.InPerson.Office
 		case p != nil && b.Per == "officer":
-			whom = fmt.Sprintf("%s/%s", p.InPerson.Office, p.InPerson.Officer)
+			whom = p.Authority + "/" + p.InPerson.Office + "/" + p.InPerson.Officer
 		}
 		if whom == "" { // this request has none
 			continue
