@@ -176,7 +176,7 @@ var (
 	classes = []string{"telecom", "holder", "card_system", "ministry", "court", "officers"}
 
 	// deviceLocks end with the phone they were put on; subjectLocks stay with the person and block issuing (design.md, "State of a card").
-	deviceLocks  = []string{"telecom_lost", "self_lost"}
+	deviceLocks  = []string{"telecom_lost", "self_lost", "line_changed"}
 	subjectLocks = []string{"card_lost", "admin_hold", "court", "fraud"}
 
 	roles = map[string][]Operation{

@@ -219,7 +219,7 @@ func TestAnyHistory(t *testing.T) {
 			t.Cleanup(func() { _ = f.Value.Set(old) })
 		}
 	}
-	reasons := rapid.SampledFrom([]string{"telecom_lost", "self_lost", "card_lost", "admin_hold", "court", "fraud"})
+	reasons := rapid.SampledFrom([]string{"telecom_lost", "self_lost", "line_changed", "card_lost", "admin_hold", "court", "fraud"})
 	classes := rapid.SampledFrom([]string{"telecom", "ministry"})
 	phones := rapid.SampledFrom([]string{"p1", "p2", "p3"})
 	some := rapid.SampledFrom([]string{"", "", "p1", "p2", "p3"})

@@ -6,7 +6,7 @@
 //   - locks are a set of {reason, class}; each is removable only by its own class; the card is suspended while the set is not empty
 //   - REVOKED is terminal; an mdoc status only ever goes 0 → 1
 //   - a lock suspends SD-JWT VCs and revokes MSOs; a refresh makes new MSOs after the last lock is gone
-//   - device locks (telecom_lost, self_lost) end with their device; the others stay with the subject and block issuing
+//   - device locks (telecom_lost, self_lost, line_changed) end with their device; the others stay with the subject and block issuing
 package state
 
 import (
@@ -135,9 +135,11 @@ var (
 	ErrEvent      = errors.New("the event is malformed")
 )
 
-// SubjectLock reports whether a lock reason stays with the subject when the phone is replaced, and blocks issuing. Only the two losses
-// of a phone end with the phone: a reason that is not known here blocks, since that is the safer mistake.
-func SubjectLock(reason string) bool { return reason != "telecom_lost" && reason != "self_lost" }
+// SubjectLock reports whether a lock reason stays with the subject when the phone is replaced, and blocks issuing. Only the losses
+// of a phone and of its line end with the phone: a reason that is not known here blocks, since that is the safer mistake.
+func SubjectLock(reason string) bool {
+	return reason != "telecom_lost" && reason != "self_lost" && reason != "line_changed"
+}
 
 // Apply returns the next state, without touching s, and the status changes. A lock or unlock that changes nothing returns s unchanged
 // (same epoch) and no error. Every real change but Settle raises the epoch by one.

@@ -457,12 +457,12 @@ func TestStatusOfEachPhase(t *testing.T) {
 		}
 	}
 	var locks []string
-	for r := range maps.Keys(map[string]bool{"telecom_lost": true, "self_lost": true, "card_lost": true, "admin_hold": true, "court": true, "fraud": true, "": true}) {
+	for r := range maps.Keys(map[string]bool{"telecom_lost": true, "self_lost": true, "line_changed": true, "card_lost": true, "admin_hold": true, "court": true, "fraud": true, "": true}) {
 		if !SubjectLock(r) {
 			locks = append(locks, r)
 		}
 	}
-	if len(locks) != 2 || SubjectLock("telecom_lost") || SubjectLock("self_lost") {
+	if len(locks) != 3 || SubjectLock("telecom_lost") || SubjectLock("self_lost") || SubjectLock("line_changed") {
 		t.Errorf("device locks: %v", locks)
 	}
 }
