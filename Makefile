@@ -4,7 +4,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS  = -X main.version=$(VERSION)
 export CGO_ENABLED = 1
 
-.PHONY: all build demo test unit interop check bench bench-scale monitoring faults overload soak fuzz clean
+.PHONY: all build demo test unit interop check bench bench-scale monitoring faults overload soak fuzz fuzz-scale clean
 
 all: build
 
@@ -74,5 +74,10 @@ fuzz: ## every fuzz target for FUZZTIME
 	@for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep ^Fuzz); do \
 		echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
 
+FUZZ_INPUTS ?= 1000000
+fuzz-scale: ## FUZZ_INPUTS inputs for every fuzz target, changed along their structure, in one process each; what was counted is in .fuzz/state.jsonl
+	@mkdir -p .fuzz && for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep ^Fuzz); do echo "== $$p $$f"; \
+		SEAL_FUZZ_INPUTS=$(FUZZ_INPUTS) SEAL_FUZZ_STATE=$(CURDIR)/.fuzz/state.jsonl GOGC=off GOMEMLIMIT=96MiB nice -n 19 $(GO) test -count 1 -timeout 0 -run "^$$f$$" $$p || exit 1; done; done
+
 clean:
-	rm -rf bin .demo .bench .soak
+	rm -rf bin .demo .bench .soak .fuzz

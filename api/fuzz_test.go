@@ -22,11 +22,17 @@ import (
 // What the edge takes, it can write down and take again with the same meaning; what it refuses has one of the edge's codes.
 func fuzzDecode[Req any](f *testing.F, limit int, valid func(*Req) string) {
 	seeds := fuzzing.Strings(`{"document_type":"a","subject":"b","claims":{"a":[1,2.5,null,true,"\u00e9"],"b":{"c":"d"}},"formats":["mso_mdoc"],"replace":true,"proof":"p","evidence":[{"kind":"k","token":"t"}]}`,
-		`{"claims":{"a":1,"a":2}}`, "{\"document_type\":\"\xff\"}", `null`)
+		`{"claims":{"a":1,"a":2}}`, "{\"document_type\":\"\xff\"}", `null`,
+		`{"claims":{"a":[1`+strings.Repeat(",1", limit/2-20)+`]}}`, `{"`+strings.Repeat("s", limit-20)+`":1}`) // once megabytes of memory
 	for _, name := range slices.Sorted(maps.Keys(bodies)) {
 		seeds = append(seeds, []byte(bodies[name]))
 	}
-	fuzzing.Run(f, fuzzing.Options{Longest: limit + 100}, seeds, func(t *testing.T, body []byte) bool {
+	o := fuzzing.Options{Longest: limit + 100, Decode: func(body []byte) {
+		if req, err := decode[Req](body, limit); err == nil {
+			_ = valid(&req)
+		}
+	}}
+	fuzzing.Run(f, o, seeds, func(t *testing.T, body []byte) bool {
 		req, err := decode[Req](body, limit)
 		if err != nil {
 			var p *ca.Problem
@@ -58,11 +64,15 @@ func fuzzDecode[Req any](f *testing.F, limit int, valid func(*Req) string) {
 func FuzzDecodeIssue(f *testing.F)  { fuzzDecode[contract.IssueRequest](f, maxIssueBody, validIssue) }
 func FuzzDecodeChange(f *testing.F) { fuzzDecode[contract.ChangeRequest](f, maxBody, validChange) }
 func FuzzDecodeState(f *testing.F)  { fuzzDecode[contract.StateRequest](f, maxBody, validState) }
-func FuzzDecodeNonce(f *testing.F)  { fuzzDecode[contract.NonceRequest](f, maxBody, validNonce) }
+func FuzzDecodeSession(f *testing.F) {
+	fuzzDecode[contract.SessionRequest](f, maxBody, validSession)
+}
+func FuzzDecodeNonce(f *testing.F) { fuzzDecode[contract.NonceRequest](f, maxBody, validNonce) }
 
 func FuzzAccept(f *testing.F) {
 	seeds := fuzzing.Strings("", "*/*", "application/statuslist+jwt;q=0.5, */*;q=0", "a/b;q=1.0000", ",,;q=", "text/html;level=1;q=0.4", "gzip;q=0,identity")
-	fuzzing.Run(f, fuzzing.Options{}, seeds, func(t *testing.T, in []byte) bool {
+	o := fuzzing.Options{Longest: 16 << 10, Decode: func(in []byte) { accepts([]string{string(in)}, "a/b") }} // the header of a request has 16 KiB at most
+	fuzzing.Run(f, o, seeds, func(t *testing.T, in []byte) bool {
 		s := string(in)
 		one := []string{s}
 		es := elements(one)
@@ -101,7 +111,8 @@ func FuzzIdempotencyKey(f *testing.F) {
 // The one name in a client's certificate is read as one role and one id, or not at all.
 func FuzzClientName(f *testing.F) {
 	seeds := fuzzing.Strings("urn:sealkeeper:client:issuance:office-17", "urn:sealkeeper:client:carrier:a", "urn:sealkeeper:client:officer:a", "urn:sealkeeper:client:desk:", "urn:sealkeeper:client:desk:a:b", "URN:x", "https://a/%2f")
-	fuzzing.Run(f, fuzzing.Options{}, seeds, func(t *testing.T, in []byte) bool {
+	o := fuzzing.Options{Longest: 16 << 10} // names that our own CA signed
+	fuzzing.Run(f, o, seeds, func(t *testing.T, in []byte) bool {
 		u, err := url.Parse(string(in))
 		if err != nil {
 			return false // then the handshake has no certificate

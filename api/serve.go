@@ -201,6 +201,9 @@ func read(x *exchange, r *http.Request, limit int) ([]byte, error) {
 	return body, nil
 }
 
+// maxValues of a body: a request with every claim of every document type has a few hundred.
+const maxValues = 4096
+
 // decode reads one JSON document strictly. The detail of its refusals names the place, never the value.
 func decode[Req any](body []byte, limit int) (Req, error) {
 	var req Req
@@ -208,14 +211,14 @@ func decode[Req any](body []byte, limit int) (Req, error) {
 	if t := bytes.TrimLeft(body, " \t\r\n"); len(t) == 0 || t[0] != '{' {
 		return req, &ca.Problem{Code: "request.malformed", Detail: "the body is not a JSON object"}
 	}
-	err := strict.JSON(body, strict.Limits{Bytes: limit, Depth: maxDepth}, &req)
+	err := strict.JSON(body, strict.Limits{Bytes: limit, Depth: maxDepth, Values: maxValues}, &req)
 	if err == nil {
 		return req, nil
 	}
 	var zero Req
 	var syntactic *jsontext.SyntacticError
 	var semantic *json.SemanticError
-	p := &ca.Problem{Code: "request.malformed", Detail: "the body is not a JSON document of at most 16 levels that this route takes"}
+	p := &ca.Problem{Code: "request.malformed", Detail: "the body is not a JSON document of at most 16 levels and 4096 values that this route takes"}
 	switch {
 	case errors.Is(err, jsontext.ErrDuplicateName) && errors.As(err, &syntactic):
 		p.Code, p.Detail = "request.duplicate_member", "a member stands there twice: "+where(syntactic.JSONPointer)
@@ -231,7 +234,7 @@ func decode[Req any](body []byte, limit int) (Req, error) {
 
 // where bounds a pointer into a foreign document for a person's eyes.
 func where(p jsontext.Pointer) string {
-	s := strconv.QuoteToASCII(string(p))
+	s := strconv.QuoteToASCII(string(p[:min(len(p), 100)])) // cut first: a quoted member name of 200 KiB is a megabyte
 	if len(s) > 100 {
 		s = s[:100] + "…"
 	}

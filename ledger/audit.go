@@ -146,6 +146,9 @@ func (a *Audit) Certificates(ctx context.Context, f func(seq uint64, c Certifica
 
 // Image is a list's bytes after every change up to a journal entry, replayed from the stored changes.
 func (a *Audit) Image(ctx context.Context, r ListRecord, through uint64) ([]byte, error) {
+	if err := r.fits(); err != nil {
+		return nil, err
+	}
 	li := newList(r, 0)
 	all, err := changesOf(ctx, a.store, &r)
 	for _, c := range all {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -94,8 +95,8 @@ func (l *Ledger) lookHighWater(ctx context.Context, see func(where, id string, v
 	if err != nil {
 		return fmt.Errorf("reading the high-water record: %w", err)
 	}
-	var h head
-	if err := strict.JSON(b, headLimits, &h); err != nil {
+	h, err := parseHead(b)
+	if err != nil {
 		return fmt.Errorf("the high-water record %s is damaged, restore it or, if the ledger is known to be the newest, remove it: %w", l.o.HighWater, err)
 	}
 	size, _, err := l.store.Head(ctx)
@@ -114,6 +115,23 @@ func (l *Ledger) lookHighWater(ctx context.Context, see func(where, id string, v
 	}
 	return nil
 }
+
+func parseHead(b []byte) (h head, err error) {
+	if err = strict.JSON(b, headLimits, &h); err == nil && h.Size > math.MaxInt64 {
+		err = fmt.Errorf("no journal has %d entries", h.Size)
+	}
+	return h, err
+}
+
+// ListMeta is what the publish directory says of a list, beside its token.
+type ListMeta struct {
+	ID      string `json:"id"`
+	Version uint64 `json:"version"`
+	File    string `json:"file"`
+}
+
+// ParseListMeta reads a description in the publish directory.
+func ParseListMeta(b []byte) (m ListMeta, err error) { return m, strict.Loose(b, metaLimits, &m) }
 
 func (l *Ledger) lookPublished(see func(where, id string, version uint64)) error {
 	dir := filepath.Join(l.o.Publish, "status-lists")
@@ -137,11 +155,8 @@ func (l *Ledger) lookPublished(see func(where, id string, version uint64)) error
 		if err != nil {
 			return fmt.Errorf("reading the publish directory: %w", err)
 		}
-		var m struct {
-			ID      string `json:"id"`
-			Version uint64 `json:"version"`
-		}
-		if err := strict.Loose(b, metaLimits, &m); err != nil || m.ID != id {
+		m, err := ParseListMeta(b)
+		if err != nil || m.ID != id {
 			return fmt.Errorf("%s is damaged (it names list %q): remove it if its list was never published: %w", path, m.ID, errors.Join(err))
 		}
 		see("the publish directory", m.ID, m.Version)

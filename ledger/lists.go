@@ -43,6 +43,15 @@ func set(image []byte, bits int, index uint64, status byte) {
 	*b = *b&^mask | status<<shift&mask
 }
 
+// fits keeps a damaged row from asking for memory that there is not, or for entries of no bits.
+func (r *ListRecord) fits() error {
+	const most = 1 << 26 // entries that a verifier reads
+	if r.Bits != 1 && r.Bits != 2 && r.Bits != 4 && r.Bits != 8 || r.Size > most || r.Size%8 != 0 {
+		return fmt.Errorf("a row of table %s is damaged: list %.64q of %d entries of %d bits", TableLists, r.ID, r.Size, r.Bits)
+	}
+	return nil
+}
+
 func newList(row ListRecord, rev uint64) *list {
 	return &list{row: row, rev: rev, next: make([]byte, row.Size*uint64(row.Bits)/8)}
 }
@@ -77,6 +86,9 @@ func (l *Ledger) loadLists(ctx context.Context) error {
 	err := scan(ctx, l.store, TableLists, nil, func(e Entry) error {
 		row, err := decode[ListRecord](TableLists, e.Value)
 		if err == nil {
+			err = row.fits()
+		}
+		if err == nil {
 			l.lists[row.ID] = newList(*row, e.Revision)
 			l.o.Metrics.ListUsed.WithLabelValues(row.ID).Set(float64(row.Leased))
 		}
@@ -88,7 +100,11 @@ func (l *Ledger) loadLists(ctx context.Context) error {
 	for id, li := range l.lists {
 		prefix := append([]byte(id), 0)
 		err := scan(ctx, l.store, TableHorizons, prefix, func(e Entry) error {
-			li.horizon = time.Unix(int64(binary.BigEndian.Uint64(e.Key[len(prefix):]))*86400, 0).UTC()
+			_, day, err := split(TableHorizons, e.Key, 8)
+			if err != nil {
+				return err
+			}
+			li.horizon = time.Unix(int64(binary.BigEndian.Uint64(day))*86400, 0).UTC()
 			l.days[string(e.Key)] = true
 			return nil
 		})

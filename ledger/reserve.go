@@ -537,8 +537,11 @@ func (l *Ledger) attempts(ctx context.Context, reservation string, item int) (n 
 	prefix := attemptKey(reservation, item, 0)
 	prefix = prefix[:len(prefix)-4]
 	err = scan(ctx, l.store, TableAttempts, prefix, func(e Entry) error {
-		n = int(binary.BigEndian.Uint32(e.Key[len(prefix):])) + 1
-		return nil
+		_, rest, err := split(TableAttempts, e.Key, 8)
+		if err == nil {
+			n = int(binary.BigEndian.Uint32(rest[4:])) + 1
+		}
+		return err
 	})
 	if err != nil {
 		return 0, l.readFailed(err)

@@ -195,7 +195,7 @@ func FuzzParse(f *testing.F) {
 	for _, name := range []string{"kr-resident.json", "eu-pid.json", "mdl.json", "demo.json"} {
 		seeds = append(seeds, []byte(read(f, name)))
 	}
-	fuzzing.Run(f, fuzzing.Options{}, seeds, func(t *testing.T, data []byte) bool {
+	fuzzing.Run(f, fuzzing.Options{Memory: 4 << 20}, seeds, func(t *testing.T, data []byte) bool {
 		b, err := Parse("f", data)
 		switch {
 		case err == nil && (b.Hash() == Hash{} || b.Version() == 0 || len(b.Types()) == 0):

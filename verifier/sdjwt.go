@@ -123,7 +123,7 @@ type jwt struct {
 
 // openJWT decodes a compact JWS; its signature is still to be verified.
 func openJWT(compact string) (*jwt, error) {
-	parts := strings.Split(compact, ".")
+	parts := strings.SplitN(compact, ".", 4)
 	if len(parts) != 3 {
 		return nil, errors.New("a compact JWS has three parts")
 	}
@@ -179,10 +179,15 @@ func decodeJSON(data []byte, v any) error {
 	return jsonv2.Unmarshal(data, v) // member names match exactly, other than in encoding/json
 }
 
+const maxDisclosures = 4096
+
 // openSDJWT verifies the issuer's signature with the key that the header leads to, and processes the disclosures (RFC 9901 7.1).
 func openSDJWT(compact []byte, typ string, key func(joseHeader) (crypto.PublicKey, error)) (*SDJWT, error) {
 	if len(compact) > MaxCredential {
 		return nil, fmt.Errorf("the SD-JWT has %d bytes, at most %d are allowed", len(compact), MaxCredential)
+	}
+	if n := bytes.Count(compact, []byte("~")); n > maxDisclosures {
+		return nil, fmt.Errorf("the SD-JWT has %d disclosures, at most %d are allowed", n, maxDisclosures)
 	}
 	parts := strings.Split(string(compact), "~")
 	if len(parts) < 2 {

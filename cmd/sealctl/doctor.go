@@ -96,6 +96,9 @@ func measured(text string) (all []contract.Condition) {
 	var bad, free, size float64
 	for lines := bufio.NewScanner(strings.NewReader(text)); lines.Scan(); {
 		name, value, _ := strings.Cut(lines.Text(), " ")
+		if !strings.HasPrefix(name, "sealkeeper_") {
+			continue
+		}
 		v, err := strconv.ParseFloat(value, 64)
 		if err != nil {
 			continue

@@ -53,7 +53,7 @@ func TestTopParse(t *testing.T) {
 }
 
 func FuzzTopParse(f *testing.F) {
-	seeds := fuzzing.Strings("# TYPE a counter\na{x=\"1\",y=\"\\\\\\\"\\n\"} 1\nb 2e+09\n", "a{x=\"\\", "sealkeeper_disk_free_bytes 1\nsealkeeper_disk_size_bytes 1e3\nsealkeeper_signatures_total{result=\"bad\"} 1\n")
+	seeds := fuzzing.Strings("# TYPE a counter\na{x=\"1\",y=\"\\\\\\\"\\n\"} 1\nb 2e+09\n", "a{x=\"\\", "sealkeeper_disk_free_bytes 1\nsealkeeper_disk_size_bytes 1e3\nsealkeeper_signatures_total{result=\"bad\"} 1\n", strings.Repeat("\n", 1<<16))
 	fuzzing.Run(f, fuzzing.Options{}, seeds, func(t *testing.T, in []byte) bool {
 		text := string(in)
 		m, err := parseMetrics(text)

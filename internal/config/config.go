@@ -162,7 +162,7 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s:%d: %s: %s", e.File, e.Line, e.Key, e.What)
 }
 
-const maxFile = 64 << 10 // thirty times the commented example
+const maxFile = 12 << 10 // three times the commented example; YAML takes up to 70 times its size in memory
 
 // Load reads and checks a file. All complaints are joined, so that one run shows everything.
 func Load(path string) (*Config, error) {

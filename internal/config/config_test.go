@@ -240,7 +240,7 @@ func TestBombs(t *testing.T) {
 		t.Error("deep nesting was taken")
 	}
 	_, err := Parse(name, []byte(minimal+strings.Repeat("#", maxFile)))
-	if want := name + ": the file is larger than 65536 bytes"; err == nil || err.Error() != want {
+	if want := name + ": the file is larger than 12288 bytes"; err == nil || err.Error() != want {
 		t.Errorf("a huge file: %v", err)
 	}
 }

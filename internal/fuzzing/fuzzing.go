@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/metrics"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -40,6 +41,10 @@ type Options struct {
 	Repair func(input []byte) []byte
 	// RepairOneIn is the share of inputs that are repaired: a signature costs more than most decoders (default 8).
 	RepairOneIn int
+	// Decode is the decoder alone, for judges whose own checks cost more than it: its cost counts then.
+	Decode func(input []byte)
+	// Memory is allowed beyond the input's size (default MaxAlloc); more only for files that an operator writes and nobody sends.
+	Memory int64
 	// Longest is the size up to which inputs are blown up (default 64 KiB); above the decoder's own bound, so that it is met too.
 	Longest int
 }
@@ -68,7 +73,7 @@ func Run(f *testing.F, o Options, seeds [][]byte, judge func(t *testing.T, input
 			f.Add(s)
 		}
 		var g gauge
-		f.Fuzz(func(t *testing.T, input []byte) { g.weigh(t, input, judge) })
+		f.Fuzz(func(t *testing.T, input []byte) { g.weigh(t, input, o, judge) })
 		return
 	}
 	f.Add([]byte(nil))
@@ -91,7 +96,8 @@ func mutate(t *testing.T, o Options, seeds [][]byte, n int, judge func(*testing.
 	if err != nil {
 		seed = uint64(time.Now().UnixNano())
 	}
-	m := newMutator(rand.New(rand.NewPCG(seed, 1)), o.Longest, seeds)
+	small := slices.DeleteFunc(slices.Clone(seeds), func(s []byte) bool { return len(s) > 16<<10 }) // large ones are judged as they are
+	m := newMutator(rand.New(rand.NewPCG(seed, 1)), o.Longest, small)
 	if o.RepairOneIn == 0 {
 		o.RepairOneIn = 8
 	}
@@ -124,7 +130,7 @@ func mutate(t *testing.T, o Options, seeds [][]byte, n int, judge func(*testing.
 				input = o.Repair(input)
 			}
 		}
-		if g.weigh(t, input, judge) {
+		if g.weigh(t, input, o, judge) {
 			c.Accepted++
 		}
 		if t.Failed() {
@@ -215,26 +221,31 @@ const coarse = 256 << 10 // more than a thread's cache hides in what these decod
 
 // weigh judges an input. Only what looks dear on the wall clock and the coarse counter is judged again, three times, with the thread's
 // CPU time and exact counters; the least of the three counts.
-func (g *gauge) weigh(t *testing.T, input []byte, judge func(*testing.T, []byte) bool) (accepted bool) {
+func (g *gauge) weigh(t *testing.T, input []byte, o Options, judge func(*testing.T, []byte) bool) (accepted bool) {
+	most := max(o.Memory, MaxAlloc)
 	memory, start := g.allocated(), time.Now()
 	accepted = judge(t, input)
 	wall, used := time.Since(start), g.allocated()-memory
 	g.n++
-	again := wall > max(g.slowest, 20*time.Microsecond) || used > g.largest+coarse || used > MaxAlloc-coarse || g.n%4096 == 1
+	again := wall > max(g.slowest, 20*time.Microsecond) || used > g.largest+coarse || used > most-coarse || g.n%4096 == 1
 	if t.Failed() || !again {
 		return accepted
 	}
 	cpu, bytes := time.Duration(1<<62), int64(1<<62)
+	decode := o.Decode
+	if decode == nil {
+		decode = func(b []byte) { judge(t, b) }
+	}
 	for range 3 {
-		c, b := measure(func() { judge(t, input) })
+		c, b := measure(func() { decode(input) })
 		cpu, bytes = min(cpu, c), min(bytes, b-int64(len(input)))
 	}
 	g.slowest, g.largest = max(g.slowest, cpu), max(g.largest, bytes)
 	if cpu > MaxTime && !raceDetector {
 		t.Errorf("an input of %d bytes took %v of CPU, at most %v is allowed", len(input), cpu, MaxTime)
 	}
-	if bytes > MaxAlloc {
-		t.Errorf("an input of %d bytes made %d bytes be allocated beyond its size, at most %d are allowed", len(input), bytes, MaxAlloc)
+	if bytes > most {
+		t.Errorf("an input of %d bytes made %d bytes be allocated beyond its size, at most %d are allowed", len(input), bytes, most)
 	}
 	return accepted
 }

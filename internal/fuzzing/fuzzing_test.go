@@ -70,7 +70,7 @@ func TestMeasure(t *testing.T) {
 		t.Errorf("%v and %d bytes", cpu, used)
 	}
 	g, dear := gauge{}, 0
-	g.weigh(t, nil, func(*testing.T, []byte) bool { dear++; sink = make([]byte, MaxAlloc/2); return true })
+	g.weigh(t, nil, Options{}, func(*testing.T, []byte) bool { dear++; sink = make([]byte, MaxAlloc/2); return true })
 	if dear != 4 || g.largest < MaxAlloc/2 || g.largest > MaxAlloc {
 		t.Errorf("judged %d times, %d bytes", dear, g.largest)
 	}

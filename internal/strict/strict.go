@@ -14,6 +14,16 @@ import (
 type Limits struct {
 	Bytes int // whole document
 	Depth int // nested arrays and objects
+
+	// Values are members and elements, default a sixteenth of Bytes. Decoded into any, each costs up to 90 bytes for the two that it came in.
+	Values int
+}
+
+func (l Limits) values() int {
+	if l.Values > 0 {
+		return l.Values
+	}
+	return max(64, l.Bytes/16)
 }
 
 // JSON decodes one document into v.
@@ -36,21 +46,34 @@ func check(data []byte, l Limits) error {
 	if len(data) > l.Bytes {
 		return fmt.Errorf("document has %d bytes, at most %d are allowed", len(data), l.Bytes)
 	}
-	depth := 0
+	depth, values := 0, 1
 	for i := 0; i < len(data); i++ {
 		switch data[i] {
 		case '"':
-			i = endOfString(data, i+1)
+			from := i
+			if i = endOfString(data, i+1); i-from > maxName && names(data[min(i+1, len(data)):]) {
+				return fmt.Errorf("a member's name is longer than %d bytes", maxName)
+			}
 		case '{', '[':
 			if depth++; depth > l.Depth {
 				return fmt.Errorf("document is nested deeper than %d", l.Depth)
 			}
 		case '}', ']':
 			depth--
+		case ',':
+			if values++; values > l.values() {
+				return fmt.Errorf("document has more than %d values", l.values())
+			}
 		}
 	}
 	return nil
 }
+
+// maxName bounds names: the decoder's error about an unknown one holds it ten times.
+const maxName = 1024
+
+// names reports whether what was before rest is a name.
+func names(rest []byte) bool { return bytes.HasPrefix(bytes.TrimLeft(rest, " \t\r\n"), []byte(":")) }
 
 // endOfString is the place of the quote that ends the string whose first byte is at i. Strings are nearly all of a request, and few of them
 // hold an escape: these are stepped through, so that nothing costs more than its length.

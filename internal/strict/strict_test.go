@@ -52,6 +52,29 @@ func TestJSON(t *testing.T) {
 	}
 }
 
+// Empty values are short in a document and long in memory: there is a bound for their number.
+func TestValues(t *testing.T) {
+	l := Limits{Bytes: 4096, Depth: 2}
+	for n, ok := range map[int]bool{256: true, 257: false} {
+		text := `["` + strings.Repeat(",", 500) + `"` + strings.Repeat(",1", n-1) + `]`
+		if err := JSON([]byte(text), l, new([]any)); (err == nil) != ok {
+			t.Errorf("%d values: %v", n, err)
+		}
+	}
+}
+
+func TestLongNames(t *testing.T) {
+	l := Limits{Bytes: 1 << 16, Depth: 2}
+	for n, ok := range map[int]bool{maxName - 1: true, maxName: false} {
+		if err := Loose([]byte(`{"`+strings.Repeat("n", n)+`" : 1}`), l, new(doc)); (err == nil) != ok {
+			t.Errorf("a name of %d bytes: %v", n, err)
+		}
+	}
+	if err := Loose([]byte(`{"name":"`+strings.Repeat("v", 1<<15)+`"}`), l, new(doc)); err != nil {
+		t.Errorf("a long value: %v", err)
+	}
+}
+
 // Names are case-sensitive: what looks like a member and is none does not slip into it.
 func TestLooseIsCaseSensitive(t *testing.T) {
 	var d doc

@@ -11,7 +11,6 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -550,14 +549,10 @@ func (f *run) published() error {
 	}
 	for _, name := range metas {
 		c.Checked++
-		var m struct {
-			ID      string `json:"id"`
-			Version uint64 `json:"version"`
-			File    string `json:"file"`
-		}
+		var m ledger.ListMeta
 		data, err := os.ReadFile(name)
 		if err == nil {
-			err = json.Unmarshal(data, &m)
+			m, err = ledger.ParseListMeta(data)
 		}
 		if err != nil || m.File != filepath.Base(m.File) {
 			c.fail("%s: %v", name, err)
