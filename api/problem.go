@@ -98,6 +98,7 @@ var exact = map[string]outcome{
 // no connection.
 var rooms = map[string]outcome{
 	"attestation": {http.StatusConflict, "Attestation used before"},
+	"budget":      {http.StatusForbidden, "Budget used up"},
 	"card":        {http.StatusConflict, "The card's state does not allow it"},
 	"claims":      {http.StatusUnprocessableEntity, "Claims refused"},
 	"client":      {http.StatusForbidden, "Client refused"},

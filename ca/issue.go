@@ -209,7 +209,7 @@ func (a *Authority) tryReserve(ctx context.Context, q request, now time.Time) (*
 	if err != nil {
 		return nil, err
 	}
-	approval, d := q.rules.bundle.DecideIssue(verified, q.policy(known.Pending != nil), slot, at)
+	approval, d := q.rules.bundle.DecideIssue(verified, q.policy(known.Pending != nil, a.o.Ledger.Latched()), slot, at)
 	if err := a.decided(q.op, d); err != nil {
 		return nil, err
 	}
@@ -250,7 +250,7 @@ func (a *Authority) slot(ctx context.Context, q request, p *ledger.Pending) (pol
 	return s.Slot(), nil
 }
 
-func (q request) policy(resuming bool) policy.IssueRequest {
+func (q request) policy(resuming bool, latched []string) policy.IssueRequest {
 	formats := make([]policy.Format, len(q.body.Formats))
 	for i, f := range q.body.Formats {
 		formats[i] = policy.Format(f)
@@ -260,7 +260,7 @@ func (q request) policy(resuming bool) policy.IssueRequest {
 		claims = nil // policy refuses missing claims
 	}
 	return policy.IssueRequest{Client: q.caller.ID, Operation: q.op, DocumentType: q.body.DocumentType, Subject: q.subject, Claims: claims,
-		Method: q.body.Method, Formats: formats, Replace: q.body.Replace, Resuming: resuming}
+		Method: q.body.Method, Formats: formats, Replace: q.body.Replace, Resuming: resuming, Latched: latched}
 }
 
 // fresh drafts and reserves a new request.
@@ -467,6 +467,6 @@ func (a *Authority) DryRun(ctx context.Context, c Caller, op policy.Operation, r
 	if err != nil {
 		return contract.Decision{}, problem(err, nil)
 	}
-	_, d := q.rules.bundle.DecideIssue(verified, q.policy(false), slot, now)
+	_, d := q.rules.bundle.DecideIssue(verified, q.policy(false, a.o.Ledger.Latched()), slot, now)
 	return decision(d), nil
 }

@@ -84,6 +84,12 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 			}
 		}
 	}
+	for _, b := range a.budgets(now) {
+		if b.ratio() >= fillingFrom {
+			note("budget-filling", Warning, "see who asks for so many cards; a bundle with a higher budget is the officers' decision",
+				"budget %s: one %s has used %d of its %d of this %s", b.ID, b.Per, b.used, b.limit, b.window)
+		}
+	}
 	if err := a.selftest.last(); err != nil {
 		wrong("selftest-failed", "look at the key's token; nothing that this key signs is released until it verifies", "the self test failed: %v", err)
 	}
@@ -160,6 +166,31 @@ func Expiring(name string, notAfter, now time.Time) (c contract.Condition, soon 
 		Do: do}, severity != ""
 }
 
+// fillingFrom is how full a budget is when somebody should look: before anybody is refused.
+const fillingFrom = 0.8
+
+// budgetUse is a budget in the fuller of its windows, for the one that used most of it.
+type budgetUse struct {
+	policy.BudgetSpec
+	window      string
+	used, limit uint64
+}
+
+func (b budgetUse) ratio() float64 { return float64(b.used) / float64(b.limit) }
+
+func (a *Authority) budgets(now time.Time) (all []budgetUse) {
+	for _, s := range a.rules().bundle.Budgets() {
+		var most budgetUse
+		for _, w := range []budgetUse{{s, "hour", a.o.Ledger.BudgetUse(s.ID, time.Hour, now), s.Hour}, {s, "day", a.o.Ledger.BudgetUse(s.ID, day, now), s.Day}} {
+			if w.limit > 0 && (most.limit == 0 || w.ratio() > most.ratio()) {
+				most = w
+			}
+		}
+		all = append(all, most)
+	}
+	return all
+}
+
 // look sets the gauges of what is a state, and makes counters that alerts watch exist before they count: a series that is born with its
 // first event shows no increase.
 func (a *Authority) look() {
@@ -185,6 +216,10 @@ func (a *Authority) look() {
 			m.KeyUseEnds.DeleteLabelValues(k.ID)
 			m.CertExpires.DeleteLabelValues(k.ID)
 		}
+	}
+	m.BudgetUsed.Reset() // another policy may have others
+	for _, b := range a.budgets(a.o.Guard.ForLists()) {
+		m.BudgetUsed.WithLabelValues(b.ID, b.Per).Set(b.ratio())
 	}
 	for lane := policy.LaneLock; lane <= policy.LaneBatch; lane++ {
 		m.Shed.WithLabelValues(lane.String())

@@ -144,6 +144,35 @@ func (a *Audit) Certificates(ctx context.Context, f func(seq uint64, c Certifica
 	return each(ctx, a, TableCertificates, func(_ []byte, seq uint64, c Certificate) error { return f(seq, c) })
 }
 
+// Charges calls f for every window of a budget that is not swept: how much one client, office, officer or phase took, under its tag.
+func (a *Audit) Charges(ctx context.Context, f func(seq uint64, budget string, length, end int64, tag []byte, used uint64) error) error {
+	return each(ctx, a, TableCharges, func(key []byte, seq uint64, used uint64) error {
+		w, tag, err := splitCharge(key)
+		if err != nil {
+			return err
+		}
+		return f(seq, w.budget, w.length, w.end, tag, used)
+	})
+}
+
+// BudgetsSwept is the instant (unix seconds) up to whose end windows may be missing.
+func (a *Audit) BudgetsSwept(ctx context.Context) (int64, error) {
+	b, rev, err := a.store.Get(ctx, TableMeta, sweptKey)
+	if err != nil || rev == 0 {
+		return 0, err
+	}
+	mark, err := decode[int64](TableMeta, b)
+	if err != nil {
+		return 0, err
+	}
+	return *mark, nil
+}
+
+// Latches calls f for every phase that is known to have begun.
+func (a *Audit) Latches(ctx context.Context, f func(seq uint64, phase string, r LatchRecord) error) error {
+	return each(ctx, a, TableLatches, func(key []byte, seq uint64, r LatchRecord) error { return f(seq, string(key), r) })
+}
+
 // Image is a list's bytes after every change up to a journal entry, replayed from the stored changes.
 func (a *Audit) Image(ctx context.Context, r ListRecord, through uint64) ([]byte, error) {
 	if err := r.fits(); err != nil {

@@ -66,6 +66,7 @@ type Ledger struct {
 	through uint64 // sequence number of the last durable op
 	days    map[string]bool
 	issued  time.Time
+	budgets budgets
 
 	pools keyed
 	open  sync.Map // pool name → *pool
@@ -156,6 +157,9 @@ func open(ctx context.Context, o Options, s Store) (_ *Ledger, err error) {
 		return nil, err
 	}
 	if err = l.loadLists(ctx); err != nil {
+		return nil, err
+	}
+	if err = l.loadBudgets(ctx); err != nil {
 		return nil, err
 	}
 	reasons, err := l.lookOutside(ctx)

@@ -173,6 +173,8 @@ type Leaf struct {
 	Digest        []byte        `json:"digest,omitempty"` // SHA-256 of a meta value, a key's SPKI, a public object
 	Reasons       []string      `json:"reasons,omitempty"`
 	Format        policy.Format `json:"format,omitempty"`
+	Charges       []LeafCharge  `json:"charges,omitempty"`
+	Latch         string        `json:"latch,omitempty"` // the phase that begins with this reservation
 }
 
 // LeafItem is one signature or attempt in a leaf.

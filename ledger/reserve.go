@@ -128,8 +128,8 @@ func (r *Reservation) Claimed(l *Ledger) bool {
 }
 
 // Reserve is the one durable write before the HSM. In one transaction it compares the approval's conditions, advances the subject's
-// epoch, burns nonces and evidence ids, revokes what is superseded, journals {TBS hash, key, policy hash, client} with the first
-// attempt, and appends the leaf with its Merkle hashes. Errors: ErrConflict, *Refusal, ErrStopped.
+// epoch, burns nonces and evidence ids, charges budgets, latches a phase, revokes what is superseded, journals {TBS hash, key, policy hash,
+// client} with the first attempt, and appends the leaf with its Merkle hashes. Errors: ErrConflict, *Refusal, ErrStopped.
 func (l *Ledger) Reserve(ctx context.Context, a *policy.Approval, d []Draft, c *Call) (*Reservation, error) {
 	if err := l.ready(); err != nil {
 		return nil, err
@@ -207,6 +207,7 @@ func (l *Ledger) reservation(rec ReservationRecord, seq uint64, c *Call, image [
 
 // issuing is what is common to reserving credentials the first time and again: checked drafts with spent tickets.
 type issuing struct {
+	secrets     *Secrets
 	issue       policy.Issue
 	record      ReservationRecord
 	credentials []state.Credential
@@ -237,7 +238,7 @@ func (l *Ledger) prepareIssue(a *policy.Approval, d []Draft, c *Call) (_ *issuin
 		return nil, err
 	}
 	rec.DocumentType, rec.Subject, rec.Request = issue.DocumentType, issue.Subject, lookup(secrets, a.Client(), c.Key)
-	p := &issuing{issue: issue, leaf: decided("reserve", a)}
+	p := &issuing{secrets: secrets, issue: issue, leaf: decided("reserve", a)}
 	var taken []*Ticket
 	release := func() {
 		for _, t := range taken {
@@ -354,6 +355,11 @@ func (l *Ledger) reserveIssue(ctx context.Context, a *policy.Approval, d []Draft
 		return nil, err
 	}
 	rec.Superseded = lists
+	taken, err := l.charge(p.secrets, a, &p.leaf)
+	if err != nil {
+		return nil, err
+	}
+	defer taken.end()
 	request := RequestRecord{Client: a.Client(), Request: c.Request, RowSalt: c.RowSalt, Reservation: rec.ID, At: a.At()}
 	// The order of the rows is the order in which a conflict is noticed. The request first: a retry that comes while its first try is being
 	// committed must learn that, not that its nonce is burnt.
@@ -362,19 +368,21 @@ func (l *Ledger) reserveIssue(ctx context.Context, a *policy.Approval, d []Draft
 		{Table: TableSlots, Key: key, Value: encode(SlotRecord{DocumentType: rec.DocumentType, Subject: rec.Subject, State: next}), If: rev},
 	}
 	rows = append(rows, burnRows(a.Conditions().Burns)...)
+	rows = taken.put(rows)
 	rows = append(rows, Row{Table: TableReservations, Key: []byte(rec.ID), Value: encode(rec)})
 	rows = append(append(rows, p.rows...), status...)
 	crashpoint.Here("ledger", "reserve", string(rec.Kind), "before-commit")
 	out, err := l.commit(ctx, p.leaf, rows, urgent(a.Lane()), func(seq uint64) {
 		applied(seq)
 		p.horizons()
+		taken.applied(&l.budgets)
 		l.recent.put(key, recentSlot{next, If(seq + 1)})
 	})
 	if err != nil {
 		return nil, err
 	}
 	if out.Conflict != nil {
-		return nil, conflict(out.Conflict)
+		return nil, taken.conflict(out.Conflict)
 	}
 	crashpoint.Here("ledger", "reserve", string(rec.Kind), "after-commit")
 	if len(changes) > 0 {

@@ -300,7 +300,7 @@ func (c *CRLRecord) der() []byte {
 
 const sweepEvery = 10 * time.Minute
 
-// sweeper erases answers that nobody may ask for any more and forgets burns whose evidence is refused for its age. It ends with the ledger.
+// sweeper erases answers that nobody may ask for any more and forgets burns whose evidence is refused for its age, and old windows. It ends with the ledger.
 func (l *Ledger) sweeper() {
 	t := time.NewTicker(sweepEvery)
 	defer t.Stop()
@@ -357,5 +357,8 @@ func (l *Ledger) sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return flush()
+	if err := flush(); err != nil {
+		return err
+	}
+	return l.sweepBudgets(ctx)
 }

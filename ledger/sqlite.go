@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -44,20 +45,25 @@ type sqlite struct {
 // released: append.
 var migrations = []func() string{
 	func() string {
-		// Rows with large values live beside their key, small ones inside the key's tree.
-		wide := map[Table]bool{TableSlots: true, TableReservations: true, TableRequests: true, TableVersions: true, TableCertificates: true, TableCRLs: true, TableKeys: true, TableMeta: true}
-		var b strings.Builder
-		for _, t := range tables {
-			options := " STRICT, WITHOUT ROWID"
-			if wide[t] {
-				options = " STRICT"
-			}
-			fmt.Fprintf(&b, "CREATE TABLE %s (k BLOB NOT NULL PRIMARY KEY, v BLOB NOT NULL, rev INTEGER NOT NULL)%s;\n", t, options)
-		}
-		b.WriteString("CREATE TABLE journal (seq INTEGER PRIMARY KEY, body BLOB NOT NULL, hash BLOB NOT NULL) STRICT;\n")
-		b.WriteString("CREATE TABLE hashes (id INTEGER PRIMARY KEY, hash BLOB NOT NULL) STRICT;\n")
-		return b.String()
+		return createTables(tables[0]) +
+			"CREATE TABLE journal (seq INTEGER PRIMARY KEY, body BLOB NOT NULL, hash BLOB NOT NULL) STRICT;\n" +
+			"CREATE TABLE hashes (id INTEGER PRIMARY KEY, hash BLOB NOT NULL) STRICT;\n"
 	},
+	func() string { return createTables(tables[1]) },
+}
+
+func createTables(names []Table) string {
+	// Rows with large values live beside their key, small ones inside the key's tree.
+	wide := map[Table]bool{TableSlots: true, TableReservations: true, TableRequests: true, TableVersions: true, TableCertificates: true, TableCRLs: true, TableKeys: true, TableMeta: true}
+	var b strings.Builder
+	for _, t := range names {
+		options := " STRICT, WITHOUT ROWID"
+		if wide[t] {
+			options = " STRICT"
+		}
+		fmt.Fprintf(&b, "CREATE TABLE %s (k BLOB NOT NULL PRIMARY KEY, v BLOB NOT NULL, rev INTEGER NOT NULL)%s;\n", t, options)
+	}
+	return b.String()
 }
 
 // OpenSQLite opens or creates a store in a file and migrates it. A second process is refused by a lock file beside it.
@@ -297,6 +303,9 @@ func (o Op) check() error {
 		if len(r.Key) == 0 || slices.ContainsFunc(o.Rows[:i], func(q Row) bool { return q.Table == r.Table && bytes.Equal(q.Key, r.Key) }) {
 			return fmt.Errorf("an op has an empty key or two rows with the same one in table %s", r.Table)
 		}
+		if r.Most > 0 && (r.Value != nil || r.If != Absent) {
+			return fmt.Errorf("a row of table %s that counts has a value or a condition of its own", r.Table)
+		}
 	}
 	return nil
 }
@@ -352,20 +361,30 @@ func (s *sqlite) apply(batch []Op, careful bool) (out []Outcome, fits bool, err 
 	return out, true, nil
 }
 
+// counted is the value of a row that counts.
+const counted = "CAST(CAST(v AS TEXT) AS INTEGER)"
+
+func bound(most uint64) int64 { return int64(min(most, math.MaxInt64)) }
+
 func (s *sqlite) compare(op Op) (*Conflict, error) {
 	for _, r := range op.Rows {
 		if r.If == Any {
 			continue
 		}
 		var rev uint64
-		st, err := s.stmt("SELECT rev FROM %s WHERE k=?", r.Table)
+		var used int64
+		text := "SELECT rev, 0 FROM %s WHERE k=?"
+		if r.Most > 0 {
+			text = "SELECT rev, " + counted + " FROM %s WHERE k=?"
+		}
+		st, err := s.stmt(text, r.Table)
 		if err != nil {
 			return nil, err
 		}
-		if err := st.QueryRow(r.Key).Scan(&rev); err != nil && !errors.Is(err, sql.ErrNoRows) {
+		if err := st.QueryRow(r.Key).Scan(&rev, &used); err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return nil, err
 		}
-		if rev != uint64(r.If) {
+		if rev != uint64(r.If) && r.Most == 0 || r.Most > 0 && used >= bound(r.Most) {
 			return &Conflict{Table: r.Table, Key: r.Key}, nil
 		}
 	}
@@ -376,6 +395,9 @@ func (s *sqlite) put(r Row, rev uint64) (rows int64, err error) {
 	var text string
 	args := []any{r.Key, r.Value, int64(rev)}
 	switch {
+	case r.Most > 0:
+		text = "INSERT INTO %s(k,v,rev) VALUES(?1,CAST('1' AS BLOB),?2) ON CONFLICT(k) DO UPDATE SET v=CAST(" + counted + "+1 AS BLOB), rev=excluded.rev WHERE " + counted + "<?3"
+		args = []any{r.Key, int64(rev), bound(r.Most)}
 	case r.Value == nil && r.If == Absent: // nothing to delete, and that is the condition: only compared
 		rows := int64(1)
 		st, err := s.stmt("SELECT 0 FROM %s WHERE k=?", r.Table)

@@ -54,6 +54,9 @@ type Row struct {
 	Key   []byte
 	Value []byte // nil deletes the row
 	If    If
+	// Most above 0 makes it a row that counts: its value becomes a decimal number, one more than it was (0 if there is no such row), and the
+	// op applies only if it was below Most. Value and If stay zero. Ops of one batch that count in one row don't meet a conflict.
+	Most uint64
 }
 
 // If is the revision that a row must have for its op to apply. The zero value demands that there is no such row, so that a forgotten
@@ -102,10 +105,14 @@ const (
 	TableMeta         Table = "meta"         // name → value
 	TableCertificates Table = "certificates" // serial → Certificate
 	TableCRLs         Table = "crls"         // "iaca" → CRLRecord
+	TableCharges      Table = "charges"      // end of the window ‖ its length ‖ budget ‖ 0 ‖ tag → how many were taken
+	TableLatches      Table = "latches"      // phase → LatchRecord
 )
 
-// Tables of a store.
-var tables = []Table{
+// Tables of a store, by the version of the schema that brought them.
+var tables = [][]Table{{
 	TableSlots, TableReservations, TableAttempts, TableRequests, TableBurnt, TableCredentials, TableChanges, TableLists, TableVersions,
 	TableHorizons, TableCommitments, TableKeys, TableMeta, TableCertificates, TableCRLs,
-}
+}, {
+	TableCharges, TableLatches,
+}}

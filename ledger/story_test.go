@@ -33,6 +33,7 @@ type town struct {
 	bundle   *policy.Bundle
 	provider *phone.Provider
 	verifier *evidence.Verifier
+	method   string // of the policy that is in force
 	nonces   int
 	requests int
 }
@@ -97,7 +98,7 @@ func (w *town) decide(q *request, slot policy.Slot, resuming bool) (*policy.Appr
 	})
 	must(w.t, err)
 	return w.bundle.DecideIssue(q.verified, policy.IssueRequest{Client: office, Operation: q.op, DocumentType: resident, Subject: q.person, Claims: claims,
-		Replace: q.replace, Resuming: resuming}, slot, q.at)
+		Replace: q.replace, Resuming: resuming, Method: w.method, Latched: w.Latched()}, slot, q.at)
 }
 
 func (w *town) approve(q *request) *policy.Approval {

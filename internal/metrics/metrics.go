@@ -52,6 +52,8 @@ type Metrics struct {
 	ListPending     *prometheus.GaugeVec // list: since when its oldest acknowledged change waits to be published, unix seconds; 0: none waits
 	LockToPublished prometheus.Histogram // seconds from acknowledged change to fetchable list
 
+	BudgetUsed *prometheus.GaugeVec // budget, per: client, office, officer, phase
+
 	CertExpires *prometheus.GaugeVec // key: notAfter of the leaf, unix seconds; "tls-server": the issuance listener's
 	KeyUseEnds  *prometheus.GaugeVec // key: end of private-key use, unix seconds
 	CRLIssued   prometheus.Gauge     // thisUpdate, unix seconds
@@ -102,6 +104,7 @@ func New() *Metrics {
 		ListExpires:    gauge("list_expires_timestamp_seconds", "exp of the newest signed status list.", "list"),
 		ListUsed:       gauge("list_used_indices", "Indices leased out of a status list.", "list"),
 		ListPending:    gauge("list_pending_since_timestamp_seconds", "Since when the oldest acknowledged change of a list waits to be published; 0: none waits.", "list"),
+		BudgetUsed:     gauge("budget_used_ratio", "How much the one that used most of a budget has used of it, in this hour or day, whichever is fuller; at 1 it is refused.", "budget", "per"),
 		CertExpires:    gauge("certificate_expires_timestamp_seconds", "notAfter of a key's certificate; tls-server is the issuance listener's.", "key"),
 		KeyUseEnds:     gauge("key_use_ends_timestamp_seconds", "When a key's private-key use ends: nothing more is signed with it.", "key"),
 	}

@@ -18,7 +18,9 @@ import (
 	"path/filepath"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -93,6 +95,16 @@ type run struct {
 	lists        map[string]ledger.ListRecord
 	images       map[string][]byte // now
 	keys         map[string]ledger.Key
+	windows      map[window]uint64           // charges in leaves
+	latches      map[string]map[uint64]int64 // phase, entry → instant, in leaves
+	swept        string                      // how far the leaves say that windows were swept
+	overdrawn    []string
+}
+
+// window of a budget for one client, office, officer or phase.
+type window struct {
+	budget, tag string
+	length, end int64
 }
 
 type leafAt struct {
@@ -121,8 +133,8 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	}
 	defer a.Close()
 	f := &run{ctx: ctx, o: o, a: a, r: &Report{Ledger: o.Ledger}, leaves: map[string]leafAt{}, settled: map[string]struct{}{}, tries: map[string][]triedAt{},
-		reservations: map[string]ledger.ReservationRecord{}, credentials: map[slot]ledger.CredentialRecord{}, lists: map[string]ledger.ListRecord{}, images: map[string][]byte{}, keys: map[string]ledger.Key{}}
-	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.versions, f.certificates, f.published} {
+		reservations: map[string]ledger.ReservationRecord{}, credentials: map[slot]ledger.CredentialRecord{}, lists: map[string]ledger.ListRecord{}, images: map[string][]byte{}, keys: map[string]ledger.Key{}, windows: map[window]uint64{}, latches: map[string]map[uint64]int64{}}
+	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.versions, f.certificates, f.published, f.budgets} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -157,6 +169,7 @@ func (f *run) log() error {
 			return err
 		}
 		stored = append(stored, hashes...)
+		f.charged(seq, leaf)
 		if leaf.Reservation != "" {
 			switch {
 			case leaf.Kind == "settle":
@@ -184,6 +197,79 @@ func (f *run) log() error {
 	}
 	if again != root {
 		c.fail("the leaves give root %x, stored is %x: a leaf or a hash was changed", again[:8], root[:8])
+	}
+	return nil
+}
+
+// charged counts what a leaf took from budgets.
+func (f *run) charged(seq uint64, leaf ledger.Leaf) {
+	if leaf.Kind == "sweep-budgets" {
+		f.swept = leaf.Name
+	}
+	for _, c := range leaf.Charges {
+		at := leaf.At.Unix()
+		if c.Window < 1 || at < 0 {
+			f.overdrawn = append(f.overdrawn, fmt.Sprintf("entry %d charges budget %s for a window of %d seconds", seq, c.Budget, c.Window))
+			continue
+		}
+		w := window{budget: c.Budget, tag: string(c.Tag), length: c.Window, end: at - at%c.Window + c.Window}
+		if f.windows[w]++; f.windows[w] > c.Limit {
+			f.overdrawn = append(f.overdrawn, fmt.Sprintf("entry %d is charge %d of %d in budget %s, window %s", seq, f.windows[w], c.Limit, c.Budget, w.until()))
+		}
+	}
+	if leaf.Latch != "" {
+		if f.latches[leaf.Latch] == nil {
+			f.latches[leaf.Latch] = map[uint64]int64{}
+		}
+		f.latches[leaf.Latch][seq] = leaf.At.UnixNano()
+	}
+}
+
+func (w window) until() string {
+	return fmt.Sprintf("of %d s until %s", w.length, time.Unix(w.end, 0).UTC().Format(time.RFC3339))
+}
+
+// budgets: what is charged and latched is what the leaves say, and no window has more than its limit (I6).
+func (f *run) budgets() error {
+	c := f.r.check("I6", "budgets and begun phases are those of the journal, and no budget is overdrawn")
+	for _, p := range f.overdrawn {
+		c.fail("%s", p)
+	}
+	swept, err := f.a.BudgetsSwept(f.ctx)
+	if err != nil {
+		return err
+	}
+	if said := strconv.FormatInt(swept, 10); said != f.swept && (swept != 0 || f.swept != "") {
+		c.fail("windows are swept until %s, the journal says until %q", said, f.swept)
+	}
+	if err := f.a.Charges(f.ctx, func(seq uint64, budget string, length, end int64, tag []byte, used uint64) error {
+		c.Checked++
+		w := window{budget: budget, tag: string(tag), length: length, end: end}
+		if counted := f.windows[w]; counted != used {
+			c.fail("budget %s, window %s: %d are charged, the journal has %d", budget, w.until(), used, counted)
+		}
+		delete(f.windows, w)
+		return nil
+	}); err != nil {
+		return err
+	}
+	for w, n := range f.windows {
+		if w.end > swept {
+			c.fail("budget %s, window %s: the %d charges of the journal are nowhere else", w.budget, w.until(), n)
+		}
+	}
+	if err := f.a.Latches(f.ctx, func(seq uint64, phase string, r ledger.LatchRecord) error {
+		c.Checked++
+		if at, ok := f.latches[phase][seq]; !ok || at != r.At.UnixNano() {
+			c.fail("phase %s began with entry %d at %s, which that entry does not say", phase, seq, r.At.Format(time.RFC3339))
+		}
+		delete(f.latches, phase)
+		return nil
+	}); err != nil {
+		return err
+	}
+	for phase := range f.latches {
+		c.fail("phase %s began, says the journal, and nothing else does", phase)
 	}
 	return nil
 }

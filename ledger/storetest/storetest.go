@@ -34,6 +34,7 @@ func Run(t *testing.T, open Open) {
 		{"conditions compare revisions", conditions},
 		{"later ops of a batch see earlier ones", order},
 		{"revisions are never reused", revisions},
+		{"rows that count never pass their bound", counts},
 		{"malformed ops are refused before anything is written", malformed},
 		{"scans are ordered and bounded", scans},
 		{"commits survive opening again", durable},
@@ -262,11 +263,65 @@ func revisions(_ *testing.T, s *stage) {
 	s.wants("k", "1", 3)
 }
 
+func counts(t *testing.T, s *stage) {
+	one := func(key string, most uint64) ledger.Row {
+		return ledger.Row{Table: ledger.TableMeta, Key: []byte(key), Most: most}
+	}
+	// in one batch, and what does not apply for another reason does not count
+	s.commit([]bool{false, false, true, false, true}, op("1", one("k", 3)), op("2", one("k", 3), put("x", "1", ledger.Absent)), op("lost", one("k", 3), put("x", "2", ledger.Absent)),
+		op("3", one("k", 3)), op("one too many", one("k", 3), put("y", "1", ledger.Absent)))
+	s.wants("k", "3", 3)
+	s.wants("y", "", 0)
+	out, err := s.store.Commit(ctx, []ledger.Op{op("lost", put("y", "1", ledger.Absent), one("k", 3))})
+	if err != nil || out[0].Conflict == nil || string(out[0].Conflict.Key) != "k" || out[0].Conflict.Table != ledger.TableMeta {
+		t.Fatalf("the conflict names %+v, %v", out, err)
+	}
+	s.again()
+	s.commit([]bool{true, true, false, false, true}, op("the bound is lower", one("k", 2)), op("and still there", one("k", 3)), op("higher", one("k", 5)), op("to the end", one("k", 5)), op("and full", one("k", 5)))
+	s.wants("k", "5", 5)
+	s.commit(nil, op("no bound", one("k", 1<<64-1), one("other", 1)))
+	s.wants("k", "6", 6)
+	s.wants("other", "1", 6)
+	s.commit(nil, op("gone", drop("k", 6)))
+	s.commit(nil, op("from the beginning", one("k", 1)))
+	s.wants("k", "1", 8)
+
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	won := 0
+	for w := range 8 {
+		wg.Go(func() {
+			for i := range 5 {
+				out, err := s.store.Commit(ctx, []ledger.Op{op(fmt.Sprintf("%d.%d", w, i), one("crowd", 7))})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				if out[0].Conflict == nil {
+					won++
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	if won != 7 {
+		t.Errorf("%d of a bound of 7 applied", won)
+	}
+	if s.leaves, err = s.store.Journal(ctx, 0, 100); err != nil || len(s.leaves) != 15 {
+		t.Fatalf("%d leaves, %v", len(s.leaves), err)
+	}
+	s.wants("crowd", "7", 15)
+}
+
 func malformed(t *testing.T, s *stage) {
 	for name, bad := range map[string]ledger.Op{
-		"no leaf":       {Rows: []ledger.Row{put("k", "v", ledger.Any)}},
-		"no key":        op("x", put("", "v", ledger.Any)),
-		"one row twice": op("x", put("k", "v", ledger.Any), put("k", "w", ledger.Any)),
+		"no leaf":              {Rows: []ledger.Row{put("k", "v", ledger.Any)}},
+		"no key":               op("x", put("", "v", ledger.Any)),
+		"one row twice":        op("x", put("k", "v", ledger.Any), put("k", "w", ledger.Any)),
+		"a count with a value": op("x", ledger.Row{Table: ledger.TableMeta, Key: []byte("k"), Value: []byte("7"), Most: 9}),
+		"a count if":           op("x", ledger.Row{Table: ledger.TableMeta, Key: []byte("k"), If: 1, Most: 9}),
 	} {
 		if _, err := s.store.Commit(ctx, []ledger.Op{op("good", put("good", "v", ledger.Any)), bad}); err == nil {
 			t.Errorf("%s: committed", name)

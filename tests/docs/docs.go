@@ -43,6 +43,7 @@ var rooms = []struct{ name, what string }{
 	{"refresh", "new credentials for the same phone"},
 	{"policy", "the bundle"},
 	{"rule", "the bundle's own rules"},
+	{"budget", "how much may be issued in an hour or a day"},
 	{"reservation", "what happened meanwhile"},
 	{"", "not now: send the same request with the same key again, after Retry-After"},
 	{"hsm", "not now"},

@@ -84,7 +84,8 @@ var crashes = []crash{
 	{point: "ledger.copy.written", by: "restore"},
 	{point: "ledger.copy.renamed", by: "restore"},
 
-	{point: "ledger.migrate.before-commit", by: "init"}, // from an empty file: there is one version of the schema
+	{point: "ledger.migrate.before-commit", by: "init"},   // from an empty file
+	{point: "ledger.migrate.before-commit:2", by: "init"}, // from the first version of the schema to the second
 	{point: "ledger.migrate.after-commit", by: "init"},
 
 	{point: "init.secret-made", by: "init"},
