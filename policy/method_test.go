@@ -24,8 +24,6 @@ var kinds = []string{evidence.KindInPerson, evidence.KindRegistryMatch, evidence
 var maxAges = map[string]time.Duration{evidence.KindInPerson: 90 * time.Second, evidence.KindRegistryMatch: 10 * time.Minute,
 	evidence.KindFaceMatch: 5 * time.Minute, evidence.KindChipRead: 2 * time.Minute, evidence.KindLineOwnership: time.Hour}
 
-const opening = "2026-03-14T00:00:00+09:00"
-
 // programme is a resident card with methods, phases, budgets and an authority. Of the offices, one is in Jongno, one in Busan, and one is
 // in no district; a portal is there too, and a service without a channel.
 func programme(t testing.TB) BundleFile {

@@ -79,11 +79,16 @@ func prepare(dir string) error {
 
 // found makes a new installation with its clients.
 func found(dir, configuration string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
 	bundle, err := os.ReadFile("../../deploy/policies/demo.json")
 	if err != nil {
+		return err
+	}
+	return foundBy(dir, configuration, bundle, "ward-office-1", "telecom-a", "loss-desk", "ministry", "auditor")
+}
+
+// foundBy is found with another bundle.
+func foundBy(dir, configuration string, bundle []byte, clients ...string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	for name, b := range map[string][]byte{"policy.json": bundle, "wallet.pem": Provider.AnchorPEM(), "sealkeeper.yaml": []byte(configuration)} {
@@ -91,7 +96,7 @@ func found(dir, configuration string) error {
 			return err
 		}
 	}
-	for _, args := range [][]string{{"init"}, {"enrol", "--out", filepath.Join(dir, "clients"), "ward-office-1", "telecom-a", "loss-desk", "ministry", "auditor"}} {
+	for _, args := range [][]string{{"init"}, append([]string{"enrol", "--out", filepath.Join(dir, "clients")}, clients...)} {
 		c := exec.Command(Binary, append(args, "--config", filepath.Join(dir, "sealkeeper.yaml"))...)
 		if out, err := c.CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %w\n%s", args[0], err, out)

@@ -132,6 +132,7 @@ var inTests = map[string][]allowed{
 	"release":  {{"signer/...", "the worker process is the test binary run again"}, {"evidence", "a request"}, {"policy", "approvals to reserve with"}},
 	"ledger":   {{"ledger/...", "the conformance suite, fsck"}},
 	"evidence": {{"evidence/statement", "authorities that make statements"}},
+	"policy":   {{"evidence/statement", "digests as a register makes them"}},
 	"client":   {{"api", "the real edge"}, {"ca", "what the edge's authority takes and gives"}, {"internal/...", "the edge's clock and metrics"}},
 }
 
