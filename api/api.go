@@ -31,6 +31,7 @@ import (
 const (
 	maxIssueBody  = 256 << 10 // a portrait of 100 KiB as base64, a proof and an attestation chain (six certificates)
 	maxBody       = 16 << 10
+	maxPolicyBody = 2 << 20 // a bundle as one string, with its quotes and line ends escaped
 	maxDepth      = 16
 	maxHeader     = 16 << 10
 	deadline      = 10 * time.Second // of one request in the authority
@@ -48,6 +49,8 @@ const (
 type Authority interface {
 	Nonce(ctx context.Context, c ca.Caller, r contract.NonceRequest) (contract.NonceAnswer, error)
 	Session(ctx context.Context, c ca.Caller, r contract.SessionRequest) (contract.SessionAnswer, error)
+	Activate(ctx context.Context, c ca.Caller, r contract.PolicyRequest) (contract.Policy, error)
+	Policy(ctx context.Context) (contract.Policy, error)
 	Issue(ctx context.Context, c ca.Caller, call ca.Call, r contract.IssueRequest) ([]byte, error)
 	Refresh(ctx context.Context, c ca.Caller, call ca.Call, r contract.IssueRequest) ([]byte, error)
 	DryRunIssue(ctx context.Context, c ca.Caller, r contract.IssueRequest) (contract.Decision, error)

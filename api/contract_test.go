@@ -188,7 +188,7 @@ func TestHandlersKeepTheContract(t *testing.T) {
 	broken := []refusal{
 		{"unknown member", func(r *http.Request) *http.Request { return with(r, `{"nobody":1}`) }},
 		{"invalid", func(r *http.Request) *http.Request { return with(r, `{}`) }},
-		{"too large", func(r *http.Request) *http.Request { return with(r, strings.Repeat(" ", maxIssueBody+1)) }},
+		{"too large", func(r *http.Request) *http.Request { return with(r, strings.Repeat(" ", maxPolicyBody+1)) }},
 		{"media type", func(r *http.Request) *http.Request { r.Header.Set("Content-Type", "text/plain"); return r }},
 		{"too slow", func(r *http.Request) *http.Request { r.Body, r.ContentLength = slowBody{}, -1; return r }},
 		{"query", func(r *http.Request) *http.Request { r.URL.RawQuery = "a=b"; return r }},
@@ -235,6 +235,12 @@ func TestHandlersKeepTheContract(t *testing.T) {
 	h500 := newHouse(t, 0)
 	h500.panic = "x"
 	check("whoami 500", whoamiPanics(h500), request("GET", "/v1/whoami", RoleAuditor), true)
+
+	for _, code := range []string{"internal", "ledger.stopped"} {
+		house.err = &ca.Problem{Code: code}
+		check("active policy "+code, h, request("GET", "/v1/policies/active", RoleAuditor), true)
+		house.err = nil
+	}
 
 	public := house.edge.PublicHandler()
 	for _, path := range []string{"/status-lists/jwt", "/status-lists/cwt", "/certificates/iaca.cer", "/certificates/iaca.pem", "/crl/iaca.crl", "/.well-known/jwt-vc-issuer", "/openapi.yaml"} {

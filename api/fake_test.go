@@ -60,6 +60,14 @@ func (f *fake) Nonce(_ context.Context, c ca.Caller, _ contract.NonceRequest) (c
 	return contract.NonceAnswer{Nonce: "AWkicQDP2uKf5FQ0m1Sx8g3nT2Nc1mVw6V5k7vR0b5eGZbX3dQ", ExpiresAt: noon.Add(5 * time.Minute)}, f.call("nonce", c)
 }
 
+func (f *fake) Activate(_ context.Context, c ca.Caller, r contract.PolicyRequest) (contract.Policy, error) {
+	return contract.Policy{Hash: strings.Repeat("0", 64), Version: 2, Signers: []string{"alice"}, Active: true, At: noon}, f.call("activate", c)
+}
+
+func (f *fake) Policy(context.Context) (contract.Policy, error) {
+	return contract.Policy{Hash: strings.Repeat("0", 64), Version: 1, Signers: []string{}, Active: true, At: noon, Bundle: "{}"}, f.err
+}
+
 func (f *fake) Session(_ context.Context, c ca.Caller, _ contract.SessionRequest) (contract.SessionAnswer, error) {
 	return contract.SessionAnswer{Session: session, ID: "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs", Nonce: "AWkicQDP2uKf5FQ0m1Sx8g3nT2Nc1mVw6V5k7vR0b5eGZbX3dQ",
 		ExpiresAt: noon.Add(5 * time.Minute), Pseudonyms: map[string]string{"register": "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"}}, f.call("session", c)
@@ -202,6 +210,7 @@ const goodKey = "5yU0zqKQp4o2m9cX1vWl7Ra3tE8bN6hd"
 
 var bodies = map[string]string{
 	"/v1/nonces":                      `{"document_type":"kr-resident"}`,
+	"/v1/policies":                    `{"bundle":"{\"format\":1}","dry_run":true}`,
 	"/v1/sessions":                    `{"document_type":"kr-resident","subject":"900101-1234567","key_thumbprint":"NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs","authorities":["register"]}`,
 	"/v1/credentials":                 `{"document_type":"kr-resident","subject":"900101-1234567","claims":{"family_name":"Hong"},"proof":"e30.e30.c2ln"}`,
 	"/v1/credentials/refresh":         `{"document_type":"kr-resident","subject":"900101-1234567","claims":{"family_name":"Hong"},"proof":"e30.e30.c2ln"}`,

@@ -64,6 +64,10 @@ func fuzzDecode[Req any](f *testing.F, limit int, valid func(*Req) string) {
 func FuzzDecodeIssue(f *testing.F)  { fuzzDecode[contract.IssueRequest](f, maxIssueBody, validIssue) }
 func FuzzDecodeChange(f *testing.F) { fuzzDecode[contract.ChangeRequest](f, maxBody, validChange) }
 func FuzzDecodeState(f *testing.F)  { fuzzDecode[contract.StateRequest](f, maxBody, validState) }
+func FuzzDecodePolicy(f *testing.F) {
+	fuzzDecode[contract.PolicyRequest](f, maxPolicyBody, validPolicy)
+}
+
 func FuzzDecodeSession(f *testing.F) {
 	fuzzDecode[contract.SessionRequest](f, maxBody, validSession)
 }

@@ -100,6 +100,7 @@ var rooms = map[string]outcome{
 	"attestation": {http.StatusConflict, "Attestation used before"},
 	"budget":      {http.StatusForbidden, "Budget used up"},
 	"card":        {http.StatusConflict, "The card's state does not allow it"},
+	"bundle":      {http.StatusUnprocessableEntity, "Policy bundle refused"},
 	"claims":      {http.StatusUnprocessableEntity, "Claims refused"},
 	"client":      {http.StatusForbidden, "Client refused"},
 	"copies":      {http.StatusUnprocessableEntity, "Too many keys"},

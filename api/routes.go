@@ -39,6 +39,8 @@ func Routes() []Route {
 		{"POST", "/v1/unlocks", locking},
 		{"POST", "/v1/revocations", ending},
 		{"POST", "/v1/holders/state", looking},
+		{"POST", "/v1/policies", []string{RoleOperator}},
+		{"GET", "/v1/policies/active", []string{RoleOperator, RoleAuditor}},
 		{"GET", "/v1/whoami", Roles()},
 		{"GET", "/openapi.yaml", Roles()},
 	}
@@ -81,6 +83,12 @@ func (e *Edge) handlers() map[string]handler {
 		}),
 		"POST /v1/holders/state": serve(e, plain, validState, func(ctx context.Context, c call, r contract.StateRequest) (contract.Holder, error) {
 			return a.Holder(ctx, c.Caller, r)
+		}),
+		"POST /v1/policies": serve(e, how{limit: maxPolicyBody}, validPolicy, func(ctx context.Context, c call, r contract.PolicyRequest) (contract.Policy, error) {
+			return a.Activate(ctx, c.Caller, r)
+		}),
+		"GET /v1/policies/active": serve(e, how{}, none, func(ctx context.Context, _ call, _ struct{}) (contract.Policy, error) {
+			return a.Policy(ctx)
 		}),
 		"GET /v1/whoami": serve(e, how{}, none, func(_ context.Context, c call, _ struct{}) (contract.WhoAmI, error) {
 			w, ok := a.WhoAmI(c.Caller)

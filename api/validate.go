@@ -50,6 +50,13 @@ func validSession(r *contract.SessionRequest) string {
 	return ""
 }
 
+func validPolicy(r *contract.PolicyRequest) string {
+	if r.Bundle == "" || len(r.Bundle) > contract.MaxPolicy {
+		return fmt.Sprintf("bundle must have 1 to %d bytes", contract.MaxPolicy)
+	}
+	return ""
+}
+
 func validState(r *contract.StateRequest) string { return validType(r.DocumentType) }
 
 func validChange(r *contract.ChangeRequest) string {

@@ -37,7 +37,7 @@ type Options struct {
 	Signer    *signer.Signer
 	Gate      *release.Gate
 	Trust     evidence.Trust // all but the authorities, which are the bundle's
-	Bundle    *policy.Bundle
+	Policy    PolicySource
 	Guard     *clock.Guard
 	Clock     clock.Clock
 	Random    io.Reader
@@ -55,8 +55,14 @@ type Options struct {
 
 // Authority conducts.
 type Authority struct {
-	o        Options
-	ruling   atomic.Pointer[rules]
+	o      Options
+	ruling atomic.Pointer[rules]
+
+	activating sync.Mutex // one bundle at a time
+	signedBy   atomic.Pointer[[]string]
+	leftAlone  string // why the configuration's bundle is not the one in use; empty: it is, or was
+	past       past
+
 	keys     sync.Map // by id: *certified.Key
 	subjects subjects
 	turns    *turns
@@ -72,7 +78,9 @@ const turnsPerCore = 32
 // New makes the authority and puts what was published before on its shelf, so that readers are served before anything is signed.
 func New(ctx context.Context, o Options) (*Authority, error) {
 	a := &Authority{o: o, turns: newTurns(turnsPerCore * runtime.GOMAXPROCS(0))}
-	a.ruling.Store(newRules(o.Trust, o.Bundle))
+	if err := a.startPolicy(ctx); err != nil {
+		return nil, err
+	}
 	a.public.init()
 	for _, id := range o.Ledger.ListsAt(o.Guard.ForLists()) {
 		s, err := o.Ledger.List(id)
@@ -115,18 +123,25 @@ func (p *Problem) Unwrap() error { return p.cause }
 
 // Codes of the conductor itself, each explained for the reader of docs/errors.md.
 var Codes = map[string]string{
-	"clock.untrusted":   "The wall clock disagrees with elapsed time; issuing is stopped until an officer accepts the clock. Locks and lists go on.",
-	"hsm.down":          "No HSM worker can sign. Nothing was issued; retry with the same idempotency key.",
-	"ledger.stopped":    "The ledger stopped after a disk error. Nothing was issued; retry with the same idempotency key.",
-	"overloaded":        "The signing lane is full. Nothing was issued; retry with the same idempotency key after Retry-After.",
-	"request.cancelled": "The request ended before its answer was ready. Retry with the same idempotency key to get it.",
-	"subject.contended": "The holder's state kept changing while the request was decided. Retry with the same idempotency key.",
-	"session.authority": "The policy lists no evidence authority of a name that the session was asked for.",
-	"session.key":       "The thumbprint that the session was asked for is not one of RFC 7638 with SHA-256.",
-	"subject.ambiguous": "The request names a person and a session: the session names the person already.",
-	"subject.malformed": "The subject number is empty, too long or has characters that are not allowed.",
-	"key.missing":       "No active signing key serves this format. An operator has to look at the key registry.",
-	"internal":          "Something failed inside the appliance. Nothing was released; retry with the same idempotency key.",
+	"clock.untrusted":       "The wall clock disagrees with elapsed time; issuing is stopped until an officer accepts the clock. Locks and lists go on.",
+	"hsm.down":              "No HSM worker can sign. Nothing was issued; retry with the same idempotency key.",
+	"ledger.stopped":        "The ledger stopped after a disk error. Nothing was issued; retry with the same idempotency key.",
+	"overloaded":            "The signing lane is full. Nothing was issued; retry with the same idempotency key after Retry-After.",
+	"request.cancelled":     "The request ended before its answer was ready. Retry with the same idempotency key to get it.",
+	"subject.contended":     "The holder's state kept changing while the request was decided. Retry with the same idempotency key.",
+	"bundle.malformed":      "The file is no policy bundle, or not a well-formed one; the detail names the line.",
+	"bundle.unsigned":       "The bundle has no signatures, and policy keys are registered.",
+	"bundle.under_signed":   "Fewer of the registered policy keys signed the bundle than must.",
+	"bundle.signature":      "A signature by a registered policy key does not verify: the bundle was changed after it was signed.",
+	"bundle.test_failed":    "A test that the bundle carries does not come out as it says; the detail names the first.",
+	"bundle.old":            "The bundle's version is lower than the active one's.",
+	"bundle.version_reused": "The bundle has the active one's version and says something else.",
+	"session.authority":     "The policy lists no evidence authority of a name that the session was asked for.",
+	"session.key":           "The thumbprint that the session was asked for is not one of RFC 7638 with SHA-256.",
+	"subject.ambiguous":     "The request names a person and a session: the session names the person already.",
+	"subject.malformed":     "The subject number is empty, too long or has characters that are not allowed.",
+	"key.missing":           "No active signing key serves this format. An operator has to look at the key registry.",
+	"internal":              "Something failed inside the appliance. Nothing was released; retry with the same idempotency key.",
 }
 
 // Call is what makes a request repeatable.

@@ -197,9 +197,16 @@ func (a *Authority) tryReserve(ctx context.Context, q request, now time.Time) (*
 		return &job{answer: release.Recalled(known)}, nil
 	}
 
-	at := now
+	at, pinned := now, true
 	if known.Pending != nil {
-		at = known.Pending.At() // judged as of the reservation, so that the same bytes come out
+		at = known.Pending.At() // judged as of the reservation and by its bundle, so that the same bytes come out
+		r, ok, err := a.rulesOf(ctx, known.Pending.Policy())
+		if err != nil {
+			return nil, fmt.Errorf("reading the reservation's policy: %w", err)
+		}
+		if pinned = ok; ok {
+			q.rules = r
+		}
 	}
 	verified, err := a.verify(q, at)
 	if err != nil {
@@ -214,7 +221,7 @@ func (a *Authority) tryReserve(ctx context.Context, q request, now time.Time) (*
 		return nil, err
 	}
 	if known.Pending != nil {
-		return a.resume(ctx, q, known.Pending, approval, now)
+		return a.resume(ctx, q, known.Pending, approval, now, pinned)
 	}
 	return a.fresh(ctx, q, approval, now)
 }
@@ -281,11 +288,15 @@ func (a *Authority) fresh(ctx context.Context, q request, approval *policy.Appro
 	return &job{approval: approval, reservation: r, drafts: drafts}, nil
 }
 
-// resume rebuilds the reserved bytes. If they can't be rebuilt (a key was stopped, a certificate renewed), the reservation is replaced for
-// the same subject and device.
-func (a *Authority) resume(ctx context.Context, q request, p *ledger.Pending, approval *policy.Approval, now time.Time) (*job, error) {
+// resume rebuilds the reserved bytes. If they can't be rebuilt (a key was stopped, a certificate renewed, its bundle is not to be had: pinned is
+// false), the reservation is replaced for the same subject and device.
+func (a *Authority) resume(ctx context.Context, q request, p *ledger.Pending, approval *policy.Approval, now time.Time, pinned bool) (*job, error) {
 	call := &ledger.Call{Key: q.key, Request: q.hash, RowSalt: p.RowSalt()}
-	drafts, err := a.draftAgain(approval, p, a.o.Ledger.Seed(q.key, p.RowSalt()), now)
+	var drafts []draft
+	err := ledger.ErrRebuild
+	if pinned {
+		drafts, err = a.draftAgain(approval, p, a.o.Ledger.Seed(q.key, p.RowSalt()), now)
+	}
 	if err == nil {
 		var r *ledger.Reservation
 		if r, err = a.o.Ledger.Resume(ctx, p, approval, ledgerDrafts(drafts), call); err == nil {

@@ -18,7 +18,7 @@ type rules struct {
 }
 
 func newRules(t evidence.Trust, b *policy.Bundle) *rules {
-	t.Authorities = b.Authorities()
+	t.Authorities, t.WalletProviders = b.Authorities(), b.WalletProviders(t.WalletProviders)
 	return &rules{bundle: b, evidence: evidence.NewVerifier(t)}
 }
 

@@ -84,6 +84,12 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 			}
 		}
 	}
+	if len(a.o.Policy.Signers.Keys) == 0 {
+		note("policy-unsigned", Info, "register policy keys in policy_signers of the configuration, and have the bundle signed", "no policy keys are registered: whoever has an operator's certificate can change the policy")
+	}
+	if a.leftAlone != "" {
+		note("policy-file", Info, "put the active bundle there (`sealctl policy show --out`), or a newer one", "%s", a.leftAlone)
+	}
 	for _, b := range a.budgets(now) {
 		if b.ratio() >= fillingFrom {
 			note("budget-filling", Warning, "see who asks for so many cards; a bundle with a higher budget is the officers' decision",
@@ -197,6 +203,10 @@ func (a *Authority) look() {
 	m := a.o.Metrics
 	_, err := a.o.Guard.Trusted()
 	m.ClockTrusted.Set(truth(err == nil))
+	m.PolicyVersion.Set(float64(a.rules().bundle.Version()))
+	for _, result := range []string{"activated", "refused"} {
+		m.Activations.WithLabelValues(result)
+	}
 	m.SelftestOK.Set(truth(a.selftest.last() == nil))
 	for _, h := range a.o.Signer.Health() {
 		m.WorkersReady.WithLabelValues(h.Token).Set(float64(h.Ready))

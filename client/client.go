@@ -180,6 +180,16 @@ func (c *Client) Holder(ctx context.Context, r contract.StateRequest) (contract.
 	return do[contract.Holder](ctx, c, call{path: "/v1/holders/state", body: r})
 }
 
+// Activate puts a policy bundle to use. Once it returns, every new request is judged by it. The same bundle again is no error.
+func (c *Client) Activate(ctx context.Context, r contract.PolicyRequest) (contract.Policy, error) {
+	return do[contract.Policy](ctx, c, call{path: "/v1/policies", body: r})
+}
+
+// Policy is the bundle in use, with its file.
+func (c *Client) Policy(ctx context.Context) (contract.Policy, error) {
+	return do[contract.Policy](ctx, c, call{path: "/v1/policies/active"})
+}
+
 // WhoAmI says who the appliance takes this client for, and what it may do.
 func (c *Client) WhoAmI(ctx context.Context) (contract.WhoAmI, error) {
 	return do[contract.WhoAmI](ctx, c, call{path: "/v1/whoami"})

@@ -59,6 +59,14 @@ func (a *authority) issue(op string, c ca.Caller, k ca.Call) ([]byte, error) {
 func (a *authority) Nonce(_ context.Context, c ca.Caller, r contract.NonceRequest) (contract.NonceAnswer, error) {
 	return contract.NonceAnswer{Nonce: "nonce of " + r.DocumentType}, a.next("nonce", c)
 }
+func (a *authority) Activate(_ context.Context, c ca.Caller, r contract.PolicyRequest) (contract.Policy, error) {
+	return contract.Policy{Version: 2, Signers: []string{}, Bundle: r.Bundle}, a.next("activate", c)
+}
+
+func (a *authority) Policy(context.Context) (contract.Policy, error) {
+	return contract.Policy{Version: 2, Signers: []string{}}, nil
+}
+
 func (a *authority) Session(_ context.Context, c ca.Caller, r contract.SessionRequest) (contract.SessionAnswer, error) {
 	return contract.SessionAnswer{Session: "session of " + r.Subject, Pseudonyms: map[string]string{}}, a.next("session", c)
 }

@@ -126,6 +126,23 @@ type SessionAnswer struct {
 	Pseudonyms map[string]string `json:"pseudonyms"` // authority → its own name of the person
 }
 
+// PolicyRequest brings a policy bundle: POST /v1/policies.
+type PolicyRequest struct {
+	Bundle string `json:"bundle"`           // the file's text, with its signatures
+	DryRun bool   `json:"dry_run,omitzero"` // only say what would come of it
+}
+
+// Policy is a policy bundle: the answer of POST /v1/policies, and of GET /v1/policies/active with the file.
+type Policy struct {
+	Hash    string    `json:"hash"` // SHA-256 of its canonical form, hex: what decisions name
+	Version uint64    `json:"version"`
+	Signers []string  `json:"signers"` // registered policy keys that signed it
+	Active  bool      `json:"active"`
+	At      time.Time `json:"at"`             // since when; of a dry run: now
+	Tests   int       `json:"tests,omitzero"` // of its own that passed
+	Bundle  string    `json:"bundle,omitempty"`
+}
+
 // NonceRequest: POST /v1/nonces.
 type NonceRequest struct {
 	DocumentType string `json:"document_type"`

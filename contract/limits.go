@@ -18,6 +18,7 @@ const (
 	AuthorityPattern      = `^[a-z0-9][a-z0-9-]{0,63}$`
 	MethodPattern         = `^[a-z][a-z0-9_]{0,63}$`
 	MaxNonce              = 256
+	MaxPolicy             = 1<<20 + 16<<10 // bytes of a bundle file with its signatures
 	MaxSession            = 512
 	MaxAuthorities        = 16
 	MaxClaims             = 64

@@ -176,6 +176,9 @@ func (p *Pending) Keys() []string {
 	return ids
 }
 
+// Policy is the hash of the bundle that the reservation was decided by.
+func (p *Pending) Policy() policy.Hash { return p.record.Policy }
+
 // Before is the subject's state that the reserved decision had judged.
 func (p *Pending) Before() policy.Slot { return p.record.Before }
 

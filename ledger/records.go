@@ -172,6 +172,7 @@ type Leaf struct {
 	Count         uint64        `json:"count,omitzero"`
 	Digest        []byte        `json:"digest,omitempty"` // SHA-256 of a meta value, a key's SPKI, a public object
 	Reasons       []string      `json:"reasons,omitempty"`
+	Signers       []string      `json:"signers,omitempty"` // of a policy bundle
 	Format        policy.Format `json:"format,omitempty"`
 	Charges       []LeafCharge  `json:"charges,omitempty"`
 	Latch         string        `json:"latch,omitempty"` // the phase that begins with this reservation

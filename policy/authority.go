@@ -1,6 +1,9 @@
 package policy
 
 import (
+	"bytes"
+	"crypto/x509"
+	"encoding/base64"
 	"slices"
 	"time"
 
@@ -87,6 +90,65 @@ func (c *checker) authorities(at jsontext.Pointer, b *Bundle, specs []AuthorityS
 		}
 		b.authorities = append(b.authorities, a)
 	}
+}
+
+// WalletProviderSpec is a root of key attestation chains.
+type WalletProviderSpec struct {
+	ID          string `json:"id"`
+	Description string `json:"description,omitempty"`
+	Certificate string `json:"certificate"` // DER in base64, as in x5c
+	// Off is the kill switch: no chain to this root is believed, also if the configuration lists it.
+	Off bool `json:"off,omitempty"`
+}
+
+type walletProvider struct {
+	root *x509.Certificate
+	off  bool
+}
+
+const maxWalletProviders = 1000
+
+func (c *checker) walletProviders(at jsontext.Pointer, b *Bundle, specs []WalletProviderSpec) {
+	if len(specs) > maxWalletProviders {
+		c.wrong(at, "there are %d wallet providers, at most %d are allowed", len(specs), maxWalletProviders)
+		return
+	}
+	seen := make(map[string]bool, len(specs))
+	for i, s := range specs {
+		at := pointer(at, i)
+		der, err := base64.StdEncoding.Strict().DecodeString(s.Certificate)
+		var root *x509.Certificate
+		if err == nil {
+			root, err = x509.ParseCertificate(der)
+		}
+		switch {
+		case !idForm.MatchString(s.ID) || seen[s.ID]:
+			c.wrong(at.AppendToken("id"), "%q is not an id, or is there twice", s.ID)
+		case err != nil:
+			c.wrong(at.AppendToken("certificate"), "the certificate of %s is not DER in base64: %v", s.ID, err)
+		case !root.IsCA || !root.BasicConstraintsValid:
+			c.wrong(at.AppendToken("certificate"), "the certificate of %s is not that of a certificate authority", s.ID)
+		}
+		seen[s.ID] = true
+		b.wallets = append(b.wallets, walletProvider{root, s.Off})
+	}
+}
+
+// WalletProviders are the roots of key attestations that may be believed: the installation's own and the bundle's, without those whose key the
+// bundle switches off.
+func (b *Bundle) WalletProviders(own []*x509.Certificate) []*x509.Certificate {
+	off := func(root *x509.Certificate) bool {
+		return slices.ContainsFunc(b.wallets, func(w walletProvider) bool {
+			return w.off && bytes.Equal(w.root.RawSubjectPublicKeyInfo, root.RawSubjectPublicKeyInfo)
+		})
+	}
+	out := slices.DeleteFunc(slices.Clone(own), off)
+	for _, w := range b.wallets {
+		if !off(w.root) {
+			out = append(out, w.root)
+		}
+	}
+	return out
 }
 
 // Authorities are those whose statements may be believed.

@@ -18,11 +18,12 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"sealkeeper/evidence"
+	"sealkeeper/internal/signed"
 	"sealkeeper/internal/strict"
 )
 
 // The bundle file: JSON, at most 1 MiB, every member known, none twice. What it says of who may do what, and what a credential holds, is
-// data and can change without a release; what it can't say is in the invariants. Ids are lower case letters, digits and '-'; names of
+// data and can change without a release; what it can't say is in the invariants. It may come with signatures around it (signed.go). Ids are lower case letters, digits and '-'; names of
 // claims, reasons, classes and evidence kinds have '_' instead.
 
 // BundleFile is the file as written.
@@ -33,6 +34,8 @@ type BundleFile struct {
 	Description string `json:"description,omitempty"`
 
 	Clients []ClientSpec `json:"clients"`
+	// WalletProviders are roots of key attestations, beside those of the installation's configuration.
+	WalletProviders []WalletProviderSpec `json:"wallet_providers,omitempty"`
 	// Authorities are whose statements about persons and phones are believed.
 	Authorities []AuthoritySpec `json:"authorities,omitempty"`
 	// LockReasons names the classes of authority that may add each lock reason. Whoever added a reason can remove it, and nobody else.
@@ -46,6 +49,8 @@ type BundleFile struct {
 	Budgets           []BudgetSpec        `json:"budgets,omitempty"`
 	// Rules come last and can only narrow what clients and types allow: a request needs a permit and no forbid.
 	Rules []RuleSpec `json:"rules"`
+	// Tests are decisions with what must come of them. A bundle of which one fails is not put to use.
+	Tests []TestSpec `json:"tests,omitempty"`
 }
 
 // ClientSpec is one mTLS client.
@@ -157,7 +162,9 @@ const (
 	maxTypes   = 64
 	maxClaims  = 128
 	maxRules   = 256
-	maxNesting = 4 // arrays and objects in a claim
+	maxTests   = 1000
+	maxVersion = 1<<53 - 1 // of what every JSON reader can tell apart
+	maxNesting = 4         // arrays and objects in a claim
 	maxLife    = 457 * 24 * time.Hour
 )
 
@@ -201,6 +208,9 @@ type Bundle struct {
 	types         map[string]*docType
 	rules         ruleSet
 	authorities   []evidence.Authority
+	wallets       []walletProvider
+	tests         []testCase
+	envelope      *signed.Envelope // nil: the file has no signatures
 }
 
 type client struct {
@@ -228,23 +238,56 @@ type docType struct {
 	waitRevoked          bool
 }
 
-// Parse reads a bundle file. Errors name the file and line.
+// Parse reads a bundle file, with or without signatures. Errors name the file and line. It neither asks whose the signatures are (Signers.Check)
+// nor runs the bundle's tests (Bundle.Test).
 func Parse(file string, data []byte) (*Bundle, error) {
-	if len(data) > maxBundle {
-		return nil, fmt.Errorf("%s:1: the bundle has %d bytes, at most %d are allowed: split it or shorten descriptions", file, len(data), maxBundle)
+	payload, above := data, 0 // lines above the payload
+	var envelope *signed.Envelope
+	if signed.Is(data) {
+		var err error
+		if envelope, err = signed.Parse(data, fileLimits); err != nil {
+			return nil, fmt.Errorf("%s:%d: %s", file, lineOf(data, err), whatIsWrong(err))
+		}
+		payload = envelope.Payload
+		above = bytes.Count(data[:max(0, bytes.Index(data, payload))], []byte("\n"))
+	}
+	if len(payload) > maxBundle {
+		return nil, fmt.Errorf("%s:1: the bundle has %d bytes, at most %d are allowed: split it or shorten descriptions", file, len(payload), maxBundle)
+	}
+	fail := func(err error) error {
+		return fmt.Errorf("%s:%d: %s", file, above+lineOf(payload, err), whatIsWrong(err))
+	}
+	var written BundleFile
+	if err := strict.JSON(payload, fileLimits, &written); err != nil {
+		return nil, fail(err)
+	}
+	// What counts is the canonical form, because that is what is signed and hashed: nothing that it leaves out may have a meaning.
+	canonical, err := signed.Canonical(payload)
+	if err != nil {
+		return nil, fail(err)
 	}
 	var f BundleFile
-	if err := strict.JSON(data, strict.Limits{Bytes: maxBundle, Depth: maxDepth}, &f); err != nil {
-		return nil, fmt.Errorf("%s:%d: %s", file, lineOf(data, err), whatIsWrong(err))
+	if err := strict.JSON(canonical, fileLimits, &f); err != nil {
+		return nil, fail(err)
 	}
 	c := &checker{}
 	b := c.bundle(f)
 	if len(c.problems) > 0 {
-		return nil, c.report(file, data)
+		return nil, c.report(file, payload, above)
 	}
-	b.hash = sha256.Sum256(data)
+	var p places
+	for i := range b.tests {
+		p.at(pointer("/tests", i))
+	}
+	p.find(payload)
+	for i := range b.tests {
+		b.tests[i].line = above + p.at(pointer("/tests", i)).line
+	}
+	b.hash, b.envelope = sha256.Sum256(canonical), envelope
 	return b, nil
 }
+
+var fileLimits = strict.Limits{Bytes: maxBundle, Depth: maxDepth}
 
 func lineOf(data []byte, err error) int {
 	var offset int64
@@ -367,7 +410,7 @@ func (c *checker) wrong(at jsontext.Pointer, format string, args ...any) {
 	c.problems = append(c.problems, problem{at, fmt.Sprintf(format, args...)})
 }
 
-func (c *checker) report(file string, data []byte) error {
+func (c *checker) report(file string, data []byte, above int) error {
 	type lined struct {
 		line int
 		text string
@@ -388,7 +431,7 @@ func (c *checker) report(file string, data []byte) error {
 	slices.SortStableFunc(all, func(a, b lined) int { return cmp.Compare(a.line, b.line) })
 	errs := make([]error, len(all))
 	for i, p := range all {
-		errs[i] = fmt.Errorf("%s:%d: %s", file, p.line, p.text)
+		errs[i] = fmt.Errorf("%s:%d: %s", file, above+p.line, p.text)
 	}
 	return errors.Join(errs...)
 }
@@ -401,8 +444,8 @@ func (c *checker) bundle(f BundleFile) *Bundle {
 	if !idForm.MatchString(f.Name) {
 		c.wrong("/name", "bundle name %q is not an id: use lower case letters, digits and '-'", f.Name)
 	}
-	if f.Version == 0 {
-		c.wrong("/version", "version is missing or 0: give the bundle a version that grows with each change")
+	if f.Version == 0 || f.Version > maxVersion {
+		c.wrong("/version", "version is missing, 0 or above 2^53: give the bundle a version that grows with each change")
 	}
 	if len(f.Clients) > maxClients || len(f.Types) > maxTypes || len(f.Rules) > maxRules {
 		c.wrong("", "the bundle has %d clients, %d types and %d rules: at most %d, %d and %d are allowed",
@@ -429,10 +472,12 @@ func (c *checker) bundle(f BundleFile) *Bundle {
 	for i, s := range f.Clients {
 		c.client(pointer("/clients", i), b, s)
 	}
+	c.walletProviders("/wallet_providers", b, f.WalletProviders)
 	c.authorities("/authorities", b, f.Authorities)
 	c.phases("/phases", b, f.Phases)
 	c.budgets("/budgets", b, f.Budgets)
 	b.rules = c.rules(b, f.Rules)
+	c.tests("/tests", b, f.Tests)
 	return b
 }
 
@@ -662,7 +707,7 @@ func (c *checker) unique(at jsontext.Pointer, o *object) {
 	}
 }
 
-// Hash of the bundle's bytes.
+// Hash names the bundle by what it says: SHA-256 of its canonical form, without signatures.
 func (b *Bundle) Hash() Hash { return b.hash }
 
 // Version of the bundle; grows strictly.

@@ -14,7 +14,7 @@ import (
 	"sealkeeper/evidence"
 )
 
-// Hash names a bundle by its content (SHA-256 over the bundle file's bytes).
+// Hash names a bundle by its content: SHA-256 of its canonical form (RFC 8785), whatever its layout and its signatures.
 type Hash [32]byte
 
 func (h Hash) String() string { return hex.EncodeToString(h[:]) }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
@@ -26,9 +27,9 @@ import (
 	"sealkeeper/internal/crashpoint"
 	"sealkeeper/internal/metrics"
 	"sealkeeper/internal/sandbox"
+	"sealkeeper/internal/signed"
 	"sealkeeper/internal/supervisor"
 	"sealkeeper/ledger"
-	"sealkeeper/policy"
 	"sealkeeper/release"
 	"sealkeeper/signer"
 	"sealkeeper/signer/wire"
@@ -61,7 +62,7 @@ func assemble(ctx context.Context, c *config.Config, log *slog.Logger, founding,
 			a.close(context.WithoutCancel(ctx))
 		}
 	}()
-	bundle, err := loadPolicy(c.Policy)
+	source, err := loadPolicy(c)
 	if err != nil {
 		return nil, &coded{exitUsage, err}
 	}
@@ -133,7 +134,7 @@ func assemble(ctx context.Context, c *config.Config, log *slog.Logger, founding,
 	a.ca, err = ca.New(ctx, ca.Options{Ledger: a.ledger, Signer: a.signer, Gate: release.New(a.ledger, a.signer, a.metrics),
 		Trust: evidence.Trust{WalletProviders: anchors, NonceKey: nonce, SessionKey: session, PairwiseKey: pairwise, NonceLife: c.NonceLife,
 			AttestationAge: c.AttestationAge, Skew: c.Skew, MaxKeys: c.MaxKeys},
-		Bundle: bundle, Guard: clock.NewGuard(a.clock, a.ledger.LastIssued(), c.ListLife, accepted), Clock: a.clock, Random: rand.Reader, Pseudonym: pseudonym,
+		Policy: source, Guard: clock.NewGuard(a.clock, a.ledger.LastIssued(), c.ListLife, accepted), Clock: a.clock, Random: rand.Reader, Pseudonym: pseudonym,
 		X509:    profile.Params{Country: c.Country, State: c.State, Organization: c.Organization, IssuerURL: c.PublicURL, CRLURL: c.CRLURL},
 		BaseURL: c.PublicURL, Directory: c.PublishDir(), ListTTL: c.ListTTL, ListLife: c.ListLife, CRLLife: c.CRLLife, Version: version, Log: log, Metrics: a.metrics})
 	if err != nil {
@@ -240,12 +241,43 @@ func readPIN(t config.Token, place []byte) ([]byte, error) {
 	return pin, nil
 }
 
-func loadPolicy(path string) (*policy.Bundle, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("policy bundle: %w", err)
+// loadPolicy reads the configuration's bundle and the registered policy keys, and refuses what could not be put to use.
+func loadPolicy(c *config.Config) (s ca.PolicySource, err error) {
+	s.Name, s.Signers.Threshold = c.Policy, c.PolicyThreshold
+	for _, k := range c.PolicySigners {
+		data, err := os.ReadFile(k.File)
+		if err != nil {
+			return s, fmt.Errorf("policy key %s: %w", k.ID, err)
+		}
+		public, err := policyKey(data)
+		if err != nil {
+			return s, fmt.Errorf("policy key %s: %s: %w", k.ID, k.File, err)
+		}
+		for _, o := range s.Signers.Keys {
+			if signed.Same(o.Public, public) {
+				return s, fmt.Errorf("policy keys %s and %s are the same key: each signer has its own", o.ID, k.ID)
+			}
+		}
+		s.Signers.Keys = append(s.Signers.Keys, signed.Key{ID: k.ID, Public: public})
 	}
-	return policy.Parse(path, data)
+	if s.File, err = os.ReadFile(c.Policy); err != nil {
+		return s, fmt.Errorf("policy bundle: %w", err)
+	}
+	_, _, err = s.Signers.Open(c.Policy, s.File)
+	return s, err
+}
+
+// policyKey reads a public key, as PEM or JWK.
+func policyKey(data []byte) (crypto.PublicKey, error) {
+	if block, _ := pem.Decode(data); block != nil {
+		public, err := x509.ParsePKIXPublicKey(block.Bytes)
+		if err == nil && signed.Algorithm(public) == "" {
+			err = errors.New("it is on none of P-256, P-384 and Ed25519")
+		}
+		return public, err
+	}
+	k, err := evidence.ParseKey(data)
+	return k.Public, err
 }
 
 func loadAnchors(paths []string) ([]*x509.Certificate, error) {

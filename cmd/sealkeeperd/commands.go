@@ -210,23 +210,19 @@ urn:sealkeeper:client:<role>:<id>, as the bundle has it. It works on the ledger,
 			if err != nil {
 				return err
 			}
-			bundle, err := loadPolicy(conf.Policy)
-			if err != nil {
-				return &coded{exitUsage, err}
-			}
-			roles := map[string]string{}
-			for _, id := range ids {
-				info, ok := bundle.Client(id)
-				if !ok {
-					return &coded{exitUsage, fmt.Errorf("%s names no client %q; add it there first", conf.Policy, id)}
-				}
-				roles[id] = info.Role
-			}
 			a, err := assemble(cmd.Context(), conf, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})), false, false)
 			if err != nil {
 				return err
 			}
 			defer a.close(context.WithoutCancel(cmd.Context()))
+			roles := map[string]string{} // by the bundle in use, which may be newer than the configuration's
+			for _, id := range ids {
+				role, ok := a.ca.Role(id)
+				if !ok {
+					return &coded{exitUsage, fmt.Errorf("%s names no client %q; add it there first", conf.Policy, id)}
+				}
+				roles[id] = role
+			}
 			root, err := os.ReadFile(conf.ClientCAFile())
 			if err != nil {
 				return err
@@ -327,7 +323,7 @@ func checkCommand() *cobra.Command {
 				fmt.Fprintf(cmd.OutOrStdout(), "  %s %s\n", mark, what)
 			}
 			say("configuration "+file, nil)
-			_, err = loadPolicy(conf.Policy)
+			_, err = loadPolicy(conf)
 			say("policy bundle "+conf.Policy, err)
 			_, err = loadAnchors(conf.WalletProviders)
 			say("wallet provider anchors", err)

@@ -24,6 +24,9 @@ func confinement(c *config.Config, module, self string, passed bool) sandbox.Rul
 	r := sandbox.System()
 	r.Read = append(r.Read, c.File, c.Policy)
 	r.Read = append(r.Read, c.WalletProviders...)
+	for _, k := range c.PolicySigners {
+		r.Read = append(r.Read, k.File)
+	}
 	r.Write = append(r.Write, c.Data, filepath.Dir(c.HighWater), c.PublishDir(), c.TLSDir()) // the last two may be links to elsewhere
 	for _, t := range []config.Token{c.Online, c.IACA} {
 		r.Read = append(r.Read, filepath.Dir(t.PINFile), t.PINFile) // the directory: a PIN is changed by replacing its file; the file may be a link

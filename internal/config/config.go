@@ -30,9 +30,13 @@ type file struct {
 		State        string `yaml:"state"`
 		Organization string `yaml:"organization"`
 	} `yaml:"installation"`
-	Data            string   `yaml:"data"`
-	HighWater       string   `yaml:"high_water"`
-	Policy          string   `yaml:"policy"`
+	Data          string `yaml:"data"`
+	HighWater     string `yaml:"high_water"`
+	Policy        string `yaml:"policy"`
+	PolicySigners struct {
+		Threshold *int     `yaml:"threshold"`
+		Keys      []signer `yaml:"keys"`
+	} `yaml:"policy_signers"`
 	WalletProviders []string `yaml:"wallet_providers"`
 	PublicURL       string   `yaml:"public_url"`
 	CRLURL          string   `yaml:"crl_url"`
@@ -79,11 +83,21 @@ type file struct {
 	} `yaml:"limits"`
 }
 
+type signer struct {
+	ID   string `yaml:"kid"`
+	File string `yaml:"file"`
+}
+
 type token struct {
 	Label   string `yaml:"label"`
 	Serial  string `yaml:"serial"`
 	PINFile string `yaml:"pin_file"`
 }
+
+// Signer is a registered policy key.
+type Signer struct{ ID, File string }
+
+var kidForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:+-]{0,63}$`)
 
 // Config is what the rest of the program sees: absolute paths, parsed durations, checked bounds.
 type Config struct {
@@ -95,6 +109,8 @@ type Config struct {
 	Data            string // directory of ledger, tokens, TLS keys and publish directory
 	HighWater       string
 	Policy          string
+	PolicySigners   []Signer // registered policy keys; none: bundles need no signature
+	PolicyThreshold int      // how many of them must sign
 	WalletProviders []string
 	PublicURL       string // without trailing slash
 	CRLURL          string // distribution point in certificates: plain HTTP (RFC 5280 section 8: TLS would need the CRL to be checked)
@@ -441,6 +457,17 @@ func (c *checker) config(f *file) *Config {
 		c.fail("high_water", "lies inside data; put it elsewhere, better on another disk, or an old backup brings its old record along")
 	}
 	o.Policy = c.path("policy", f.Policy, "")
+	for i, k := range f.PolicySigners.Keys {
+		if !kidForm.MatchString(k.ID) || slices.ContainsFunc(f.PolicySigners.Keys[:i], func(o signer) bool { return o.ID == k.ID }) {
+			c.fail("policy_signers.keys", "%q is no kid or is there twice; use 1 to 64 letters, digits and _.:+-", k.ID)
+		}
+		o.PolicySigners = append(o.PolicySigners, Signer{ID: k.ID, File: c.path("policy_signers.keys", k.File, "")})
+	}
+	if n := len(o.PolicySigners); n > 0 {
+		o.PolicyThreshold = c.number("policy_signers.threshold", f.PolicySigners.Threshold, n/2+1, 1, n)
+	} else if t := f.PolicySigners.Threshold; t != nil && *t != 0 {
+		c.fail("policy_signers.threshold", "has no keys to count; name them in policy_signers.keys, or remove it")
+	}
 	if len(f.WalletProviders) == 0 {
 		c.fail("wallet_providers", "is missing; name at least one PEM file with anchors of key attestations")
 	}

@@ -24,6 +24,9 @@ type Metrics struct {
 	Evicted        *prometheus.CounterVec   // listener
 	Hardening      *prometheus.GaugeVec     // control
 
+	PolicyVersion prometheus.Gauge
+	Activations   *prometheus.CounterVec // result: activated, refused
+
 	Signatures     *prometheus.CounterVec   // key, purpose, result: ok, bad, error
 	Attempts       *prometheus.CounterVec   // key, purpose
 	HSMSeconds     *prometheus.HistogramVec // purpose
@@ -88,6 +91,7 @@ func New() *Metrics {
 		Evicted:        counter("connections_evicted_total", "Connections that were closed, the longest idle first, because the listener was full.", "listener"),
 		Hardening:      gauge("hardening", "1: the control confines this process, as found at start.", "control"),
 		RequestSeconds: histogram("http_request_seconds", "Time from the request's first byte to the end of its answer.", slow, "route"),
+		Activations:    counter("policy_activations_total", "Policy bundles that were put to use or refused while the daemon ran.", "result"),
 		Signatures:     counter("signatures_total", "Signatures that workers returned, by key, purpose and result of the verification before release.", "key", "purpose", "result"),
 		Attempts:       counter("signature_attempts_total", "Journalled attempts at a signature.", "key", "purpose"),
 		HSMSeconds:     histogram("hsm_batch_seconds", "Time a worker took for a batch.", fast, "purpose"),
@@ -118,9 +122,10 @@ func New() *Metrics {
 	m.SelftestOK = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "selftest_ok", Help: "0: the last self test of an active key failed."})
 	m.DiskFree = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "disk_free_bytes", Help: "Room left on the ledger's disk."})
 	m.DiskSize = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "disk_size_bytes", Help: "Size of the ledger's disk."})
+	m.PolicyVersion = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "policy_version", Help: "Version of the policy bundle in use."})
 	m.CRLIssued = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "crl_issued_timestamp_seconds", Help: "thisUpdate of the IACA's CRL."})
 	m.CRLExpires = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "crl_expires_timestamp_seconds", Help: "nextUpdate of the IACA's CRL."})
-	for _, c := range []prometheus.Collector{m.CommitSeconds, m.CommitBatch, m.LockToPublished, m.JournalSize, m.Fenced, m.ClockTrusted, m.SelftestOK, m.DiskFree, m.DiskSize, m.CRLIssued, m.CRLExpires} {
+	for _, c := range []prometheus.Collector{m.CommitSeconds, m.CommitBatch, m.LockToPublished, m.JournalSize, m.Fenced, m.ClockTrusted, m.PolicyVersion, m.SelftestOK, m.DiskFree, m.DiskSize, m.CRLIssued, m.CRLExpires} {
 		one(c)
 	}
 	return m

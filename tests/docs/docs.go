@@ -35,6 +35,7 @@ var rooms = []struct{ name, what string }{
 	{"type", "what was asked for"},
 	{"format", "what was asked for"},
 	{"copies", "what was asked for"},
+	{"bundle", "a policy bundle that is not put to use"},
 	{"claims", "what shall stand in the card"},
 	{"slot", "which phone has the card"},
 	{"card", "locks of the card"},

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"sealkeeper/ledger"
 	"sealkeeper/tests/appliance"
 )
 
@@ -71,6 +72,9 @@ var crashes = []crash{
 	{point: "ledger.reserve-again.before-commit", by: "policy"},
 	{point: "ledger.reserve-again.after-commit", by: "policy"},
 
+	{point: "ledger.policy.before-commit", by: "bundle"},
+	{point: "ledger.policy.after-commit", by: "bundle"},
+
 	{point: "ledger.unfence.before-commit", by: "fence"},
 	{point: "ledger.unfence.after-commit", by: "fence"},
 
@@ -100,6 +104,21 @@ var crashes = []crash{
 	{point: "ledger.settle.crl.before-commit", by: "init"},
 	{point: "ledger.settle.crl.after-commit", by: "init"},
 	{point: "durable.renamed:2", by: "init"},
+}
+
+// newer writes a bundle of version 2, with cards of another lifetime, into the configuration's file.
+func newer(t *testing.T, a *appliance.Appliance) {
+	t.Helper()
+	b := bytes.Replace(old(t, a), []byte(`"version": 1`), []byte(`"version": 2`), 1)
+	must(t, os.WriteFile(filepath.Join(a.Dir, "policy.json"), bytes.ReplaceAll(b, []byte(`"lifetime": "90d"`), []byte(`"lifetime": "89d"`)), 0o600))
+}
+
+// old is the file that installations have.
+func old(t *testing.T, a *appliance.Appliance) []byte {
+	t.Helper()
+	b, err := os.ReadFile("../../deploy/policies/demo.json")
+	must(t, err)
+	return b
 }
 
 // Every point that the code names is in the table, so that no new one is forgotten.
@@ -181,15 +200,35 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 		died(t, a)
 		s.set()
 		recovered(t, a, l)
-	case "policy": // cards of another lifetime: what was reserved before can't be rebuilt
+	case "bundle": // a newer one in the configuration: there is the old one or the new one, never none
+		a = appliance.Install(t).Start()
+		l := start(t, a, 2)
+		l.more(4)
+		l.end()
+		a.Stop()
+		newer(t, a)
+		a.Launch(env)
+		died(t, a)
+		must(t, os.WriteFile(filepath.Join(a.Dir, "policy.json"), old(t, a), 0o600))
+		a.Start()
+		if v := a.Operations().PolicyVer; (v == 2) != strings.HasSuffix(c.point, "after-commit") {
+			t.Errorf("version %d is active", v)
+		}
+		recovered(t, a, l)
+	case "policy": // a bundle is gone from the ledger: what was reserved by it is made anew, by one with another lifetime
 		a = appliance.Install(t)
 		a.Start("SEAL_CRASH=ca.issue.reserved:5")
 		l := start(t, a, 4)
 		died(t, a)
-		path := filepath.Join(a.Dir, "policy.json")
-		b, err := os.ReadFile(path)
+		newer(t, a)
+		store, err := ledger.OpenSQLite(t.Context(), filepath.Join(a.Dir, "data", "ledger.db"))
 		must(t, err)
-		must(t, os.WriteFile(path, bytes.ReplaceAll(b, []byte(`"lifetime": "90d"`), []byte(`"lifetime": "89d"`)), 0o600))
+		rows, err := store.Scan(t.Context(), ledger.TableMeta, []byte("policy/bundle/"), 1)
+		must(t, err)
+		_, err = store.Commit(t.Context(), []ledger.Op{{Leaf: []byte(`{"v":1,"kind":"meta","at":"2026-01-01T00:00:00Z"}`),
+			Rows: []ledger.Row{{Table: ledger.TableMeta, Key: rows[0].Key, If: ledger.Any}}}})
+		must(t, err)
+		must(t, store.Close())
 		a.Launch(env)
 		died(t, a)
 		recovered(t, a, l)

@@ -110,7 +110,7 @@ func TestRules(t *testing.T) {
 	}
 	files, _ := filepath.Glob("../../docs/runbooks/*.md")
 	for _, f := range files {
-		if name := "docs/runbooks/" + filepath.Base(f); filepath.Base(f) != "README.md" && !pages[name] {
+		if name := "docs/runbooks/" + filepath.Base(f); filepath.Base(f) != "README.md" && !pages[name] && !strings.Contains(read(t, name), "it has no alert") {
 			t.Errorf("%s has no alert", name)
 		}
 	}
