@@ -381,6 +381,8 @@ static CK_RV my_C_Sign(CK_SESSION_HANDLE s, CK_BYTE_PTR data, CK_ULONG n, CK_BYT
 		if (fires && is(&hit, "repeat") && previously) { /* a copy that went to another key or digest */
 			memcpy(out, previous, previously);
 			*length = previously;
+		} else if (fires && is(&hit, "repeat")) { /* the first of this worker: there is none to repeat, and every fault is a bad signature */
+			out[0] ^= 1;
 		} else if (*length <= sizeof previous) {
 			memcpy(previous, out, *length);
 			previously = *length;
