@@ -85,6 +85,7 @@ func (c *call) wanted() bool { c.mu.Lock(); defer c.mu.Unlock(); return !c.over 
 // ask is a request that is not a signature.
 type ask struct {
 	request wire.Request
+	to      *process // who has to answer; nil: any
 	limit   time.Duration
 	again   bool // harmless to repeat
 	tries   int
@@ -384,9 +385,32 @@ func (p *pool) forget(c *call) {
 
 // ask sends a request that is not a signature and waits for its answer.
 func (p *pool) ask(ctx context.Context, r wire.Request, limit time.Duration, again bool) (wire.Response, error) {
-	a := &ask{request: r, limit: limit, again: again, answer: make(chan answer, 1)}
+	return p.asked(ctx, &ask{request: r, limit: limit, again: again, answer: make(chan answer, 1)})
+}
+
+// each asks every worker that is there, one after the other.
+func (p *pool) each(ctx context.Context, r wire.Request, limit time.Duration) (answers []wire.Response, failed []error) {
 	p.mu.Lock()
-	if err := p.down(); err != nil {
+	workers := slices.Clone(p.workers)
+	p.mu.Unlock()
+	for _, w := range workers {
+		switch got, err := p.asked(ctx, &ask{request: r, to: w, limit: limit, answer: make(chan answer, 1)}); {
+		case err == nil:
+			answers = append(answers, got)
+		default:
+			failed = append(failed, err)
+		}
+	}
+	return answers, failed
+}
+
+func (p *pool) asked(ctx context.Context, a *ask) (wire.Response, error) {
+	p.mu.Lock()
+	err := p.down()
+	if err == nil && a.to != nil && (a.to.gone || a.to.retired) {
+		err = fmt.Errorf("%w: worker %s has ended", ErrDown, a.to.name)
+	}
+	if err != nil {
 		p.mu.Unlock()
 		return wire.Response{}, err
 	}
@@ -477,7 +501,8 @@ func (p *pool) ended(w *process) bool { return (w.retired || p.closing) && len(w
 // (fewer wake-ups, warm caches), and the next one is there as soon as the first is busy, hangs or dies.
 func (p *pool) place(w *process) (lane policy.Lane, asks bool) {
 	room := inFlight
-	asks = len(p.lanes[policy.LaneLock]) == 0 && len(p.asks) > 0
+	next := p.next(w)
+	asks = len(p.lanes[policy.LaneLock]) == 0 && next >= 0
 	for l, q := range p.lanes {
 		if asks || len(q) == 0 {
 			continue
@@ -494,7 +519,7 @@ func (p *pool) place(w *process) (lane policy.Lane, asks bool) {
 		return 0, false
 	}
 	for _, o := range p.workers {
-		if o == w {
+		if o == w || asks && p.asks[next].to == w {
 			break
 		}
 		if o.takes(room) && o.bytes <= maxWaiting {
@@ -502,6 +527,11 @@ func (p *pool) place(w *process) (lane policy.Lane, asks bool) {
 		}
 	}
 	return lane, asks
+}
+
+// next is the first ask that w may take, or -1. Holds mu.
+func (p *pool) next(w *process) int {
+	return slices.IndexFunc(p.asks, func(a *ask) bool { return a.to == nil || a.to == w })
 }
 
 // takes: fewer than room batches are in w. Holds mu.
@@ -540,7 +570,9 @@ func (p *pool) take(w *process) (wire.Request, *batch) {
 	var r wire.Request
 	switch {
 	case asks:
-		b.ask, p.asks = p.asks[0], p.asks[1:]
+		i := p.next(w)
+		b.ask = p.asks[i]
+		p.asks = slices.Delete(p.asks, i, i+1)
 		b.ask.tries++
 		r, limit = b.ask.request, b.ask.limit
 	case lane != 0:
@@ -705,6 +737,12 @@ func (p *pool) leave(w *process) {
 	w.gone = true
 	w.work.Signal()
 	p.workers = slices.DeleteFunc(p.workers, func(o *process) bool { return o == w })
+	p.asks = slices.DeleteFunc(p.asks, func(a *ask) bool {
+		if a.to == w {
+			p.reply(a, wire.Response{}, fmt.Errorf("%w: worker %s has ended", ErrDown, w.name))
+		}
+		return a.to == w
+	})
 	if w.idle != nil {
 		w.idle.Stop()
 	}

@@ -65,7 +65,8 @@ var ErrBusy = errors.New("the signing lane is full")
 // Down: no worker can sign (HSM gone, PIN refused); the error that wraps it says why.
 var ErrDown = errors.New("the HSM can't sign")
 
-// ErrOldToken comes with ErrDown: the ledger knows a key that the token lacks. Only the newest token has all, so nothing that is accepted helps.
+// ErrOldToken: the ledger knows a key that the token lacks (with ErrDown; only the newest token has all, so nothing that is accepted helps),
+// or the token's mark is not the last one.
 var ErrOldToken = errors.New("FENCED: the token is older than the ledger, or another one")
 
 // makingWithin bounds the making of a key: 60 to 90 ms on SoftHSM, seconds on a card.

@@ -117,6 +117,9 @@ func assemble(ctx context.Context, c *config.Config, log *slog.Logger, founding,
 	}
 	a.ledger.Unlock(s)
 	crashpoint.Here("start.derived")
+	if _, err := a.signer.Mark(ctx, "online"); err != nil { // before anything is signed
+		return nil, fmt.Errorf("starting HSM workers: %w", err)
+	}
 	a.metrics.OnLook(func() {
 		var disk unix.Statfs_t
 		if unix.Statfs(c.Data, &disk) == nil {

@@ -26,6 +26,7 @@ import (
 	"sealkeeper/internal/config"
 	"sealkeeper/internal/durable"
 	"sealkeeper/ledger"
+	"sealkeeper/signer"
 	"sealkeeper/signer/worker"
 	"sealkeeper/softhsm"
 )
@@ -255,7 +256,7 @@ func acceptCommand() *cobra.Command {
 		Short: "Accept the wall clock, or lift the fence, after a person looked at why (while the daemon is stopped)",
 		Long: `accept clock: issuing was stopped because the wall clock disagrees with what was signed before. Check the time source first.
 accept fence: something outside is ahead of the ledger (a backup was restored). Every open list is closed, its indices are never used again, and list
-versions jump ahead.`,
+versions jump ahead. If the token is what is old, and has every key, only its mark is set anew.`,
 		Example:   "  sealkeeperd accept clock --config sealkeeper.yaml",
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
 		ValidArgs: []string{"clock", "fence"},
@@ -273,14 +274,38 @@ versions jump ahead.`,
 			}
 			defer l.Close()
 			if args[0] == "fence" {
-				if fenced == nil {
+				old, ahead, err := signer.MarkFence(cmd.Context(), l, conf.Online.Name)
+				if err != nil {
+					return err
+				}
+				byMark := fenced == nil && ahead
+				if byMark {
+					fenced = l.Fence(old)
+				}
+				if fenced == nil && old == "" {
 					fmt.Fprintln(cmd.OutOrStdout(), "the ledger is not fenced; nothing to do")
+					return nil
+				}
+				// While the ledger fences itself, or as long as its record of the mark says so, nothing starts: a crash in between loses nothing.
+				token := func() error { return signer.AcceptMark(cmd.Context(), l, conf.Online.Name) }
+				last := func() error { return nil }
+				if byMark {
+					last = token
+				} else if err := token(); err != nil {
+					return err
+				}
+				if fenced == nil {
+					fmt.Fprintln(cmd.OutOrStdout(), "  ·", old)
+					fmt.Fprintln(cmd.OutOrStdout(), "  ✓ the token is accepted: the next start sets its mark anew")
 					return nil
 				}
 				for _, r := range fenced.Reasons {
 					fmt.Fprintln(cmd.OutOrStdout(), "  ·", r)
 				}
 				if err := l.Unfence(cmd.Context()); err != nil {
+					return err
+				}
+				if err := last(); err != nil {
 					return err
 				}
 				fmt.Fprintln(cmd.OutOrStdout(), "  ✓ the fence is lifted: new lists from now on, versions jumped ahead")
@@ -361,6 +386,7 @@ func workerCommand() *cobra.Command {
 		o := worker.Options{}
 		if dir != "" {
 			o.Guard = softhsm.Guard(dir)
+			o.Sync = func() error { return softhsm.Sync(dir) }
 		}
 		return worker.Run(os.NewFile(3, "daemon"), o)
 	}}

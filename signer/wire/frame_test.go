@@ -132,10 +132,12 @@ func FuzzReadByWorker(f *testing.F) {
 	key := Key{ID: "ds-1", CKAID: []byte{1}, Purpose: "mdoc", Algorithm: "ES256", SPKI: make([]byte, 91), Copies: true}
 	fuzzRead(f, []any{Hello{PIN: []byte("1")}, Hello{Module: "m", Token: "t", PIN: []byte("1"), Keys: []Key{key, key}, Sessions: 2, Secret: []Wrapped{{CKAID: []byte{1}, Blob: []byte{2}}}},
 		Request{ID: 1, Op: OpSign, Sign: []Sign{{}}}, Request{ID: 1 << 40, Op: OpSign, Sign: []Sign{{KeyID: "k", Purpose: "p", TBS: make([]byte, 300)}, {KeyID: "k"}}},
-		Request{ID: 2, Op: OpGenerate, Generate: &Generate{Label: "l", Algorithm: "ES256"}}, Request{ID: 3, Op: OpDerive, Label: "l"}}, Hello{}, Request{})
+		Request{ID: 2, Op: OpGenerate, Generate: &Generate{Label: "l", Algorithm: "ES256"}}, Request{ID: 3, Op: OpDerive, Label: "l"},
+		Request{ID: 4, Op: OpMark, Mark: Mark{Counter: 1}.Bytes()}}, Hello{}, Request{})
 }
 
 func FuzzReadByDaemon(f *testing.F) {
 	fuzzRead(f, []any{Ready{Serial: "s"}, Ready{Class: Stop, Error: "e"}, Response{Results: []Result{{}}}, Response{ID: 1 << 40, Results: []Result{{Signature: make([]byte, 64)}, {Class: Session, Error: "e"}}},
-		Response{ID: 1, Secret: make([]byte, 32)}, Response{CKAID: []byte{1}, SPKI: make([]byte, 91), Blob: []byte{2}}}, Ready{}, Response{})
+		Response{ID: 1, Secret: make([]byte, 32)}, Response{CKAID: []byte{1}, SPKI: make([]byte, 91), Blob: []byte{2}},
+		Response{ID: 2, Marks: [][]byte{Mark{Counter: 1}.Bytes(), Mark{Counter: 1 << 60}.Bytes()}}}, Ready{}, Response{})
 }

@@ -52,6 +52,7 @@ const (
 	OpGenerate Op = 3 // init and ceremonies: make a signing key pair
 	OpSecret   Op = 4 // init: make the domain secret and a wrapping key
 	OpPing     Op = 5
+	OpMark     Op = 6 // read the token's marks; with Request.Mark, write that one first
 )
 
 // Request is a batch.
@@ -61,6 +62,7 @@ type Request struct {
 	Sign     []Sign    `cbor:"3,keyasint,omitempty"`
 	Label    string    `cbor:"4,keyasint,omitempty"` // OpDerive
 	Generate *Generate `cbor:"5,keyasint,omitempty"`
+	Mark     []byte    `cbor:"6,keyasint,omitempty"` // OpMark: MarkSize bytes, or none
 }
 
 // Sign is one signature: the purpose and the exact TBS go in, the worker hashes.
@@ -87,6 +89,7 @@ type Response struct {
 	CKAID   []byte   `cbor:"6,keyasint,omitempty"` // OpGenerate; OpSecret: of the wrapping key
 	SPKI    []byte   `cbor:"7,keyasint,omitempty"` // OpGenerate
 	Blob    []byte   `cbor:"8,keyasint,omitempty"` // OpSecret: wrapped
+	Marks   [][]byte `cbor:"9,keyasint,omitempty"` // OpMark: what is there now
 }
 
 // Result of one signature: raw r‖s, or 64 bytes of Ed25519.

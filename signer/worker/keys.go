@@ -140,11 +140,27 @@ func (t *token) find(h pkcs11.SessionHandle, id []byte) (map[uint][]pkcs11.Objec
 	if len(id) == 0 {
 		return nil, refuse(wire.Stop, "it has no CKA_ID in the registry")
 	}
-	err := t.ctx.FindObjectsInit(h, []*pkcs11.Attribute{attribute(pkcs11.CKA_TOKEN, true), attribute(pkcs11.CKA_ID, id)})
+	all, err := t.search(h, attribute(pkcs11.CKA_ID, id))
 	if err != nil {
+		return nil, err
+	}
+	found := map[uint][]pkcs11.ObjectHandle{}
+	for _, o := range all {
+		v, err := t.attributes(h, o, pkcs11.CKA_CLASS)
+		if err != nil {
+			return nil, err
+		}
+		c := number(v[0])
+		found[c] = append(found[c], o)
+	}
+	return found, nil
+}
+
+// search returns the token objects with these attributes, some 64 at most.
+func (t *token) search(h pkcs11.SessionHandle, with ...*pkcs11.Attribute) (all []pkcs11.ObjectHandle, err error) {
+	if err := t.ctx.FindObjectsInit(h, append(with, attribute(pkcs11.CKA_TOKEN, true))); err != nil {
 		return nil, calling("C_FindObjectsInit", err)
 	}
-	var all []pkcs11.ObjectHandle
 	for len(all) < 64 { // the binding's "more" is always false: ask until nothing comes
 		var some []pkcs11.ObjectHandle
 		if some, _, err = t.ctx.FindObjects(h, 16); err != nil || len(some) == 0 {
@@ -158,16 +174,7 @@ func (t *token) find(h pkcs11.SessionHandle, id []byte) (map[uint][]pkcs11.Objec
 	if err != nil {
 		return nil, calling("C_FindObjects", err)
 	}
-	found := map[uint][]pkcs11.ObjectHandle{}
-	for _, o := range all {
-		v, err := t.attributes(h, o, pkcs11.CKA_CLASS)
-		if err != nil {
-			return nil, err
-		}
-		c := number(v[0])
-		found[c] = append(found[c], o)
-	}
-	return found, nil
+	return all, nil
 }
 
 func (t *token) attributes(h pkcs11.SessionHandle, o pkcs11.ObjectHandle, types ...uint) ([][]byte, error) {

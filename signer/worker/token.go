@@ -24,6 +24,7 @@ type token struct {
 	serial string
 	hello  wire.Hello // without PIN
 	mu     sync.Mutex // one rebind at a time
+	sync   func() error
 	bound  atomic.Pointer[binding]
 }
 

@@ -27,6 +27,8 @@ type Options struct {
 	// Guard runs start, which is everything from C_Initialize to C_Login, while no other process does the same with this token. SoftHSM
 	// truncates token.object during C_Login: softhsm.Guard. nil: start is just run.
 	Guard func(start func() error) error
+	// Sync makes what the module has written survive a power cut, if the module does not see to that itself. SoftHSM does not: softhsm.Sync.
+	Sync func() error
 }
 
 // MaxSessions bounds wire.Hello.Sessions. More sessions than cores add only latency.
@@ -53,6 +55,7 @@ func Run(conn io.ReadWriteCloser, o Options) error {
 		}
 		return errors.Join(err, wire.Write(conn, wire.Ready{Class: c, Error: err.Error()}))
 	}
+	t.sync = o.Sync
 	if err := wire.Write(conn, wire.Ready{Serial: t.serial}); err != nil {
 		return err
 	}
@@ -233,6 +236,8 @@ func (s *server) other(b *batch, own *session) (err error) {
 		a.CKAID, a.SPKI, err = s.token.generate(*b.Generate)
 	case wire.OpSecret:
 		a.CKAID, a.Blob, err = s.token.newSecret()
+	case wire.OpMark:
+		a.Marks, err = own.mark(b.Mark)
 	case wire.OpPing: // answered by a session that is free, so a module in which all hang is seen
 	default:
 		return refuse(wire.Faulty, "unknown operation %d", b.Op)

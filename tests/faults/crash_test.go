@@ -61,6 +61,10 @@ var crashes = []crash{
 	{point: "start.opened"},
 	{point: "start.workers"},
 	{point: "start.derived"},
+	{point: "signer.mark.read"},
+	{point: "signer.mark.wanted"}, // the ledger has it, the token does not
+	{point: "signer.mark.written"},
+	{point: "signer.mark.held"},
 	{point: "ca.start.token-written"},
 
 	{point: "signer.lost", by: "worker"},
