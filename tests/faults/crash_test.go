@@ -218,7 +218,8 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 		if v := a.Operations().PolicyVer; (v == 2) != strings.HasSuffix(c.point, "after-commit") {
 			t.Errorf("version %d is active", v)
 		}
-		recovered(t, a, l)
+		a.Stop()
+		recovered(t, a, nil)
 	case "policy": // a bundle is gone from the ledger: what was reserved by it is made anew, by one with another lifetime
 		a = appliance.Install(t)
 		a.Start("SEAL_CRASH=ca.issue.reserved:5")

@@ -124,8 +124,8 @@ func TestSealctl(t *testing.T) {
 	}{
 		{"status", "", "auditor", []string{"status"}, 0, []string{"online", "2 of 2", "sdjwt-issuer-1", "status-list", "ES256", "statuslist+jwt", "statuslist+cwt", "trusted"},
 			[]string{"ready", "journal_size", "tokens", "keys", "lists", "clock"}},
-		{"doctor", "", "auditor", []string{"doctor"}, 0, []string{"nothing is wrong"}, []string{"healthy", "findings"}},
-		{"top", "", "auditor", []string{"top", "--once", "--interval", "200ms"}, 0, []string{"· ready ·", "nothing is wrong", "issue", "online", "2 of 2", "GiB of"},
+		{"doctor", "", "auditor", []string{"doctor"}, 0, []string{"nothing is wrong", "info: no policy keys are registered"}, []string{"healthy", "findings"}},
+		{"top", "", "auditor", []string{"top", "--once", "--interval", "200ms"}, 0, []string{"· ready ·", "no policy keys are registered", "issue", "online", "2 of 2", "GiB of"},
 			[]string{"at", "interval_seconds", "ready", "rates.issues", "rates.signatures", "p99.commit", "disk.free_bytes", "lanes", "tokens", "lists", "conditions"}},
 		{"top without a terminal", "", "auditor", []string{"top", "--interval", "200ms"}, 0, []string{"LANE", "TOKEN", "LIST"}, nil},
 		{"top too often", "", "auditor", []string{"top", "--interval", "10ms"}, 2, []string{"at least 200ms"}, nil},
