@@ -105,7 +105,9 @@ func (c card) status(m credential) byte {
 }
 
 // ofPhone: these two reasons are about the phone and end with it; the others are about the person and stop every issue.
-func ofPhone(reason string) bool  { return reason == "telecom_lost" || reason == "self_lost" || reason == "line_changed" }
+func ofPhone(reason string) bool {
+	return reason == "telecom_lost" || reason == "self_lost" || reason == "line_changed"
+}
 func ofPerson(reason string) bool { return !ofPhone(reason) }
 
 // step is what a card does with one operation; the refusal names the only code that may be answered then.
