@@ -202,7 +202,7 @@ func read(x *exchange, r *http.Request, limit int) ([]byte, error) {
 }
 
 // maxValues of a body: a request with every claim of every document type has a few hundred.
-const maxValues = 4096
+const maxValues = 2048
 
 // decode reads one JSON document strictly. The detail of its refusals names the place, never the value.
 func decode[Req any](body []byte, limit int) (Req, error) {
@@ -218,7 +218,7 @@ func decode[Req any](body []byte, limit int) (Req, error) {
 	var zero Req
 	var syntactic *jsontext.SyntacticError
 	var semantic *json.SemanticError
-	p := &ca.Problem{Code: "request.malformed", Detail: "the body is not a JSON document of at most 16 levels and 4096 values that this route takes"}
+	p := &ca.Problem{Code: "request.malformed", Detail: "the body is not a JSON document of at most 16 levels and 2048 values that this route takes"}
 	switch {
 	case errors.Is(err, jsontext.ErrDuplicateName) && errors.As(err, &syntactic):
 		p.Code, p.Detail = "request.duplicate_member", "a member stands there twice: "+where(syntactic.JSONPointer)

@@ -47,16 +47,24 @@ func check(data []byte, l Limits) error {
 		return fmt.Errorf("document has %d bytes, at most %d are allowed", len(data), l.Bytes)
 	}
 	depth, values := 0, 1
+	var objects uint64 // bit n: the container at depth n is an object; nothing that is wanted is deeper than 63
+	name := false      // a string that begins here would be a member's name
 	for i := 0; i < len(data); i++ {
 		switch data[i] {
 		case '"':
 			from := i
-			if i = endOfString(data, i+1); i-from > maxName && names(data[min(i+1, len(data)):]) {
+			if i = endOfString(data, i+1); name && i-from > maxName {
 				return fmt.Errorf("a member's name is longer than %d bytes", maxName)
 			}
+			name = false
 		case '{', '[':
-			if depth++; depth > l.Depth {
+			if depth++; depth > min(l.Depth, 63) {
 				return fmt.Errorf("document is nested deeper than %d", l.Depth)
+			}
+			if name = data[i] == '{'; name {
+				objects |= 1 << max(depth, 0)
+			} else {
+				objects &^= 1 << max(depth, 0)
 			}
 		case '}', ']':
 			depth--
@@ -64,6 +72,7 @@ func check(data []byte, l Limits) error {
 			if values++; values > l.values() {
 				return fmt.Errorf("document has more than %d values", l.values())
 			}
+			name = objects&(1<<max(depth, 0)) != 0
 		}
 	}
 	return nil
@@ -71,9 +80,6 @@ func check(data []byte, l Limits) error {
 
 // maxName bounds names: the decoder's error about an unknown one holds it ten times.
 const maxName = 1024
-
-// names reports whether what was before rest is a name.
-func names(rest []byte) bool { return bytes.HasPrefix(bytes.TrimLeft(rest, " \t\r\n"), []byte(":")) }
 
 // endOfString is the place of the quote that ends the string whose first byte is at i. Strings are nearly all of a request, and few of them
 // hold an escape: these are stepped through, so that nothing costs more than its length.

@@ -52,6 +52,19 @@ func TestJSON(t *testing.T) {
 	}
 }
 
+// A name is bounded wherever it stands and however it ends: the decoder's error would hold it many times.
+func TestNamesAreBounded(t *testing.T) {
+	long, wide := strings.Repeat("m", maxName), Limits{Bytes: 1 << 16, Depth: 3}
+	for in, ok := range map[string]bool{
+		`{"` + long + `":1}`: false, `{"` + long: false, `{"` + long + `"`: false, `{"a":1,"` + long: false, `{"a":[{"` + long + `"`: false,
+		`{"any":{"a":["` + long + `","` + long + `"],"b":"` + long + `"}}`: true,
+	} {
+		if err := JSON([]byte(in), wide, new(doc)); (err == nil) != ok || !ok && !strings.Contains(err.Error(), "name is longer") {
+			t.Errorf("%.20s…: %.80v", in, err)
+		}
+	}
+}
+
 // Empty values are short in a document and long in memory: there is a bound for their number.
 func TestValues(t *testing.T) {
 	l := Limits{Bytes: 4096, Depth: 2}
