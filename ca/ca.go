@@ -130,7 +130,7 @@ var Codes = map[string]string{
 	"request.cancelled":     "The request ended before its answer was ready. Retry with the same idempotency key to get it.",
 	"subject.contended":     "The holder's state kept changing while the request was decided. Retry with the same idempotency key.",
 	"bundle.malformed":      "The file is no policy bundle, or not a well-formed one; the detail names the line.",
-	"bundle.unsigned":       "The bundle has no signatures, and policy keys are registered.",
+	"bundle.unsigned":       "The bundle has no signatures, or no policy keys are registered with which it could be signed: then it changes by the configuration and a restart alone.",
 	"bundle.under_signed":   "Fewer of the registered policy keys signed the bundle than must.",
 	"bundle.signature":      "A signature by a registered policy key does not verify: the bundle was changed after it was signed.",
 	"bundle.test_failed":    "A test that the bundle carries does not come out as it says; the detail names the first.",

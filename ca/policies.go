@@ -86,6 +86,11 @@ func (a *Authority) activate(ctx context.Context, c Caller, r contract.PolicyReq
 	if len(r.Bundle) > policy.MaxFile {
 		return none, &Problem{Code: "bundle.malformed", Detail: fmt.Sprintf("the file has %d bytes, at most %d are allowed", len(r.Bundle), policy.MaxFile)}
 	}
+	// Without registered keys a bundle is whoever's; then it changes by the configuration and a restart, which takes the machine, and not by
+	// the word of one client.
+	if len(a.o.Policy.Signers.Keys) == 0 && !r.DryRun {
+		return none, &Problem{Code: "bundle.unsigned", Detail: "no policy keys are registered (policy_signers), so no bundle is taken over the wire: configure it as policy and restart"}
+	}
 	// All that costs time comes before the lock, and is judged again by version under it.
 	b, by, err := a.o.Policy.Signers.Open("bundle", []byte(r.Bundle))
 	if err != nil {

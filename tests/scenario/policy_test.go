@@ -93,6 +93,21 @@ func (r *ruled) activate(t testing.TB, bundle string) (contract.Policy, error) {
 	return r.As("operator-1").Activate(t.Context(), contract.PolicyRequest{Bundle: bundle})
 }
 
+// Without registered keys one operator's word would be the policy: it changes by the configuration and a restart, which takes the machine.
+func TestNoKeysNoPolicyOverTheWire(t *testing.T) {
+	t.Parallel()
+	r := &ruled{install(t), nil}
+	r.Write("policy.json", r.bundle(t, 2))
+	r.Command(0, "enrol", "--out", filepath.Join(r.Dir, "clients"), "operator-1")
+	r.start()
+	if _, err := r.activate(t, r.bundle(t, 3)); client.Code(err) != "bundle.unsigned" {
+		t.Errorf("an unsigned bundle was taken from one operator: %v", err)
+	}
+	if p, err := r.As("auditor").Policy(t.Context()); err != nil || p.Version != 2 {
+		t.Errorf("%+v %v", p, err)
+	}
+}
+
 func TestPolicyIsActivatedWithoutRestart(t *testing.T) {
 	t.Parallel()
 	r := installRuled(t)
