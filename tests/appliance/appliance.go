@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -185,13 +186,19 @@ func InstallAnew(t testing.TB, lines string) *Appliance {
 func bare(t testing.TB) *Appliance {
 	t.Helper()
 	a := &Appliance{t: t, Dir: t.TempDir(), clients: map[string]*client.Client{}, raw: map[string]*http.Client{}, Log: &Buffer{}}
+	// Below the range that outgoing connections take theirs from: the ports must still be free after each restart. Each is held until all
+	// three are found, so that none is found twice.
 	for i := range a.Ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
+		for try := 0; a.Ports[i] == 0; try++ {
+			port := 10_000 + mathrand.IntN(22_000)
+			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+			if err == nil {
+				defer l.Close()
+				a.Ports[i] = port
+			} else if try == 100 {
+				t.Fatal(err)
+			}
 		}
-		a.Ports[i] = l.Addr().(*net.TCPAddr).Port
-		l.Close()
 	}
 	t.Cleanup(func() {
 		a.Kill()
