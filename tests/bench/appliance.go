@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"sealkeeper/tests/phone"
 )
 
@@ -32,7 +34,8 @@ type appliance struct {
 	tls      map[string]*tls.Config // of each client
 	root     *x509.Certificate      // IACA
 	cmd      *exec.Cmd
-	serial   int // of subjects
+	cpus     *unix.CPUSet // nil: all
+	serial   int          // of subjects
 }
 
 // install founds a fresh installation and starts it.
@@ -126,7 +129,7 @@ func (a *appliance) start(ctx context.Context, args ...string) (time.Duration, e
 	a.cmd = a.command(append([]string{"serve"}, args...)...)
 	a.cmd.Stdout, a.cmd.Stderr = log, log
 	a.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	if err := a.cmd.Start(); err != nil {
+	if err := startOn(a.cpus, a.cmd); err != nil {
 		a.cmd = nil
 		return 0, err
 	}

@@ -3,7 +3,7 @@
 // ratio of the two can be compared between machines and days. Nothing is asserted.
 //
 //	bench                    everything; BENCH_SHORT=1: one short round
-//	bench -overload 20s      1, 2 and 10 times the capacity, each for that long (make bench-scale)
+//	bench -overload 10s      1, 2 and 10 times the capacity, each for that long, three rounds (make bench-scale)
 //	bench -compare DIR,DIR   issuing at 64 clients with the daemons of several builds in turns, to judge a change
 //
 // Per CPU second counts user and system time of the daemon and of its HSM workers, also of those that ended; not the load generator's.
@@ -35,7 +35,7 @@ func main() {
 	bin := flag.String("bin", "bin", "directory of sealkeeperd and of the signer's benchmark")
 	compare := flag.String("compare", "", "directories of several builds, separated by commas")
 	profile := flag.String("profile", "", "write a CPU profile of the daemon while it issues at 64 clients")
-	overload := flag.Duration("overload", 0, "offer 1, 2 and 10 times the capacity, each for this long, and measure nothing else")
+	overload := flag.Duration("overload", 0, "three rounds of 1, 2 and 10 times the capacity, each for this long, and nothing else")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -240,7 +240,7 @@ func (b *bench) run(ctx context.Context) error {
 	}
 	b.report(cells, floors, layer, pool, echo, toShow)
 	b.progress("overload")
-	if err := b.overload(ctx, a, b.size.overload); err != nil {
+	if err := b.overload(ctx, a, b.size.overload, 1); err != nil {
 		return err
 	}
 	return b.write()
