@@ -33,6 +33,9 @@ func (f Finding) String() string { return f.Lint + " (" + f.Source + "): " + f.D
 // maxDER bounds what is parsed: ours have some 700 bytes, a CRL with a thousand entries 40 kB.
 const maxDER = 4 << 20
 
+// maxArcs bounds an extension's object identifier, whose text costs zlint the square of its length. Those in use have at most a dozen arcs.
+const maxArcs = 32
+
 // profile of formats.md 3.3. What is zero must be absent.
 type profile struct {
 	clause   string
@@ -79,6 +82,11 @@ func Lint(name string, der []byte) []Finding {
 	c, err := x509.ParseCertificate(der)
 	if err != nil {
 		return []Finding{{"parse", "RFC 5280 4.1", err.Error()}}
+	}
+	for _, e := range c.Extensions {
+		if len(e.Id) > maxArcs {
+			return []Finding{{"extensions", "sealkeeper", fmt.Sprintf("an object identifier of %d arcs, at most %d are read", len(e.Id), maxArcs)}}
+		}
 	}
 	l := &linter{clause: p.clause}
 	l.certificate(c, p)
