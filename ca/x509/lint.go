@@ -33,8 +33,11 @@ func (f Finding) String() string { return f.Lint + " (" + f.Source + "): " + f.D
 // maxDER bounds what is parsed: ours have some 700 bytes, a CRL with a thousand entries 40 kB.
 const maxDER = 4 << 20
 
-// maxArcs bounds an extension's object identifier, whose text costs zlint the square of its length. Those in use have at most a dozen arcs.
-const maxArcs = 32
+// maxOID bounds an object identifier's content, whose text costs zlint the square of its length. Those in use have at most a dozen octets.
+const maxOID = 64
+
+// maxDepth of nested items. A certificate's distribution point has ten levels.
+const maxDepth = 32
 
 // profile of formats.md 3.3. What is zero must be absent.
 type profile struct {
@@ -79,19 +82,46 @@ func Lint(name string, der []byte) []Finding {
 	if len(der) > maxDER {
 		return []Finding{{"size", "sealkeeper", fmt.Sprintf("%d bytes, at most %d are read", len(der), maxDER)}}
 	}
+	if f := longOID(der, 0); f != nil {
+		return f
+	}
 	c, err := x509.ParseCertificate(der)
 	if err != nil {
 		return []Finding{{"parse", "RFC 5280 4.1", err.Error()}}
-	}
-	for _, e := range c.Extensions {
-		if len(e.Id) > maxArcs {
-			return []Finding{{"extensions", "sealkeeper", fmt.Sprintf("an object identifier of %d arcs, at most %d are read", len(e.Id), maxArcs)}}
-		}
 	}
 	l := &linter{clause: p.clause}
 	l.certificate(c, p)
 	l.zlintCertificate(der)
 	return l.found
+}
+
+// longOID finds an object identifier that is too long, also within extensions' values. It looks at the bytes, before any parser that writes
+// identifiers out.
+func longOID(der []byte, depth int) []Finding {
+	if depth > maxDepth {
+		return []Finding{{"depth", "sealkeeper", fmt.Sprintf("more than %d levels", maxDepth)}}
+	}
+	for len(der) > 0 {
+		var v asn1.RawValue
+		rest, err := asn1.Unmarshal(der, &v)
+		if err != nil && len(der) > maxOID {
+			return []Finding{{"parse", "X.690 10", fmt.Sprintf("%d bytes are not DER: %v", len(der), err)}}
+		}
+		if err != nil {
+			return nil // an octet string of something else, as a key identifier
+		}
+		der = rest
+		registered := v.Class == asn1.ClassContextSpecific && v.Tag == 8 // registeredID of a GeneralName
+		switch {
+		case v.IsCompound, v.Class == asn1.ClassUniversal && v.Tag == asn1.TagOctetString:
+			if f := longOID(v.Bytes, depth+1); f != nil {
+				return f
+			}
+		case len(v.Bytes) > maxOID && (registered || v.Class == asn1.ClassUniversal && v.Tag == asn1.TagOID):
+			return []Finding{{"oid", "sealkeeper", fmt.Sprintf("an object identifier of %d octets, at most %d are read", len(v.Bytes), maxOID)}}
+		}
+	}
+	return nil
 }
 
 type linter struct {
@@ -319,6 +349,9 @@ func goodPoints(der []byte) bool {
 func LintCRL(der []byte) []Finding {
 	if len(der) > maxDER {
 		return []Finding{{"size", "sealkeeper", fmt.Sprintf("%d bytes, at most %d are read", len(der), maxDER)}}
+	}
+	if f := longOID(der, 0); f != nil {
+		return f
 	}
 	c, err := x509.ParseRevocationList(der)
 	if err != nil {
