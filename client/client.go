@@ -260,18 +260,24 @@ func once[Answer any](ctx context.Context, c *Client, k call, body []byte) (answ
 		return answer, &lost{fmt.Errorf("reading the answer of %s: %w", k.path, err)}
 	case len(text) > maxAnswer:
 		return answer, fmt.Errorf("the answer of %s has more than %d bytes", k.path, maxAnswer)
-	case w.StatusCode == http.StatusOK:
+	}
+	return read[Answer](k.path, w.StatusCode, w.Header, text)
+}
+
+// read decodes what came back.
+func read[Answer any](path string, status int, header http.Header, text []byte) (answer Answer, err error) {
+	if status == http.StatusOK {
 		if err := json.Unmarshal(text, &answer); err != nil {
 			var none Answer
-			return none, fmt.Errorf("the answer of %s is not what the contract says", k.path)
+			return none, fmt.Errorf("the answer of %s is not what the contract says", path)
 		}
 		return answer, nil
 	}
-	p := &Problem{RetryAfter: retryAfter(w.Header.Get("Retry-After"))}
-	if w.Header.Get("Content-Type") != "application/problem+json" || json.Unmarshal(text, &p.Problem) != nil {
+	p := &Problem{RetryAfter: retryAfter(header.Get("Retry-After"))}
+	if header.Get("Content-Type") != "application/problem+json" || json.Unmarshal(text, &p.Problem) != nil {
 		p.Problem = contract.Problem{Detail: "not an answer of the appliance: is something between?"}
 	}
-	p.Status = w.StatusCode
+	p.Status = status
 	return answer, p
 }
 

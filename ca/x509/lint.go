@@ -30,8 +30,11 @@ type Finding struct {
 
 func (f Finding) String() string { return f.Lint + " (" + f.Source + "): " + f.Detail }
 
-// maxDER bounds what is parsed: ours have some 700 bytes, a CRL with a thousand entries 40 kB.
-const maxDER = 4 << 20
+// Bounds on what is parsed: our certificates have some 700 bytes, a CRL with a thousand entries 40 kB.
+const (
+	maxCertificate = 8 << 10
+	maxCRL         = 4 << 20
+)
 
 // maxOID bounds an object identifier's content, whose text costs zlint the square of its length. Those in use have at most a dozen octets.
 const maxOID = 64
@@ -79,8 +82,8 @@ func Lint(name string, der []byte) []Finding {
 	if !ok {
 		return []Finding{{"profile", "sealkeeper", fmt.Sprintf("profile %q is not known", name)}}
 	}
-	if len(der) > maxDER {
-		return []Finding{{"size", "sealkeeper", fmt.Sprintf("%d bytes, at most %d are read", len(der), maxDER)}}
+	if len(der) > maxCertificate {
+		return []Finding{{"size", "sealkeeper", fmt.Sprintf("%d bytes, at most %d are read", len(der), maxCertificate)}}
 	}
 	if f := longOID(der, 0); f != nil {
 		return f
@@ -347,11 +350,8 @@ func goodPoints(der []byte) bool {
 
 // LintCRL checks a CRL of the IACA profile.
 func LintCRL(der []byte) []Finding {
-	if len(der) > maxDER {
-		return []Finding{{"size", "sealkeeper", fmt.Sprintf("%d bytes, at most %d are read", len(der), maxDER)}}
-	}
-	if f := longOID(der, 0); f != nil {
-		return f
+	if len(der) > maxCRL {
+		return []Finding{{"size", "sealkeeper", fmt.Sprintf("%d bytes, at most %d are read", len(der), maxCRL)}}
 	}
 	c, err := x509.ParseRevocationList(der)
 	if err != nil {

@@ -308,7 +308,7 @@ func TestLintCRLRules(t *testing.T) {
 	if f := Lint("vical", readPEM(t, "annex-d-ds.pem")); names(f) != "profile" {
 		t.Errorf("an unknown profile: %s", findings(f))
 	}
-	if f := slices.Concat(Lint("iaca", make([]byte, maxDER+1)), LintCRL(make([]byte, maxDER+1))); len(f) != 2 || names(f) != "size" {
+	if f := slices.Concat(Lint("iaca", make([]byte, maxCertificate+1)), LintCRL(make([]byte, maxCRL+1))); len(f) != 2 || names(f) != "size" {
 		t.Errorf("too large: %s", findings(f))
 	}
 }

@@ -290,21 +290,29 @@ func loadAnchors(paths []string) ([]*x509.Certificate, error) {
 		if err != nil {
 			return nil, fmt.Errorf("wallet provider anchor: %w", err)
 		}
-		found := 0
-		for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
-			if block.Type != "CERTIFICATE" {
-				continue
-			}
-			cert, err := x509.ParseCertificate(block.Bytes)
-			if err != nil {
-				return nil, fmt.Errorf("wallet provider anchor %s: %w", p, err)
-			}
-			out = append(out, cert)
-			found++
+		certs, err := anchors(data)
+		if err != nil {
+			return nil, fmt.Errorf("wallet provider anchor %s: %w", p, err)
 		}
-		if found == 0 {
-			return nil, fmt.Errorf("wallet provider anchor %s: no PEM block of type CERTIFICATE", p)
+		out = append(out, certs...)
+	}
+	return out, nil
+}
+
+// anchors reads the certificates of a PEM file; other blocks may stand between.
+func anchors(data []byte) (out []*x509.Certificate, err error) {
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
 		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, cert)
+	}
+	if len(out) == 0 {
+		return nil, errors.New("no PEM block of type CERTIFICATE")
 	}
 	return out, nil
 }
