@@ -38,7 +38,7 @@ func pemSeeds(f *testing.F) [][]byte {
 
 // FuzzAnchors: files of trust anchors that a configuration names.
 func FuzzAnchors(f *testing.F) {
-	fuzzing.Run(f, fuzzing.Options{Memory: 4 << 20}, pemSeeds(f), func(t *testing.T, data []byte) bool {
+	fuzzing.Run(f, fuzzing.Options{}, pemSeeds(f), func(t *testing.T, data []byte) bool {
 		certs, err := anchors(data)
 		if (err == nil) != (len(certs) > 0) || slices.Contains(certs, nil) {
 			t.Errorf("%d certificates with %v", len(certs), err)
@@ -49,7 +49,7 @@ func FuzzAnchors(f *testing.F) {
 
 // FuzzPolicyKey: files of the keys that sign policies. A key that is taken has an algorithm.
 func FuzzPolicyKey(f *testing.F) {
-	fuzzing.Run(f, fuzzing.Options{Memory: 4 << 20}, pemSeeds(f), func(t *testing.T, data []byte) bool {
+	fuzzing.Run(f, fuzzing.Options{}, pemSeeds(f), func(t *testing.T, data []byte) bool {
 		public, err := policyKey(data)
 		if err == nil && signed.Algorithm(public) == "" {
 			t.Errorf("taken: %T", public)
