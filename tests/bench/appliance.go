@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sealkeeper/tests/phone"
+	"sealkeeper/tests/programme"
 )
 
 const publicURL = "https://cards.sealkeeper.example"
@@ -33,23 +34,20 @@ type appliance struct {
 	provider *phone.Provider
 	tls      map[string]*tls.Config // of each client
 	root     *x509.Certificate      // IACA
+	by       *programme.Authorities // of the bundle; nil: it has none
 	cmd      *exec.Cmd
 	cpus     *unix.CPUSet // nil: all
 	serial   int          // of subjects
 }
 
-// install founds a fresh installation and starts it.
-func install(ctx context.Context, dir, bin string) (*appliance, error) {
+// install founds a fresh installation by a bundle and starts it.
+func install(ctx context.Context, dir, bin string, bundle []byte) (*appliance, error) {
 	a := &appliance{dir: dir, bin: bin, tls: map[string]*tls.Config{}}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
 	var err error
 	if a.provider, err = phone.NewProvider(time.Now(), rand.Reader); err != nil {
-		return nil, err
-	}
-	bundle, err := os.ReadFile("deploy/policies/demo.json")
-	if err != nil {
 		return nil, err
 	}
 	for i := range a.ports {
@@ -98,6 +96,15 @@ evidence: {nonce_life: 15m}
 	}
 	a.root, err = x509.ParseCertificate(block.Bytes)
 	return a, err
+}
+
+// installDemo founds it by the bundle of the demo, whose cards need no statements.
+func installDemo(ctx context.Context, dir, bin string) (*appliance, error) {
+	bundle, err := os.ReadFile("deploy/policies/demo.json")
+	if err != nil {
+		return nil, err
+	}
+	return install(ctx, dir, bin, bundle)
 }
 
 func (a *appliance) command(args ...string) *exec.Cmd {

@@ -156,6 +156,9 @@ type ready struct {
 }
 
 func (a *appliance) prepare(ctx context.Context, formats []string, n int) (ready, error) {
+	if a.by != nil {
+		return a.prepareFull(ctx, formats, n)
+	}
 	nonces := make([]string, n)
 	ask := make([][]byte, n)
 	for i := range ask {

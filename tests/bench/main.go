@@ -35,6 +35,7 @@ func main() {
 	bin := flag.String("bin", "bin", "directory of sealkeeperd and of the signer's benchmark")
 	compare := flag.String("compare", "", "directories of several builds, separated by commas")
 	profile := flag.String("profile", "", "write a CPU profile of the daemon while it issues at 64 clients")
+	whole := flag.Bool("full", false, "with -compare and -profile: issue with statements, methods, phases and budgets")
 	overload := flag.Duration("overload", 0, "three rounds of 1, 2 and 10 times the capacity, each for this long, and nothing else")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -47,11 +48,11 @@ func main() {
 	switch {
 	case err != nil:
 	case *profile != "":
-		err = b.profile(ctx, *profile)
+		err = b.profile(ctx, *profile, *whole)
 	case *overload > 0:
 		err = b.overloaded(ctx, *overload)
 	case *compare != "":
-		err = b.compare(ctx, strings.Split(*compare, ","))
+		err = b.compare(ctx, strings.Split(*compare, ","), *whole)
 	default:
 		err = b.run(ctx)
 	}
@@ -92,9 +93,13 @@ type product struct {
 	name    string
 	formats []string // none: all
 	signs   int      // signatures that it takes
+	checks  int      // verifications: proof, attestation, statements, and each credential before its release
 }
 
-var products = []product{{"mdoc", []string{"mso_mdoc"}, 1}, {"sdjwt", []string{"dc+sd-jwt"}, 1}, {"both", nil, 2}}
+var (
+	products = []product{{"mdoc", []string{"mso_mdoc"}, 1, 3}, {"sdjwt", []string{"dc+sd-jwt"}, 1, 3}, {"both", nil, 2, 4}}
+	whole    = product{"full", []string{"dc+sd-jwt"}, 1, fullVerifications}
+)
 
 type bench struct {
 	bin, out, work string
@@ -164,15 +169,22 @@ func (b *bench) run(ctx context.Context) error {
 	for _, c := range clients {
 		cells = append(cells, &cell{what: "lock", clients: c})
 	}
+	cells = append(cells, &cell{what: "issue full", clients: 64, product: whole})
 	var floors []floor
 	var layer, pool, echo []float64
+	var evaluations []float64
 	var toShow []time.Duration
 	b.progress("installing")
-	a, err := install(ctx, filepath.Join(b.work, "a"), b.bin)
+	a, err := installDemo(ctx, filepath.Join(b.work, "a"), b.bin)
 	if err != nil {
 		return err
 	}
 	defer a.stop()
+	r, err := installResidents(ctx, filepath.Join(b.work, "residents"), b.bin)
+	if err != nil {
+		return err
+	}
+	defer r.stop()
 	var starts []float64
 	for range b.size.starts {
 		if err := a.stop(); err != nil {
@@ -214,30 +226,42 @@ func (b *bench) run(ctx context.Context) error {
 			return err
 		}
 		echo = append(echo, e)
+		us, err := policyEval()
+		if err != nil {
+			return err
+		}
+		evaluations = append(evaluations, us)
 		var issued [][]string // subjects that hold a card, for the locks
 		for _, c := range cells {
 			b.progress("round %d of %d: %s, %d clients", round+1, b.size.rounds, c.what, c.clients)
 			n := b.size.requests[c.clients]
-			var r result
-			if c.signs == 0 {
-				r, err = a.lock(ctx, issued[0], c.clients)
+			var took result
+			switch {
+			case c.signs == 0:
+				took, err = a.lock(ctx, issued[0], c.clients)
 				issued = issued[1:]
-			} else {
+			case c.name == whole.name:
+				took, _, err = r.issue(ctx, c.formats, n, c.clients)
+			default:
 				var subjects []string
-				if r, subjects, err = a.issue(ctx, c.formats, n, c.clients); c.formats == nil {
+				if took, subjects, err = a.issue(ctx, c.formats, n, c.clients); c.formats == nil {
 					issued = append(issued, subjects)
 				}
 			}
 			if err != nil {
 				return fmt.Errorf("%s with %d clients: %w", c.what, c.clients, err)
 			}
-			c.rounds = append(c.rounds, r)
+			c.rounds = append(c.rounds, took)
 		}
+	}
+	if err := r.stop(); err != nil {
+		return err
 	}
 	b.progress("locks while issuing at full load")
 	if toShow, err = a.lockToFetchable(ctx, b.size.locks); err != nil {
 		return err
 	}
+	b.add("policy_eval_us", median(evaluations), "CPU µs")
 	b.report(cells, floors, layer, pool, echo, toShow)
 	b.progress("overload")
 	if err := b.overload(ctx, a, b.size.overload, 1); err != nil {
@@ -266,14 +290,13 @@ func (b *bench) report(cells []*cell, floors []floor, layer, pool, echo []float6
 			fmt.Println()
 			continue
 		}
-		// Attestation and proof once; for each credential the HSM's signature and its verification before release.
-		us := (2+float64(c.signs))*f.verify + float64(c.signs)*f.hsm
+		us := float64(c.checks)*f.verify + float64(c.signs)*f.hsm
 		ratio := us * perCPU / 1e6
 		b.against(name+"_per_cpu_s"+at, perCPU, "1/CPU s", 1e6/us, ratio)
 		fmt.Printf(" %9.0f %6.2f\n", us, ratio)
 		if c.clients == 64 {
 			b.against(name+"_per_cpu_s", perCPU, "1/CPU s", 1e6/us, ratio)
-			if c.signs == 1 {
+			if c.signs == 1 && c.name != whole.name {
 				ratios = append(ratios, ratio)
 			}
 		}
@@ -294,7 +317,7 @@ func (b *bench) report(cells []*cell, floors []floor, layer, pool, echo []float6
 	fmt.Printf("\nHSM layer, 32 callers: %.0f /s; two sessions in one process: %.0f /s; ratio %.2f\n", l, p, l/p)
 	fmt.Printf("Floors (CPU µs): P-256 verify %.1f, sign %.1f in Go; HSM sign %.1f; mTLS echo %.1f\n", f.verify, f.sign, f.hsm, 1e6/median(echo))
 	fmt.Printf("Lock to fetchable under full load, %d locks: p50 %.0f ms, p99 %.0f ms\n", len(ms), quantile(ms, 0.5), quantile(ms, 0.99))
-	for _, n := range []string{"start_ms", "rss_mib_idle"} {
+	for _, n := range []string{"policy_eval_us", "start_ms", "rss_mib_idle"} {
 		i := slices.IndexFunc(b.figures, func(f figure) bool { return f.Name == n })
 		fmt.Printf("%s: %.0f\n", n, b.figures[i].Value)
 	}
@@ -310,14 +333,18 @@ func (b *bench) write() error {
 }
 
 // compare takes turns between builds, so that what else the machine does meets all of them alike.
-func (b *bench) compare(ctx context.Context, dirs []string) error {
+func (b *bench) compare(ctx context.Context, dirs []string, programme bool) error {
 	if len(dirs) < 2 {
 		return errors.New("there is nothing to compare: name two directories or more")
 	}
 	all := make([]map[string][]result, len(dirs))
 	installed := make([]*appliance, len(dirs))
 	for i, d := range dirs {
-		a, err := install(ctx, filepath.Join(b.work, fmt.Sprint(i)), d)
+		found := installDemo
+		if programme {
+			found = installResidents
+		}
+		a, err := found(ctx, filepath.Join(b.work, fmt.Sprint(i)), d)
 		if err != nil {
 			return err
 		}
@@ -327,6 +354,9 @@ func (b *bench) compare(ctx context.Context, dirs []string) error {
 	compared := products[:2]
 	if b.size.rounds == 1 {
 		compared = products[1:2]
+	}
+	if programme {
+		compared = []product{whole}
 	}
 	var verify []float64
 	for round := range max(3, b.size.rounds) {

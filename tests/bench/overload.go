@@ -453,7 +453,7 @@ func (b *bench) overload(ctx context.Context, a *appliance, d time.Duration, rou
 // overloaded is overload on an installation of its own.
 func (b *bench) overloaded(ctx context.Context, d time.Duration) error {
 	b.progress("installing")
-	a, err := install(ctx, filepath.Join(b.work, "a"), b.bin)
+	a, err := installDemo(ctx, filepath.Join(b.work, "a"), b.bin)
 	if err != nil {
 		return err
 	}

@@ -10,8 +10,12 @@ import (
 )
 
 // profile writes a CPU profile of the daemon while 64 clients issue SD-JWT VCs.
-func (b *bench) profile(ctx context.Context, file string) error {
-	a, err := install(ctx, filepath.Join(b.work, "a"), b.bin)
+func (b *bench) profile(ctx context.Context, file string, programme bool) error {
+	found := installDemo
+	if programme {
+		found = installResidents
+	}
+	a, err := found(ctx, filepath.Join(b.work, "a"), b.bin)
 	if err != nil {
 		return err
 	}

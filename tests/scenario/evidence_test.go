@@ -11,6 +11,7 @@ import (
 	"sealkeeper/contract"
 	"sealkeeper/evidence"
 	harness "sealkeeper/tests/appliance"
+	"sealkeeper/tests/programme"
 )
 
 // An integrator's first card by a method: keys and statements of test authorities, all made with sealctl.
@@ -53,7 +54,7 @@ func TestEvidenceByHand(t *testing.T) {
 	c := a.Open(by, "ward-office-1", "office_qr", newPhone(t, 1), "by-hand-1")
 	session, claims := file("session.json", c.Session), file("claims.json", c.Request.Claims)
 	make := func(kind string, more ...string) []string {
-		id := harness.Authority(c.Client, kind)
+		id := programme.Authority(c.Client, kind)
 		return append([]string{"evidence", "make", "--kind", kind, "--issuer", id, "--kid", id + "-hand", "--key", filepath.Join(dir, id+".pem"), "--session", session}, more...)
 	}
 	for kind, body := range map[string]string{
