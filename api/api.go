@@ -58,6 +58,7 @@ type Authority interface {
 	Lock(ctx context.Context, c ca.Caller, r contract.ChangeRequest) (contract.ChangeAnswer, error)
 	Unlock(ctx context.Context, c ca.Caller, r contract.ChangeRequest) (contract.ChangeAnswer, error)
 	Revoke(ctx context.Context, c ca.Caller, r contract.ChangeRequest) (contract.ChangeAnswer, error)
+	Event(ctx context.Context, c ca.Caller, r contract.EventRequest) (contract.EventAnswer, error)
 	Holder(ctx context.Context, c ca.Caller, r contract.StateRequest) (contract.Holder, error)
 	WhoAmI(c ca.Caller) (contract.WhoAmI, bool)
 	Public(path string) (ca.Object, bool)

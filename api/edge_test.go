@@ -50,6 +50,7 @@ POST /v1/credentials/refresh/dry-run i....
 POST /v1/locks                       icdo.
 POST /v1/unlocks                     icdo.
 POST /v1/revocations                 i.do.
+POST /v1/events                      .cd..
 POST /v1/holders/state               i.doa
 GET  /v1/whoami                      icdoa
 GET  /openapi.yaml                   icdoa
@@ -510,7 +511,7 @@ func TestEveryCodeOfEveryRoomHasItsPlace(t *testing.T) {
 		}
 	}
 	// Codes that only the ledger gives are explained in its room.
-	elsewhere := map[string]bool{"nonce.replayed": true, "ledger.fenced": true, "ledger.full": true}
+	elsewhere := map[string]bool{"event.id_reused": true, "event.letters_full": true, "nonce.replayed": true, "ledger.fenced": true, "ledger.full": true}
 	for code := range exact {
 		if explained[code].Explanation == "" && !elsewhere[code] {
 			t.Errorf("%s has a status and no explanation", code)
@@ -546,7 +547,7 @@ func TestPlacesForIssuingAreBounded(t *testing.T) {
 			t.Fatal(path, p)
 		}
 	}
-	for _, path := range []string{"/v1/locks", "/v1/unlocks", "/v1/revocations", "/v1/holders/state"} { // never shed
+	for _, path := range []string{"/v1/locks", "/v1/unlocks", "/v1/revocations", "/v1/events", "/v1/holders/state"} { // never shed
 		if w := answer(handler, request("POST", path, RoleDesk)); w.Code != 200 {
 			t.Fatal(path, w.Code, w.Body)
 		}

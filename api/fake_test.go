@@ -118,6 +118,10 @@ func (f *fake) Revoke(_ context.Context, c ca.Caller, _ contract.ChangeRequest) 
 	return f.change("revoke", c)
 }
 
+func (f *fake) Event(_ context.Context, c ca.Caller, _ contract.EventRequest) (contract.EventAnswer, error) {
+	return contract.EventAnswer{Event: "event-0123456789", Effect: "applied", Changed: true, Sequence: 4711, Lists: []string{"https://cards.example/status-lists/f3a1c2"}, Decision: decided}, f.call("event", c)
+}
+
 func (f *fake) Holder(_ context.Context, c ca.Caller, _ contract.StateRequest) (contract.Holder, error) {
 	return contract.Holder{DocumentType: "kr-resident", Locks: []contract.Lock{}, Credentials: []contract.CredentialStatus{}}, f.call("state", c)
 }
@@ -219,6 +223,7 @@ var bodies = map[string]string{
 	"/v1/locks":                       `{"document_type":"kr-resident","subject":"900101-1234567","reason":"telecom_lost"}`,
 	"/v1/unlocks":                     `{"document_type":"kr-resident","subject":"900101-1234567","reason":"telecom_lost"}`,
 	"/v1/revocations":                 `{"document_type":"kr-resident","subject":"900101-1234567","reason":"deceased"}`,
+	"/v1/events":                      `{"event":"a.b.c"}`,
 	"/v1/holders/state":               `{"document_type":"kr-resident","subject":"900101-1234567"}`,
 }
 

@@ -71,6 +71,8 @@ var exact = map[string]outcome{
 	"ledger.full":               {http.StatusServiceUnavailable, "The ledger's disk is full"},
 	"ledger.stopped":            {http.StatusServiceUnavailable, "The ledger is stopped"},
 	"ledger.fenced":             {http.StatusServiceUnavailable, "The appliance is fenced"},
+	"event.id_reused":           {http.StatusConflict, "Event id used before"},
+	"event.letters_full":        {http.StatusServiceUnavailable, "Too many unknown lines"},
 	"nonce.replayed":            {http.StatusConflict, "Nonce used before"},
 	"object.unknown":            {http.StatusNotFound, "Not found"},
 	"overloaded":                {http.StatusServiceUnavailable, "Overloaded"},

@@ -38,6 +38,7 @@ func Routes() []Route {
 		{"POST", "/v1/locks", locking},
 		{"POST", "/v1/unlocks", locking},
 		{"POST", "/v1/revocations", ending},
+		{"POST", "/v1/events", []string{RoleCarrier, RoleDesk}},
 		{"POST", "/v1/holders/state", looking},
 		{"POST", "/v1/policies", []string{RoleOperator}},
 		{"GET", "/v1/policies/active", []string{RoleOperator, RoleAuditor}},
@@ -80,6 +81,9 @@ func (e *Edge) handlers() map[string]handler {
 		}),
 		"POST /v1/revocations": serve(e, plain, validChange, func(ctx context.Context, c call, r contract.ChangeRequest) (contract.ChangeAnswer, error) {
 			return a.Revoke(ctx, c.Caller, r)
+		}),
+		"POST /v1/events": serve(e, plain, validEvent, func(ctx context.Context, c call, r contract.EventRequest) (contract.EventAnswer, error) {
+			return a.Event(ctx, c.Caller, r)
 		}),
 		"POST /v1/holders/state": serve(e, plain, validState, func(ctx context.Context, c call, r contract.StateRequest) (contract.Holder, error) {
 			return a.Holder(ctx, c.Caller, r)

@@ -71,6 +71,13 @@ func validChange(r *contract.ChangeRequest) string {
 	return ""
 }
 
+func validEvent(r *contract.EventRequest) string {
+	if r.Event == "" || len(r.Event) > contract.MaxEvent {
+		return fmt.Sprintf("event must have 1 to %d characters", contract.MaxEvent)
+	}
+	return ""
+}
+
 func validIssue(r *contract.IssueRequest) string {
 	switch {
 	case validType(r.DocumentType) != "":

@@ -175,6 +175,11 @@ func (c *Client) Revoke(ctx context.Context, r contract.ChangeRequest) (contract
 	return do[contract.ChangeAnswer](ctx, c, call{path: "/v1/revocations", body: r})
 }
 
+// Event brings a carrier's event. It may be sent as often as it takes: the same event has the same answer.
+func (c *Client) Event(ctx context.Context, r contract.EventRequest) (contract.EventAnswer, error) {
+	return do[contract.EventAnswer](ctx, c, call{path: "/v1/events", body: r})
+}
+
 // Holder reads a holder's state.
 func (c *Client) Holder(ctx context.Context, r contract.StateRequest) (contract.Holder, error) {
 	return do[contract.Holder](ctx, c, call{path: "/v1/holders/state", body: r})

@@ -91,6 +91,9 @@ func (a *authority) Unlock(_ context.Context, c ca.Caller, _ contract.ChangeRequ
 func (a *authority) Revoke(_ context.Context, c ca.Caller, _ contract.ChangeRequest) (contract.ChangeAnswer, error) {
 	return contract.ChangeAnswer{Sequence: 3}, a.next("revoke", c)
 }
+func (a *authority) Event(_ context.Context, c ca.Caller, _ contract.EventRequest) (contract.EventAnswer, error) {
+	return contract.EventAnswer{Sequence: 4}, a.next("event", c)
+}
 func (a *authority) Holder(_ context.Context, c ca.Caller, _ contract.StateRequest) (contract.Holder, error) {
 	return contract.Holder{Epoch: 7}, a.next("state", c)
 }

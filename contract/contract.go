@@ -77,6 +77,21 @@ type ChangeAnswer struct {
 	Decision Decision `json:"decision"`
 }
 
+// EventRequest brings a carrier's event of one of its lines: POST /v1/events.
+type EventRequest struct {
+	Event string `json:"event"` // compact JWS, docs/evidence.md
+}
+
+// EventAnswer is sent once the event is durable and the lists that it changes are on their way.
+type EventAnswer struct {
+	Event    string   `json:"event"`    // its jti
+	Effect   string   `json:"effect"`   // applied, none, stale, unknown_line
+	Changed  bool     `json:"changed"`  // a lock was added or removed
+	Sequence uint64   `json:"sequence"` // lists whose version covers it carry the change
+	Lists    []string `json:"lists"`    // URIs of the lists that change
+	Decision Decision `json:"decision"`
+}
+
 // StateRequest asks for a holder's state: POST /v1/holders/state (in the body: a subject number never stands in a URL).
 type StateRequest struct {
 	DocumentType string `json:"document_type"`

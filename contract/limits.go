@@ -20,6 +20,7 @@ const (
 	MaxNonce              = 256
 	MaxPolicy             = 1<<20 + 16<<10 // bytes of a bundle file with its signatures
 	MaxSession            = 512
+	MaxEvent              = 8 << 10
 	MaxAuthorities        = 16
 	MaxClaims             = 64
 	MaxToken              = 96 << 10 // a key attestation with a chain of six certificates

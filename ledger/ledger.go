@@ -67,6 +67,7 @@ type Ledger struct {
 	days    map[string]bool
 	issued  time.Time
 	budgets budgets
+	letters letters
 
 	pools keyed
 	open  sync.Map // pool name → *pool
@@ -160,6 +161,9 @@ func open(ctx context.Context, o Options, s Store) (_ *Ledger, err error) {
 		return nil, err
 	}
 	if err = l.loadBudgets(ctx); err != nil {
+		return nil, err
+	}
+	if err = l.loadLetters(ctx); err != nil {
 		return nil, err
 	}
 	reasons, err := l.lookOutside(ctx)

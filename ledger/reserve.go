@@ -350,6 +350,11 @@ func (l *Ledger) reserveIssue(ctx context.Context, a *policy.Approval, d []Draft
 	if err != nil {
 		return nil, refuseState(err)
 	}
+	next, linked, more, delivered, err := l.link(ctx, p.secrets, p.issue, key, next, a.At())
+	if err != nil {
+		return nil, err
+	}
+	changes = state.Join(changes, more)
 	status, lists, applied, err := l.statusRows(changes)
 	if err != nil {
 		return nil, err
@@ -370,12 +375,13 @@ func (l *Ledger) reserveIssue(ctx context.Context, a *policy.Approval, d []Draft
 	rows = append(rows, burnRows(a.Conditions().Burns)...)
 	rows = taken.put(rows)
 	rows = append(rows, Row{Table: TableReservations, Key: []byte(rec.ID), Value: encode(rec)})
-	rows = append(append(rows, p.rows...), status...)
+	rows = append(append(append(rows, p.rows...), status...), linked...)
 	crashpoint.Here("ledger", "reserve", string(rec.Kind), "before-commit")
 	out, err := l.commit(ctx, p.leaf, rows, urgent(a.Lane()), func(seq uint64) {
 		applied(seq)
 		p.horizons()
 		taken.applied(&l.budgets)
+		delivered()
 		l.recent.put(key, recentSlot{next, If(seq + 1)})
 	})
 	if err != nil {

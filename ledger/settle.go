@@ -357,7 +357,20 @@ func (l *Ledger) sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	err = scan(ctx, l.store, TableEvents, nil, func(e Entry) error {
+		r, err := decode[EventRecord](TableEvents, e.Value)
+		if err != nil || !now.After(r.Until.Add(time.Hour)) { // well past every tolerated skew
+			return err
+		}
+		return drop(TableEvents, e)
+	})
+	if err != nil {
+		return err
+	}
 	if err := flush(); err != nil {
+		return err
+	}
+	if err := l.sweepLetters(ctx, now); err != nil {
 		return err
 	}
 	return l.sweepBudgets(ctx)

@@ -50,6 +50,7 @@ var migrations = []func() string{
 			"CREATE TABLE hashes (id INTEGER PRIMARY KEY, hash BLOB NOT NULL) STRICT;\n"
 	},
 	func() string { return createTables(tables[1]) },
+	func() string { return createTables(tables[2]) },
 }
 
 func createTables(names []Table) string {

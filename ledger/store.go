@@ -107,6 +107,10 @@ const (
 	TableCRLs         Table = "crls"         // "iaca" → CRLRecord
 	TableCharges      Table = "charges"      // end of the window ‖ its length ‖ budget ‖ 0 ‖ tag → how many were taken
 	TableLatches      Table = "latches"      // phase → LatchRecord
+	TableLines        Table = "lines"        // HMAC(lookup key, carrier, line) → LineRecord
+	TableLinks        Table = "links"        // type ‖ 0 ‖ pseudonym → LinkRecord
+	TableLetters      Table = "letters"      // as lines → LetterRecord
+	TableEvents       Table = "events"       // HMAC(lookup key, carrier, event id) → EventRecord
 )
 
 // Tables of a store, by the version of the schema that brought them.
@@ -115,4 +119,6 @@ var tables = [][]Table{{
 	TableHorizons, TableCommitments, TableKeys, TableMeta, TableCertificates, TableCRLs,
 }, {
 	TableCharges, TableLatches,
+}, {
+	TableLines, TableLinks, TableLetters, TableEvents,
 }}

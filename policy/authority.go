@@ -60,7 +60,7 @@ func (c *checker) authorities(at jsontext.Pointer, b *Bundle, specs []AuthorityS
 		}
 		seen[s.ID] = true
 		for j, k := range s.Kinds {
-			if evidence.StatementType(k) == "" || slices.Contains(s.Kinds[:j], k) {
+			if evidence.StatementType(k) == "" && k != evidence.KindLineEvent || slices.Contains(s.Kinds[:j], k) {
 				c.wrong(pointer(at.AppendToken("kinds"), j), "%q is no kind of statement, or is there twice", k)
 			}
 		}

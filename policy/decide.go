@@ -191,7 +191,7 @@ func (b *Bundle) judgeIssue(f facts, r IssueRequest, s Slot, at time.Time) (*App
 		conditions: Conditions{Epoch: s.Epoch, Burns: slices.Clone(f.burns), Charges: t.charges(c, f, phase), Latch: latch},
 		issue: Issue{Operation: r.Operation, DocumentType: t.name, Subject: r.Subject, Replace: r.Replace, Formats: formats,
 			Keys: slices.Clone(f.keys), Values: values, DocType: t.docType, VCT: t.vct, Issuer: t.issuer, Lifetime: lifetime,
-			TimeGrain: t.grain, Decoys: t.decoys, WaitRevoked: t.waitRevoked}}
+			TimeGrain: t.grain, Decoys: t.decoys, WaitRevoked: t.waitRevoked, Line: t.line(f, r.Method)}}
 	if len(formats)*len(f.keys) > 4 { // a batch must not hold up the person at the counter
 		a.lane = LaneBatch
 	}

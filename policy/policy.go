@@ -178,6 +178,7 @@ type Approval struct {
 	conditions Conditions
 	issue      Issue
 	change     Change
+	event      Event
 	list       List
 	cert       Cert
 	crl        CRL
@@ -199,6 +200,7 @@ type Issue struct {
 	Lifetime     time.Duration // technical validity; not yet cut to the signer certificate's
 	TimeGrain    time.Duration // times are coarsened to multiples of this, against linking
 	Decoys       int           // decoy digests per credential
+	Line         *Line         // to be linked to the phone; nil: none
 	WaitRevoked  bool          // the answer leaves only after a list with the replaced device's revocation is signed
 }
 

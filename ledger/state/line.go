@@ -99,7 +99,7 @@ func (s State) Follow(l Line, link Link, at time.Time) (State, Link, []Change, e
 		if err != nil {
 			return err
 		}
-		next, changes = after, join(changes, more)
+		next, changes = after, Join(changes, more)
 		return nil
 	}
 	for _, lock := range want { // first, so that the card is never unlocked in between
@@ -128,8 +128,8 @@ func (s State) Follow(l Line, link Link, at time.Time) (State, Link, []Change, e
 	return next, link, changes, nil
 }
 
-// join makes one step of two: no index changes twice, and one that is back where it was does not change.
-func join(first, second []Change) []Change {
+// Join makes one step of two: no index changes twice, and one that is back where it was does not change.
+func Join(first, second []Change) []Change {
 	for _, c := range second {
 		i := slices.IndexFunc(first, func(o Change) bool { return o.List == c.List && o.Index == c.Index })
 		switch {

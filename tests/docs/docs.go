@@ -26,6 +26,7 @@ var rooms = []struct{ name, what string }{
 	{"idempotency", "retries"},
 	{"subject", "the holder"},
 	{"evidence", "what the phone and its wallet provider say; get new evidence"},
+	{"event", "a carrier's event"},
 	{"session", "what evidence items are bound to; open a new one"},
 	{"method", "the way to the card"},
 	{"registry", "what the register vouches for"},

@@ -130,7 +130,7 @@ var inTests = map[string][]allowed{
 	"ca":       {{"signer/...", "a real worker"}, {"ledger/...", "a real ledger"}, {"client", "a caller"}},
 	"signer":   {{"signer/worker", "the worker process is the test binary run again"}, {"evidence", "a request"}},
 	"release":  {{"signer/...", "the worker process is the test binary run again"}, {"evidence", "a request"}, {"policy", "approvals to reserve with"}},
-	"ledger":   {{"ledger/...", "the conformance suite, fsck"}},
+	"ledger":   {{"ledger/...", "the conformance suite, fsck"}, {"evidence/statement", "events as a carrier makes them"}},
 	"evidence": {{"evidence/statement", "authorities that make statements"}},
 	"policy":   {{"evidence/statement", "digests as a register makes them"}},
 	"client":   {{"api", "the real edge"}, {"ca", "what the edge's authority takes and gives"}, {"internal/...", "the edge's clock and metrics"}},

@@ -1,0 +1,289 @@
+package ledger
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"sealkeeper/evidence"
+	"sealkeeper/internal/crashpoint"
+	"sealkeeper/ledger/state"
+	"sealkeeper/policy"
+)
+
+// Lines. A row of TableLines is named by an HMAC over the carrier and its pseudonym of the line, so that nobody who reads the ledger can tell
+// which line it is. A line that was reported and is not linked to anybody is a letter without an addressee: it is kept for LetterTTL, and
+// whoever the line is linked to meanwhile finds the reports there.
+
+// LineRecord is a line that is or was somebody's.
+type LineRecord struct {
+	Subject policy.Pseudonym `json:"subject"`
+	Types   []string         `json:"types"` // sorted; those of which the subject's phone is or was linked to it
+	Line    state.Line       `json:"line"`
+}
+
+// LetterRecord is what was reported of a line that nobody is linked to.
+type LetterRecord struct {
+	Line  state.Line `json:"line"`
+	Until time.Time  `json:"until"`
+}
+
+// LinkRecord links a subject's phone for a document type to its line. It stands beside the slot.
+type LinkRecord struct {
+	Line []byte `json:"line"` // key of its LineRecord
+	state.Link
+}
+
+// EventRecord remembers an event's id, and what came of it.
+type EventRecord struct {
+	Digest  [32]byte  `json:"digest"`
+	Until   time.Time `json:"until"`
+	Effect  string    `json:"effect"`
+	Changed bool      `json:"changed"`
+	Lists   []string  `json:"lists,omitempty"`
+}
+
+// Effects of an event.
+const (
+	EventApplied = "applied" // a lock was added or removed
+	EventNone    = "none"    // noted; the phone has the lock, or has it not, already, or was replaced
+	EventStale   = "stale"   // overtaken by a newer report
+	EventUnknown = "unknown_line"
+)
+
+const (
+	LetterTTL  = 7 * 24 * time.Hour
+	letterMost = 1_000_000
+)
+
+// EventResult of an acknowledged event.
+type EventResult struct {
+	Seq     uint64
+	Effect  string
+	Changed bool
+	Lists   []string
+}
+
+// keyed HMAC; the first byte is none that a client's id begins with, so that no line is an idempotency key's row.
+func lineTag(s *Secrets, what byte, parts ...string) []byte {
+	m := hmac.New(sha256.New, s.Lookup[:])
+	m.Write([]byte{0, what})
+	for _, p := range parts {
+		m.Write(binary.BigEndian.AppendUint64(nil, uint64(len(p))))
+		m.Write([]byte(p))
+	}
+	return m.Sum(nil)
+}
+
+// Event commits an approved report of a carrier: its id, what is known of the line, and the locks of every phone linked to it, in one
+// transaction. The same event again has the same answer and no second effect.
+func (l *Ledger) Event(ctx context.Context, a *policy.Approval) (EventResult, error) {
+	if err := l.ready(); err != nil {
+		return EventResult{}, err
+	}
+	e, ok := a.Event()
+	if !ok {
+		return EventResult{}, refuse("approval.kind", "an event needs an approved event")
+	}
+	secrets, err := l.unlocked()
+	if err != nil {
+		return EventResult{}, err
+	}
+	id, tag := lineTag(secrets, 'e', e.Authority, e.ID), lineTag(secrets, 'l', e.Authority, e.Line)
+	defer l.slots.lock("\x00line" + string(tag))() // before any slot's
+	if known, rev, err := get[EventRecord](ctx, l, TableEvents, id); err != nil {
+		return EventResult{}, err
+	} else if known != nil {
+		if known.Digest != e.Digest {
+			return EventResult{}, refuse("event.id_reused", "the carrier used this id for another event")
+		}
+		return EventResult{Seq: rev - 1, Effect: known.Effect, Changed: known.Changed, Lists: known.Lists}, nil
+	}
+	sort := map[string]state.Sort{evidence.LineLost: state.LineLost, evidence.LineFound: state.LineFound}[e.Kind]
+	if sort == "" {
+		sort = state.LineVoid
+	}
+	report := state.Report{Sort: sort, Seq: e.Seq, At: e.OccurredAt, Lock: e.Lock}
+	out := EventRecord{Digest: e.Digest, Until: e.Until, Effect: EventNone}
+	leaf := decided("event", a)
+	leaf.Operation, leaf.Reason, leaf.Class = e.Kind, e.Lock.Reason, e.Lock.Class
+
+	line, rev, err := get[LineRecord](ctx, l, TableLines, tag)
+	if err != nil {
+		return EventResult{}, err
+	}
+	var rows []Row
+	var changes []state.Change
+	applied := func(uint64) {}
+	if line == nil {
+		var more []Row
+		if more, applied, err = l.letter(ctx, tag, report, a.At()); err != nil {
+			return EventResult{}, err
+		}
+		out.Effect, rows = EventUnknown, append(more, Row{Table: TableLines, Key: tag}) // still not linked
+	} else {
+		commitment, salt, err := l.commitment(secrets, line.Subject)
+		if err != nil {
+			return EventResult{}, err
+		}
+		leaf.Subject = commitment
+		rows = append(rows, Row{Table: TableCommitments, Key: commitment, Value: salt[:]})
+		stale := false
+		if line.Line, stale = line.Line.Take(report); stale {
+			out.Effect = EventStale
+		} else {
+			rows = append(rows, Row{Table: TableLines, Key: tag, Value: encode(line), If: If(rev)})
+			for _, name := range line.Types { // sorted: everybody locks slots in this order
+				if !slices.Contains(e.Types, name) {
+					continue
+				}
+				key := slotKey(name, line.Subject)
+				defer l.slots.lock(string(key))()
+				more, moved, changed, err := l.follow(ctx, key, tag, name, line, a.At())
+				if err != nil {
+					return EventResult{}, err
+				}
+				rows, changes = append(rows, more...), append(changes, moved...)
+				out.Changed = out.Changed || changed
+			}
+			if out.Changed {
+				out.Effect = EventApplied
+			}
+		}
+	}
+	status, lists, shown, err := l.statusRows(changes)
+	if err != nil {
+		return EventResult{}, err
+	}
+	out.Lists, leaf.Effect = lists, out.Effect
+	rows = append(append(rows, status...), Row{Table: TableEvents, Key: id, Value: encode(out)})
+	crashpoint.Here("ledger.event.before-commit")
+	done, err := l.commit(ctx, leaf, rows, true, func(seq uint64) { shown(seq); applied(seq) })
+	if err != nil {
+		return EventResult{}, err
+	}
+	if done.Conflict != nil {
+		return EventResult{}, ErrConflict
+	}
+	crashpoint.Here("ledger.event.after-commit")
+	if len(changes) > 0 {
+		l.wake()
+	}
+	return EventResult{Seq: done.Seq, Effect: out.Effect, Changed: out.Changed, Lists: lists}, nil
+}
+
+// follow makes a slot what its line's reports ask for. The caller holds the slot.
+func (l *Ledger) follow(ctx context.Context, key, tag []byte, documentType string, line *LineRecord, at time.Time) (
+	rows []Row, changes []state.Change, changed bool, err error) {
+	link, linkRev, err := get[LinkRecord](ctx, l, TableLinks, key)
+	if err != nil || link == nil || !bytes.Equal(link.Line, tag) {
+		return nil, nil, false, err
+	}
+	before, rev, err := l.slot(ctx, key)
+	if err != nil {
+		return nil, nil, false, err
+	}
+	next, moved, changes, err := before.Follow(line.Line, link.Link, at)
+	if err != nil {
+		return nil, nil, false, refuseState(err)
+	}
+	if next.Epoch != before.Epoch {
+		rows = append(rows, Row{Table: TableSlots, Key: key, Value: encode(SlotRecord{DocumentType: documentType, Subject: line.Subject, State: next}), If: rev})
+	}
+	if !slices.Equal(moved.Held, link.Held) {
+		link.Link = moved
+		rows = append(rows, Row{Table: TableLinks, Key: key, Value: encode(link), If: If(linkRev)})
+	}
+	return rows, changes, next.Epoch != before.Epoch, nil
+}
+
+// letter keeps a report of a line that nobody is linked to.
+func (l *Ledger) letter(ctx context.Context, tag []byte, r state.Report, at time.Time) ([]Row, func(uint64), error) {
+	kept, rev, err := get[LetterRecord](ctx, l, TableLetters, tag)
+	if err != nil {
+		return nil, nil, err
+	}
+	more := int64(0)
+	if kept == nil {
+		if kept, more = (&LetterRecord{}), 1; l.letters.Load() >= letterMost {
+			return nil, nil, refuse("event.letters_full", "too many lines are reported that nobody is linked to")
+		}
+	}
+	kept.Line, _ = kept.Line.Take(r)
+	kept.Until = at.Add(LetterTTL)
+	return []Row{{Table: TableLetters, Key: tag, Value: encode(kept), If: If(rev)}}, func(uint64) { l.letters.Add(more) }, nil
+}
+
+// link binds a phone to the line that was vouched for, and lets it follow what the line was reported for meanwhile. next is the state after
+// the issue; nothing is bound before, so the slot, which the caller holds, comes before the line here: the line is guarded by its revision.
+func (l *Ledger) link(ctx context.Context, s *Secrets, i policy.Issue, key []byte, next state.State, at time.Time) (
+	_ state.State, rows []Row, changes []state.Change, applied func(), err error) {
+	applied = func() {}
+	if i.Line == nil || next.Device == nil {
+		return next, nil, nil, applied, nil
+	}
+	tag := lineTag(s, 'l', i.Line.Authority, i.Line.Line)
+	line, rev, err := get[LineRecord](ctx, l, TableLines, tag)
+	if err != nil {
+		return next, nil, nil, applied, err
+	}
+	letter, letterRev, err := get[LetterRecord](ctx, l, TableLetters, tag)
+	if err != nil {
+		return next, nil, nil, applied, err
+	}
+	switch {
+	case line == nil:
+		line = &LineRecord{Subject: i.Subject}
+	case line.Subject != i.Subject: // the number is somebody else's by now, and so says the carrier
+		line = &LineRecord{Subject: i.Subject, Line: line.Line}
+	}
+	if letter != nil {
+		for _, r := range []*state.Report{letter.Line.Loss, letter.Line.Void} {
+			if r != nil {
+				line.Line, _ = line.Line.Take(*r)
+			}
+		}
+		applied = func() { l.letters.Add(-1) }
+	}
+	if at, there := slices.BinarySearch(line.Types, i.DocumentType); !there {
+		line.Types = slices.Insert(line.Types, at, i.DocumentType)
+	}
+	_, linkRev, err := get[LinkRecord](ctx, l, TableLinks, key)
+	if err != nil {
+		return next, nil, nil, applied, err
+	}
+	link := LinkRecord{Line: tag, Link: state.Link{Device: next.Device.ID, Since: i.Line.Since}}
+	if next, link.Link, changes, err = next.Follow(line.Line, link.Link, at); err != nil {
+		return next, nil, nil, applied, refuseState(err)
+	}
+	return next, []Row{
+		{Table: TableLines, Key: tag, Value: encode(line), If: If(rev)},
+		{Table: TableLinks, Key: key, Value: encode(link), If: If(linkRev)},
+		{Table: TableLetters, Key: tag, If: If(letterRev)}, // gone, or still none
+	}, changes, applied, nil
+}
+
+// letters counts the rows of TableLetters.
+type letters struct{ atomic.Int64 }
+
+func (l *Ledger) loadLetters(ctx context.Context) error {
+	return scan(ctx, l.store, TableLetters, nil, func(Entry) error { l.letters.Add(1); return nil })
+}
+
+// sweepLetters erases reports that nobody was linked to in time. One by one: a letter that is being delivered is left to who does it.
+func (l *Ledger) sweepLetters(ctx context.Context, now time.Time) error {
+	return scan(ctx, l.store, TableLetters, nil, func(e Entry) error {
+		r, err := decode[LetterRecord](TableLetters, e.Value)
+		if err != nil || !now.After(r.Until) {
+			return err
+		}
+		_, err = l.commit(ctx, Leaf{Kind: "sweep", At: now, Count: 1}, []Row{{Table: TableLetters, Key: e.Key, If: If(e.Revision)}}, false,
+			func(uint64) { l.letters.Add(-1) })
+		return err
+	})
+}
