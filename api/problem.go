@@ -72,6 +72,7 @@ var exact = map[string]outcome{
 	"ledger.stopped":            {http.StatusServiceUnavailable, "The ledger is stopped"},
 	"ledger.fenced":             {http.StatusServiceUnavailable, "The appliance is fenced"},
 	"event.id_reused":           {http.StatusConflict, "Event id used before"},
+	"line.reported":             {http.StatusUnprocessableEntity, "Line reported lost or changed"},
 	"event.letters_full":        {http.StatusServiceUnavailable, "Too many unknown lines"},
 	"nonce.replayed":            {http.StatusConflict, "Nonce used before"},
 	"object.unknown":            {http.StatusNotFound, "Not found"},

@@ -25,6 +25,7 @@ const (
 	LinePorted     = "ported"
 	LineTerminated = "terminated"
 	LineSIMChanged = "sim_changed"
+	LineNewOwner   = "owner_changed"
 )
 
 const maxLineSeq = 1<<53 - 1 // what every JSON writer can count
@@ -87,9 +88,9 @@ func (v *Verifier) LineEvent(client string, at time.Time, text string) (LineEven
 		return LineEvent{}, malformed("the event needs iat and occurred_at in whole seconds, and can't be issued before it occurred")
 	}
 	switch p.Kind {
-	case LineLost, LineFound, LinePorted, LineTerminated, LineSIMChanged:
+	case LineLost, LineFound, LinePorted, LineTerminated, LineSIMChanged, LineNewOwner:
 	default:
-		return LineEvent{}, malformed("the event's kind is none of lost, found, ported, terminated and sim_changed")
+		return LineEvent{}, malformed("the event's kind is none of lost, found, ported, terminated, sim_changed and owner_changed")
 	}
 	_, key, err := v.keyOf(KindLineEvent, p.Iss, kid, client, issued)
 	if err != nil {

@@ -11,6 +11,7 @@ var Codes = map[string]string{
 	"reservation.superseded": "The phone was replaced, locked or revoked before this request's answer was ready, so its credentials are revoked and are not handed out.",
 	"ledger.full":            "The ledger's disk has no room, and what is kept for locks is for locks. Nothing was issued: retry with the same idempotency key after Retry-After.",
 	"event.id_reused":        "The carrier used the event's id for another event: a new event needs a new id.",
+	"line.reported":          "The line was reported lost or changed after its carrier vouched for it: get a new line_ownership statement, with which the carrier says what holds now.",
 	"event.letters_full":     "A million lines are reported that nobody is linked to, and no more are kept: retry later. Nobody's card is concerned.",
 	"ledger.fenced":          "Something outside is ahead of the ledger (an old backup was restored): nothing is signed until an operator has looked at it.",
 }

@@ -219,22 +219,22 @@ func (l *Ledger) letter(ctx context.Context, tag []byte, r state.Report, at time
 	return []Row{{Table: TableLetters, Key: tag, Value: encode(kept), If: If(rev)}}, func(uint64) { l.letters.Add(more) }, nil
 }
 
-// link binds a phone to the line that was vouched for, and lets it follow what the line was reported for meanwhile. next is the state after
-// the issue; nothing is bound before, so the slot, which the caller holds, comes before the line here: the line is guarded by its revision.
-func (l *Ledger) link(ctx context.Context, s *Secrets, i policy.Issue, key []byte, next state.State, at time.Time) (
-	_ state.State, rows []Row, changes []state.Change, applied func(), err error) {
+// link binds a phone to the line that was vouched for. What was reported of the line after its carrier vouched voids the statement, also if
+// nobody knew the line then. Nothing is bound before, so the slot, which the caller holds, comes before the line here: the line is guarded
+// by its revision.
+func (l *Ledger) link(ctx context.Context, s *Secrets, i policy.Issue, key []byte, device string) (rows []Row, applied func(), err error) {
 	applied = func() {}
-	if i.Line == nil || next.Device == nil {
-		return next, nil, nil, applied, nil
+	if i.Line == nil {
+		return nil, applied, nil
 	}
 	tag := lineTag(s, 'l', i.Line.Authority, i.Line.Line)
 	line, rev, err := get[LineRecord](ctx, l, TableLines, tag)
 	if err != nil {
-		return next, nil, nil, applied, err
+		return nil, nil, err
 	}
 	letter, letterRev, err := get[LetterRecord](ctx, l, TableLetters, tag)
 	if err != nil {
-		return next, nil, nil, applied, err
+		return nil, nil, err
 	}
 	switch {
 	case line == nil:
@@ -250,22 +250,21 @@ func (l *Ledger) link(ctx context.Context, s *Secrets, i policy.Issue, key []byt
 		}
 		applied = func() { l.letters.Add(-1) }
 	}
+	if !line.Line.Good(i.Line.Since) {
+		return nil, nil, refuse("line.reported", "the line was reported lost or changed after its carrier vouched for it")
+	}
 	if at, there := slices.BinarySearch(line.Types, i.DocumentType); !there {
 		line.Types = slices.Insert(line.Types, at, i.DocumentType)
 	}
 	_, linkRev, err := get[LinkRecord](ctx, l, TableLinks, key)
 	if err != nil {
-		return next, nil, nil, applied, err
+		return nil, nil, err
 	}
-	link := LinkRecord{Line: tag, Link: state.Link{Device: next.Device.ID, Since: i.Line.Since}}
-	if next, link.Link, changes, err = next.Follow(line.Line, link.Link, at); err != nil {
-		return next, nil, nil, applied, refuseState(err)
-	}
-	return next, []Row{
+	return []Row{
 		{Table: TableLines, Key: tag, Value: encode(line), If: If(rev)},
-		{Table: TableLinks, Key: key, Value: encode(link), If: If(linkRev)},
+		{Table: TableLinks, Key: key, Value: encode(LinkRecord{Line: tag, Link: state.Link{Device: device, Since: i.Line.Since}}), If: If(linkRev)},
 		{Table: TableLetters, Key: tag, If: If(letterRev)}, // gone, or still none
-	}, changes, applied, nil
+	}, applied, nil
 }
 
 // letters counts the rows of TableLetters.

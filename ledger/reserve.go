@@ -350,11 +350,10 @@ func (l *Ledger) reserveIssue(ctx context.Context, a *policy.Approval, d []Draft
 	if err != nil {
 		return nil, refuseState(err)
 	}
-	next, linked, more, delivered, err := l.link(ctx, p.secrets, p.issue, key, next, a.At())
+	linked, delivered, err := l.link(ctx, p.secrets, p.issue, key, next.Device.ID)
 	if err != nil {
 		return nil, err
 	}
-	changes = state.Join(changes, more)
 	status, lists, applied, err := l.statusRows(changes)
 	if err != nil {
 		return nil, err

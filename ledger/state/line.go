@@ -84,6 +84,9 @@ func (l Line) wants(since time.Time) (locks []policy.Lock) {
 	return locks
 }
 
+// Good reports whether what a carrier vouched for at an instant still stands.
+func (l Line) Good(since time.Time) bool { return len(l.wants(since)) == 0 }
+
 // Follow makes the linked phone's locks what the line's reports ask for, without touching s. What somebody else locked stays locked, and a
 // phone that does not have the card any more is left alone: a late found never revives it, a late loss never locks the next one.
 func (s State) Follow(l Line, link Link, at time.Time) (State, Link, []Change, error) {
@@ -99,7 +102,7 @@ func (s State) Follow(l Line, link Link, at time.Time) (State, Link, []Change, e
 		if err != nil {
 			return err
 		}
-		next, changes = after, Join(changes, more)
+		next, changes = after, join(changes, more)
 		return nil
 	}
 	for _, lock := range want { // first, so that the card is never unlocked in between
@@ -128,8 +131,8 @@ func (s State) Follow(l Line, link Link, at time.Time) (State, Link, []Change, e
 	return next, link, changes, nil
 }
 
-// Join makes one step of two: no index changes twice, and one that is back where it was does not change.
-func Join(first, second []Change) []Change {
+// join makes one step of two: no index changes twice, and one that is back where it was does not change.
+func join(first, second []Change) []Change {
 	for _, c := range second {
 		i := slices.IndexFunc(first, func(o Change) bool { return o.List == c.List && o.Index == c.Index })
 		switch {

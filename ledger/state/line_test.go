@@ -223,7 +223,7 @@ func TestAFoundRemovesOnlyItsOwn(t *testing.T) {
 }
 
 func TestTwoStepsAreOne(t *testing.T) {
-	got := Join([]Change{{"a", 1, 0, 2}, {"a", 2, 0, 2}, {"b", 1, 0, 2}}, []Change{{"a", 1, 2, 0}, {"a", 2, 2, 1}, {"c", 1, 0, 2}})
+	got := join([]Change{{"a", 1, 0, 2}, {"a", 2, 0, 2}, {"b", 1, 0, 2}}, []Change{{"a", 1, 2, 0}, {"a", 2, 2, 1}, {"c", 1, 0, 2}})
 	if want := []Change{{"a", 2, 0, 1}, {"b", 1, 0, 2}, {"c", 1, 0, 2}}; !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}

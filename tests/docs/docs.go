@@ -27,6 +27,7 @@ var rooms = []struct{ name, what string }{
 	{"subject", "the holder"},
 	{"evidence", "what the phone and its wallet provider say; get new evidence"},
 	{"event", "a carrier's event"},
+	{"line", "the line that a carrier vouched for"},
 	{"session", "what evidence items are bound to; open a new one"},
 	{"method", "the way to the card"},
 	{"registry", "what the register vouches for"},
