@@ -7,6 +7,8 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"golang.org/x/mod/sumdb/tlog"
+
+	"sealkeeper/policy"
 )
 
 // Audit reads a ledger as it is stored, for fsck and auditors. It writes nothing and needs no secret.
@@ -194,6 +196,27 @@ func each[T any](ctx context.Context, a *Audit, t Table, f func(key []byte, seq 
 		}
 		return f(e.Key, e.Revision-1, *r)
 	})
+}
+
+// Lines calls f for every line that is or was somebody's. Tag names it.
+func (a *Audit) Lines(ctx context.Context, f func(tag string, r LineRecord) error) error {
+	return each(ctx, a, TableLines, func(key []byte, _ uint64, r LineRecord) error { return f(string(key), r) })
+}
+
+// Links calls f for every phone that is or was linked to a line.
+func (a *Audit) Links(ctx context.Context, f func(documentType string, subject policy.Pseudonym, r LinkRecord) error) error {
+	return each(ctx, a, TableLinks, func(key []byte, _ uint64, r LinkRecord) error {
+		name, subject, err := split(TableLinks, key, len(policy.Pseudonym{}))
+		if err != nil {
+			return err
+		}
+		return f(name, policy.Pseudonym(subject), r)
+	})
+}
+
+// Letters calls f for every line that was reported and that nobody is linked to.
+func (a *Audit) Letters(ctx context.Context, f func(tag string, r LetterRecord) error) error {
+	return each(ctx, a, TableLetters, func(key []byte, _ uint64, r LetterRecord) error { return f(string(key), r) })
 }
 
 // split takes a key of the form name ‖ 0 ‖ rest apart.

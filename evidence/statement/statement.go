@@ -74,7 +74,7 @@ type Event struct {
 	IssuedAt   time.Time
 	Line       string // the carrier's own pseudonym, as in its line_ownership statements
 	Seq        uint64 // grows strictly with the events of a line
-	Kind       string // evidence.LineLost, LineFound, LinePorted, LineTerminated or LineSIMChanged
+	Kind       string // evidence.LineLost, LineFound, LinePorted, …
 	OccurredAt time.Time
 }
 

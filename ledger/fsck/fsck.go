@@ -134,7 +134,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	defer a.Close()
 	f := &run{ctx: ctx, o: o, a: a, r: &Report{Ledger: o.Ledger}, leaves: map[string]leafAt{}, settled: map[string]struct{}{}, tries: map[string][]triedAt{},
 		reservations: map[string]ledger.ReservationRecord{}, credentials: map[slot]ledger.CredentialRecord{}, lists: map[string]ledger.ListRecord{}, images: map[string][]byte{}, keys: map[string]ledger.Key{}, windows: map[window]uint64{}, latches: map[string]map[uint64]int64{}}
-	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.versions, f.certificates, f.published, f.budgets} {
+	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.lines, f.versions, f.certificates, f.published, f.budgets} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -513,6 +513,47 @@ func (f *run) subjects() error {
 			if res := f.reservations[cr.Reservation]; cr.Phase == state.Signed && res.Progress != ledger.Settled {
 				c.fail("%s: a credential of reservation %s is signed, the reservation is %q", who, cr.Reservation, res.Progress)
 			}
+		}
+		return nil
+	})
+}
+
+// lines: a phone is linked to a line that is there and knows of it, what the line holds locked was reported of it, and no report waits for
+// somebody although the line has its holder (I3).
+func (f *run) lines() error {
+	c := f.r.check("I3", "phones are linked to their lines, and what these hold locked was reported")
+	lines := map[string]ledger.LineRecord{}
+	if err := f.a.Lines(f.ctx, func(tag string, r ledger.LineRecord) error {
+		c.Checked++
+		lines[tag] = r
+		return nil
+	}); err != nil {
+		return err
+	}
+	if err := f.a.Links(f.ctx, func(name string, subject policy.Pseudonym, r ledger.LinkRecord) error {
+		c.Checked++
+		who := fmt.Sprintf("subject %.8s… (%s)", subject.String(), name)
+		line, there := lines[string(r.Line)]
+		if !there {
+			c.fail("%s: linked to a line that is nowhere", who)
+			return nil
+		}
+		if line.Subject == subject && !slices.Contains(line.Types, name) {
+			c.fail("%s: linked to a line that does not know it", who)
+		}
+		for _, held := range r.Held {
+			if !slices.ContainsFunc([]*state.Report{line.Line.Loss, line.Line.Void}, func(p *state.Report) bool { return p != nil && p.Lock == held }) {
+				c.fail("%s: the line holds the lock %s of class %s, and nothing of the kind was reported", who, held.Reason, held.Class)
+			}
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	return f.a.Letters(f.ctx, func(tag string, _ ledger.LetterRecord) error {
+		c.Checked++
+		if _, there := lines[tag]; there {
+			c.fail("a report of line %x waits for somebody, and the line has its holder", tag[:4])
 		}
 		return nil
 	})

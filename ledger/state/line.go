@@ -73,12 +73,12 @@ type Link struct {
 	Held   []policy.Lock `json:"held,omitempty"` // locks of the phone that are there for the line's reports alone
 }
 
-// wants are the locks that the line's reports ask for.
+// wants are the locks that the line's reports ask for. Carriers' times are seconds: what was reported of the one in which the carrier vouched counts.
 func (l Line) wants(since time.Time) (locks []policy.Lock) {
-	if l.Loss != nil && l.Loss.Sort == LineLost && l.Loss.At.After(since) {
+	if l.Loss != nil && l.Loss.Sort == LineLost && !l.Loss.At.Before(since) {
 		locks = append(locks, l.Loss.Lock)
 	}
-	if l.Void != nil && l.Void.At.After(since) && !slices.Contains(locks, l.Void.Lock) {
+	if l.Void != nil && !l.Void.At.Before(since) && !slices.Contains(locks, l.Void.Lock) {
 		locks = append(locks, l.Void.Lock)
 	}
 	return locks

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"testing"
+	"time"
 
 	"sealkeeper/contract"
 	"sealkeeper/evidence/statement"
@@ -81,6 +82,16 @@ func (by *Authorities) Say(c *Case, body any, bend func(*statement.Common)) cont
 		by.t.Fatal(err)
 	}
 	return item
+}
+
+// Event of a line, by telecom-a, that occurred now.
+func (by *Authorities) Event(line string, seq uint64, kind string) contract.EventRequest {
+	by.t.Helper()
+	e, err := by.Authorities.Event(line, seq, kind, time.Now())
+	if err != nil {
+		by.t.Fatal(err)
+	}
+	return e
 }
 
 // Asked are the kinds that a method of kr-resident.json asks for.

@@ -11,8 +11,12 @@ import (
 	"testing"
 	"time"
 
+	"sealkeeper/client"
+	"sealkeeper/evidence"
 	"sealkeeper/ledger"
 	"sealkeeper/tests/appliance"
+	"sealkeeper/tests/phone"
+	"sealkeeper/verifier"
 )
 
 // crash is a place where the daemon is killed by itself, with SIGKILL. Points that a request, a list, a start or a lost worker comes by are
@@ -98,6 +102,7 @@ var crashes = []crash{
 
 	{point: "ledger.migrate.before-commit", by: "init"},   // from an empty file
 	{point: "ledger.migrate.before-commit:2", by: "init"}, // from the first version of the schema to the second
+	{point: "ledger.migrate.before-commit:3", by: "init"},
 	{point: "ledger.migrate.after-commit", by: "init"},
 
 	{point: "init.secret-made", by: "init"},
@@ -241,6 +246,38 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 		a.Launch(env)
 		died(t, a)
 		recovered(t, a, l)
+	case "event": // a carrier that is not answered sends its event again: the phone is locked once, whichever try did it
+		b, by := appliance.InstallProgramme(t, "kr-resident.json", nil)
+		a = b.Start()
+		p, err := phone.New(1)
+		must(t, err)
+		person := a.Case(by, "portal", "ic_chip", p, "event-1")
+		card, err := a.As("portal").Issue(t.Context(), client.NewKey(), person.Request)
+		must(t, err)
+		a.Stop()
+		a.Launch(env)
+		a.UntilUp()
+		lost := by.Event(person.Line(), 1, evidence.LineLost)
+		if _, _, err := a.Post("telecom-a", "/v1/events", "", lost); err == nil {
+			t.Error("the event was answered")
+		}
+		died(t, a)
+		a.Start()
+		out, err := a.As("telecom-a").Event(t.Context(), lost)
+		must(t, err)
+		if out.Effect != ledger.EventApplied {
+			t.Errorf("sent again: %+v", out)
+		}
+		for _, c := range card.Credentials {
+			a.Eventually(c.Status, map[string]byte{"mso_mdoc": verifier.Invalid, "dc+sd-jwt": verifier.Suspended}[c.Format])
+		}
+		out, err = a.As("telecom-a").Event(t.Context(), by.Event(person.Line(), 2, evidence.LineFound))
+		must(t, err)
+		if out.Effect != ledger.EventApplied {
+			t.Errorf("found: %+v", out)
+		}
+		a.Stop()
+		a.Check()
 	case "resume":
 		a = appliance.Install(t)
 		a.Start("SEAL_CRASH=ca.issue.reserved:5")

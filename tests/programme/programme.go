@@ -115,7 +115,21 @@ func (c *Case) Good(kind, district string) (any, error) {
 	case evidence.KindChipRead:
 		return evidence.ChipRead{Passive: true, Chip: "chip_authentication", Challenge: statement.Challenge(c.Session.Nonce), PINVerified: true, Card: "card-1", CardExpiry: "2036-01-14"}, nil
 	}
-	return evidence.LineOwnership{Line: "line-1", Subscriber: "self", LineKind: "personal"}, nil
+	return evidence.LineOwnership{Line: c.Line(), Subscriber: "self", LineKind: "personal"}, nil
+}
+
+// Line is telecom-a's own pseudonym of the person's line.
+func (c *Case) Line() string { return "line-" + c.Session.Pseudonyms["telecom-a"] }
+
+// Event of a line, by telecom-a. Events of a line are numbered by seq.
+func (a *Authorities) Event(line string, seq uint64, kind string, occurred time.Time) (contract.EventRequest, error) {
+	id, err := statement.NewID(rand.Reader)
+	if err != nil {
+		return contract.EventRequest{}, err
+	}
+	text, err := statement.SignEvent(a.Keys["telecom-a"], "telecom-a-1",
+		statement.Event{Issuer: "telecom-a", ID: id, IssuedAt: time.Now(), Line: line, Seq: seq, Kind: kind, OccurredAt: occurred})
+	return contract.EventRequest{Event: text}, err
 }
 
 // Authority of the shipped bundle that speaks of a kind through a client.
