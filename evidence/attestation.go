@@ -177,5 +177,5 @@ func (a *attestation) check(about About, t Trust, nonce string) error {
 // burn makes the attestation work once only. It is known by what was said and by whom, never by the text: an ECDSA signature (r, s)
 // has a twin (r, −s) that verifies too.
 func (a *attestation) burn(spki []byte, skew time.Duration) Burn {
-	return Burn{Kind: BurnAttestation, ID: sha256.Sum256(slices.Concat(spki, a.payload)), Until: a.expires.Add(skew)}
+	return Burn{Kind: BurnAttestation, ID: burnID(a.issuedAt, sha256.Sum256(slices.Concat(spki, a.payload))), Until: a.expires.Add(skew)}
 }

@@ -65,5 +65,5 @@ func (v *Verifier) checkNonce(about About, nonce string) (Burn, error) {
 	if about.At.After(expires) {
 		return Burn{}, refuse("nonce_expired", "the nonce is older than its life of "+v.trust.NonceLife.String()+"; ask for a new one")
 	}
-	return Burn{Kind: BurnNonce, ID: sha256.Sum256(raw[1:nonceMAC]), Until: expires.Add(v.trust.Skew)}, nil
+	return Burn{Kind: BurnNonce, ID: burnID(made, sha256.Sum256(raw[1:nonceMAC])), Until: expires.Add(v.trust.Skew)}, nil
 }

@@ -289,8 +289,8 @@ func (v *Verifier) checkStatement(about About, session Session, s *statement) (B
 		return Burn{}, refuse(code("signature"), "the statement isn't signed by the key that it names with that key's alg")
 	}
 	// By issuer, id and content, never by the text: a signature can be written in more than one way.
-	id := sha256.Sum256(slices.Concat([]byte(s.Kind), []byte{0}, []byte(s.Authority), []byte{0}, []byte(s.id), []byte{0}, hash(s.payload)))
-	return Burn{Kind: BurnEvidence, ID: id, Until: s.expires.Add(2 * v.trust.Skew)}, nil
+	name := sha256.Sum256(slices.Concat([]byte(s.Kind), []byte{0}, []byte(s.Authority), []byte{0}, []byte(s.id), []byte{0}, hash(s.payload)))
+	return Burn{Kind: BurnEvidence, ID: burnID(s.IssuedAt, name), Until: s.expires.Add(2 * v.trust.Skew)}, nil
 }
 
 func hash(b []byte) []byte { h := sha256.Sum256(b); return h[:] }
