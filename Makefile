@@ -46,11 +46,12 @@ bench: ## what a request costs, beside its floors: one table, and figures in BEN
 	@$(GO) test -c -trimpath -o bin/signer.test ./signer
 	@bin/bench
 
-bench-scale: ## overload: 1, 2 and 10 times the capacity, open loop, server and load on CPUs of their own, three rounds; about 5 minutes
+BENCH_SUBJECTS ?= 10000000
+bench-scale: ## overload (1, 2 and 10 times the capacity, server and load on CPUs of their own) and growth (10^7 subjects in the ledger: 15 GB of disk); half an hour
 	@sh scripts/require.sh demo
 	@$(MAKE) --no-print-directory build
 	@$(GO) build -trimpath -o bin/bench ./tests/bench
-	@BENCH_OUT=$${BENCH_OUT:-.bench/bench-scale.json} bin/bench -overload 10s
+	@BENCH_OUT=$${BENCH_OUT:-.bench/bench-scale.json} bin/bench -overload 10s -growth $(BENCH_SUBJECTS)
 
 monitoring: ## a real Prometheus sees each fault come and go; every command of the runbooks is run
 	@sh scripts/require.sh monitoring

@@ -4,6 +4,7 @@
 //
 //	bench                    everything; BENCH_SHORT=1: one short round
 //	bench -overload 10s      1, 2 and 10 times the capacity, each for that long, three rounds (make bench-scale)
+//	bench -growth 10000000   issuing with that many subjects in the ledger, and with a thousand, in turns (make bench-scale)
 //	bench -compare DIR,DIR   issuing at 64 clients with the daemons of several builds in turns, to judge a change
 //
 // Per CPU second counts user and system time of the daemon and of its HSM workers, also of those that ended; not the load generator's.
@@ -37,6 +38,7 @@ func main() {
 	profile := flag.String("profile", "", "write a CPU profile of the daemon while it issues at 64 clients")
 	whole := flag.Bool("full", false, "with -compare and -profile: issue with statements, methods, phases and budgets")
 	overload := flag.Duration("overload", 0, "three rounds of 1, 2 and 10 times the capacity, each for this long, and nothing else")
+	subjects := flag.Int("growth", 0, "what an issue costs with this many subjects in the ledger, against a thousand; with -overload: afterwards")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -49,8 +51,8 @@ func main() {
 	case err != nil:
 	case *profile != "":
 		err = b.profile(ctx, *profile, *whole)
-	case *overload > 0:
-		err = b.overloaded(ctx, *overload)
+	case *overload > 0 || *subjects > 0:
+		err = b.scale(ctx, *overload, *subjects)
 	case *compare != "":
 		err = b.compare(ctx, strings.Split(*compare, ","), *whole)
 	default:
@@ -266,6 +268,21 @@ func (b *bench) run(ctx context.Context) error {
 	b.progress("overload")
 	if err := b.overload(ctx, a, b.size.overload, 1); err != nil {
 		return err
+	}
+	return b.write()
+}
+
+// scale is what make bench-scale measures; 0 leaves a part out.
+func (b *bench) scale(ctx context.Context, overload time.Duration, subjects int) error {
+	if overload > 0 {
+		if err := b.overloaded(ctx, overload); err != nil {
+			return err
+		}
+	}
+	if subjects > 0 {
+		if err := b.growth(ctx, subjects); err != nil {
+			return err
+		}
 	}
 	return b.write()
 }

@@ -461,5 +461,5 @@ func (b *bench) overloaded(ctx context.Context, d time.Duration) error {
 	if err := b.overload(ctx, a, d, 3); err != nil {
 		return err
 	}
-	return b.write()
+	return a.stop()
 }
