@@ -32,6 +32,7 @@ const (
 	maxIssueBody  = 256 << 10 // a portrait of 100 KiB as base64, a proof and an attestation chain (six certificates)
 	maxBody       = 16 << 10
 	maxPolicyBody = 2 << 20 // a bundle as one string, with its quotes and line ends escaped
+	maxStatusBody = 8 << 20 // a status of phones, likewise
 	maxDepth      = 16
 	maxHeader     = 16 << 10
 	deadline      = 10 * time.Second // of one request in the authority
@@ -51,6 +52,7 @@ type Authority interface {
 	Session(ctx context.Context, c ca.Caller, r contract.SessionRequest) (contract.SessionAnswer, error)
 	Activate(ctx context.Context, c ca.Caller, r contract.PolicyRequest) (contract.Policy, error)
 	Policy(ctx context.Context) (contract.Policy, error)
+	FeedPhones(ctx context.Context, c ca.Caller, r contract.PhoneStatusRequest) (contract.PhoneStatus, error)
 	Issue(ctx context.Context, c ca.Caller, call ca.Call, r contract.IssueRequest) ([]byte, error)
 	Refresh(ctx context.Context, c ca.Caller, call ca.Call, r contract.IssueRequest) ([]byte, error)
 	DryRunIssue(ctx context.Context, c ca.Caller, r contract.IssueRequest) (contract.Decision, error)

@@ -188,7 +188,7 @@ func TestHandlersKeepTheContract(t *testing.T) {
 	broken := []refusal{
 		{"unknown member", func(r *http.Request) *http.Request { return with(r, `{"nobody":1}`) }},
 		{"invalid", func(r *http.Request) *http.Request { return with(r, `{}`) }},
-		{"too large", func(r *http.Request) *http.Request { return with(r, strings.Repeat(" ", maxPolicyBody+1)) }},
+		{"too large", func(r *http.Request) *http.Request { return with(r, strings.Repeat(" ", maxStatusBody+1)) }},
 		{"media type", func(r *http.Request) *http.Request { r.Header.Set("Content-Type", "text/plain"); return r }},
 		{"too slow", func(r *http.Request) *http.Request { r.Body, r.ContentLength = slowBody{}, -1; return r }},
 		{"query", func(r *http.Request) *http.Request { r.URL.RawQuery = "a=b"; return r }},

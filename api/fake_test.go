@@ -64,6 +64,10 @@ func (f *fake) Activate(_ context.Context, c ca.Caller, r contract.PolicyRequest
 	return contract.Policy{Hash: strings.Repeat("0", 64), Version: 2, Signers: []string{"alice"}, Active: true, At: noon}, f.call("activate", c)
 }
 
+func (f *fake) FeedPhones(_ context.Context, c ca.Caller, _ contract.PhoneStatusRequest) (contract.PhoneStatus, error) {
+	return contract.PhoneStatus{AsOf: noon, Until: noon.Add(24 * time.Hour), Signer: "feed", Revoked: 5}, f.call("phones", c)
+}
+
 func (f *fake) Policy(context.Context) (contract.Policy, error) {
 	return contract.Policy{Hash: strings.Repeat("0", 64), Version: 1, Signers: []string{}, Active: true, At: noon, Bundle: "{}"}, f.err
 }
@@ -214,6 +218,7 @@ const goodKey = "5yU0zqKQp4o2m9cX1vWl7Ra3tE8bN6hd"
 
 var bodies = map[string]string{
 	"/v1/nonces":                      `{"document_type":"kr-resident"}`,
+	"/v1/phones/status":               `{"status":"{\"payload\":{},\"signatures\":[]}"}`,
 	"/v1/policies":                    `{"bundle":"{\"format\":1}","dry_run":true}`,
 	"/v1/sessions":                    `{"document_type":"kr-resident","subject":"900101-1234567","key_thumbprint":"NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs","authorities":["register"]}`,
 	"/v1/credentials":                 `{"document_type":"kr-resident","subject":"900101-1234567","claims":{"family_name":"Hong"},"proof":"e30.e30.c2ln"}`,

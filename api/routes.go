@@ -41,6 +41,7 @@ func Routes() []Route {
 		{"POST", "/v1/events", []string{RoleCarrier, RoleDesk}},
 		{"POST", "/v1/holders/state", looking},
 		{"POST", "/v1/policies", []string{RoleOperator}},
+		{"POST", "/v1/phones/status", []string{RoleOperator}},
 		{"GET", "/v1/policies/active", []string{RoleOperator, RoleAuditor}},
 		{"GET", "/v1/whoami", Roles()},
 		{"GET", "/openapi.yaml", Roles()},
@@ -87,6 +88,9 @@ func (e *Edge) handlers() map[string]handler {
 		}),
 		"POST /v1/holders/state": serve(e, plain, validState, func(ctx context.Context, c call, r contract.StateRequest) (contract.Holder, error) {
 			return a.Holder(ctx, c.Caller, r)
+		}),
+		"POST /v1/phones/status": serve(e, how{limit: maxStatusBody}, validPhoneStatus, func(ctx context.Context, c call, r contract.PhoneStatusRequest) (contract.PhoneStatus, error) {
+			return a.FeedPhones(ctx, c.Caller, r)
 		}),
 		"POST /v1/policies": serve(e, how{limit: maxPolicyBody}, validPolicy, func(ctx context.Context, c call, r contract.PolicyRequest) (contract.Policy, error) {
 			return a.Activate(ctx, c.Caller, r)

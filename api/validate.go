@@ -57,6 +57,13 @@ func validPolicy(r *contract.PolicyRequest) string {
 	return ""
 }
 
+func validPhoneStatus(r *contract.PhoneStatusRequest) string {
+	if r.Status == "" || len(r.Status) > contract.MaxPhoneStatus {
+		return fmt.Sprintf("status must have 1 to %d bytes", contract.MaxPhoneStatus)
+	}
+	return ""
+}
+
 func validState(r *contract.StateRequest) string { return validType(r.DocumentType) }
 
 func validChange(r *contract.ChangeRequest) string {
@@ -94,12 +101,21 @@ func validIssue(r *contract.IssueRequest) string {
 		return fmt.Sprintf("proof must have 1 to %d characters", contract.MaxToken)
 	case len(r.KeyAttestation) > contract.MaxToken:
 		return fmt.Sprintf("key_attestation must have at most %d characters", contract.MaxToken)
+	case len(r.AndroidAttestation) > contract.MaxChains || len(r.Proofs) > contract.MaxChains:
+		return fmt.Sprintf("android_attestation or proofs has more than %d elements", contract.MaxChains)
+	case slices.ContainsFunc(r.Proofs, func(s string) bool { return s == "" || len(s) > contract.MaxToken }):
+		return fmt.Sprintf("proofs must have 1 to %d characters each", contract.MaxToken)
 	case len(r.Evidence) > contract.MaxEvidence:
 		return fmt.Sprintf("evidence has more than %d items", contract.MaxEvidence)
 	}
 	for i, f := range r.Formats {
 		if !slices.Contains(contract.Formats(), f) || slices.Contains(r.Formats[:i], f) {
 			return "formats must be different ones of mso_mdoc and dc+sd-jwt"
+		}
+	}
+	for _, chain := range r.AndroidAttestation {
+		if len(chain) == 0 || len(chain) > contract.MaxChain || slices.ContainsFunc(chain, func(s string) bool { return s == "" || len(s) > contract.MaxCertificate }) {
+			return fmt.Sprintf("each of android_attestation has 1 to %d certificates of at most %d characters", contract.MaxChain, contract.MaxCertificate)
 		}
 	}
 	for _, item := range r.Evidence {

@@ -63,6 +63,9 @@ type Authority struct {
 	leftAlone  string // why the configuration's bundle is not the one in use; empty: it is, or was
 	past       past
 
+	phones  atomic.Pointer[policy.PhoneStatus] // what was fed last; nil: nothing
+	feeding sync.Mutex                         // one at a time
+
 	keys     sync.Map // by id: *certified.Key
 	subjects subjects
 	turns    *turns
@@ -80,6 +83,9 @@ func New(ctx context.Context, o Options) (*Authority, error) {
 	a := &Authority{o: o, turns: newTurns(turnsPerCore * runtime.GOMAXPROCS(0))}
 	if err := a.startPolicy(ctx); err != nil {
 		return nil, err
+	}
+	if err := a.startPhones(ctx); err != nil {
+		return nil, fmt.Errorf("reading the status of phones: %w", err)
 	}
 	a.public.init()
 	for _, id := range o.Ledger.ListsAt(o.Guard.ForLists()) {
@@ -136,6 +142,13 @@ var Codes = map[string]string{
 	"bundle.test_failed":    "A test that the bundle carries does not come out as it says; the detail names the first.",
 	"bundle.old":            "The bundle's version is lower than the active one's.",
 	"bundle.version_reused": "The bundle has the active one's version and says something else.",
+	"phones.unconfigured":   "The policy bundle has no key that a status of phones could be signed with.",
+	"phones.malformed":      "The status of phones is not the signed JSON of docs/phones.md.",
+	"phones.unsigned":       "None of the policy bundle's keys signed the status of phones.",
+	"phones.signature":      "A signature of the status of phones does not verify.",
+	"phones.from_future":    "The status of phones is of an instant later than now: a clock is wrong.",
+	"phones.stale":          "The status of phones is older than the policy bundle allows: fetch the lists again.",
+	"phones.old":            "A newer status of phones was fed before.",
 	"session.authority":     "The policy lists no evidence authority of a name that the session was asked for.",
 	"session.key":           "The thumbprint that the session was asked for is not one of RFC 7638 with SHA-256.",
 	"subject.ambiguous":     "The request names a person and a session: the session names the person already.",

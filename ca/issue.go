@@ -208,7 +208,7 @@ func (a *Authority) tryReserve(ctx context.Context, q request, now time.Time) (*
 			q.rules = r
 		}
 	}
-	verified, err := a.verify(q, at)
+	verified, err := a.verify(q, at, now)
 	if err != nil {
 		return nil, err
 	}
@@ -226,24 +226,12 @@ func (a *Authority) tryReserve(ctx context.Context, q request, now time.Time) (*
 	return a.fresh(ctx, q, approval, now)
 }
 
-func (a *Authority) verify(q request, at time.Time) (*evidence.Verified, error) {
-	info, _ := q.rules.bundle.Client(q.caller.ID) // an unknown client has no audience, and is refused by policy or by its proof's aud
-	items := make([]evidence.Item, len(q.body.Evidence))
-	for i, e := range q.body.Evidence {
-		items[i] = evidence.Item{Kind: e.Kind, Token: e.Token}
-	}
-	about := evidence.About{Client: q.caller.ID, DocumentType: q.body.DocumentType, Audience: info.Issuer, At: at, Session: q.session}
-	v, err := q.rules.evidence.Verify(about, evidence.Bundle{Proof: q.body.Proof, KeyAttestation: q.body.KeyAttestation, Items: items})
+func (a *Authority) verify(q request, at, now time.Time) (*evidence.Verified, error) {
+	v, err := q.judge(at, now, a.phones.Load())
 	if err != nil {
-		code := "internal"
-		var coded interface{ Code() string }
-		if errors.As(err, &coded) {
-			code = coded.Code()
-		}
-		a.o.Metrics.Decisions.WithLabelValues(string(q.op), policy.Denied.String(), code).Inc()
-		return nil, err
+		a.o.Metrics.Decisions.WithLabelValues(string(q.op), policy.Denied.String(), codeOf(err)).Inc()
 	}
-	return v, nil
+	return v, err
 }
 
 func (a *Authority) slot(ctx context.Context, q request, p *ledger.Pending) (policy.Slot, error) {
@@ -465,7 +453,7 @@ func (a *Authority) DryRun(ctx context.Context, c Caller, op policy.Operation, r
 	if err != nil {
 		return contract.Decision{}, err
 	}
-	verified, err := a.verify(q, now)
+	verified, err := a.verify(q, now, now)
 	if err != nil {
 		var coded *evidence.Refusal
 		if !errors.As(err, &coded) {

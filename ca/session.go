@@ -19,6 +19,7 @@ type rules struct {
 
 func newRules(t evidence.Trust, b *policy.Bundle) *rules {
 	t.Authorities, t.WalletProviders = b.Authorities(), b.WalletProviders(t.WalletProviders)
+	t.Android, t.Apple = b.Phones()
 	return &rules{bundle: b, evidence: evidence.NewVerifier(t)}
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -89,6 +90,12 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 	}
 	if a.leftAlone != "" {
 		note("policy-file", Info, "put the active bundle there (`sealctl policy show --out`), or a newer one", "%s", a.leftAlone)
+	}
+	switch what, left, life := a.phonesProblem(now); {
+	case what != "":
+		note("phone-status", Critical, "feed a fresh one (`sealctl phones feed`): no Android phone gets a card until then", "%s", what)
+	case life > 0 && left < life/4:
+		note("phone-status", Warning, "look at what fetches and feeds it", "the status of phones becomes too old in %s", left.Truncate(time.Second))
 	}
 	for _, b := range a.budgets(now) {
 		if b.ratio() >= fillingFrom {
@@ -206,6 +213,21 @@ func (a *Authority) look() {
 	m.PolicyVersion.Set(float64(a.rules().bundle.Version()))
 	for _, result := range []string{"activated", "refused"} {
 		m.Activations.WithLabelValues(result)
+	}
+	for _, result := range []string{"taken", "refused"} {
+		m.PhoneFeeds.WithLabelValues(result)
+	}
+	now := a.o.Guard.ForLists()
+	switch what, left, life := a.phonesProblem(now); {
+	case life == 0:
+		m.PhoneAsOf.Set(0)
+		m.PhoneStatus.Set(math.Inf(1))
+	case what != "":
+		m.PhoneAsOf.Set(0)
+		m.PhoneStatus.Set(0)
+	default:
+		m.PhoneAsOf.Set(float64(now.Add(left - life).Unix()))
+		m.PhoneStatus.Set(float64(now.Add(left).Unix()))
 	}
 	m.SelftestOK.Set(truth(a.selftest.last() == nil))
 	for _, h := range a.o.Signer.Health() {

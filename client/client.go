@@ -190,6 +190,11 @@ func (c *Client) Activate(ctx context.Context, r contract.PolicyRequest) (contra
 	return do[contract.Policy](ctx, c, call{path: "/v1/policies", body: r})
 }
 
+// FeedPhones hands over what is revoked of attestation keys and wallets. The same file again is no error.
+func (c *Client) FeedPhones(ctx context.Context, r contract.PhoneStatusRequest) (contract.PhoneStatus, error) {
+	return do[contract.PhoneStatus](ctx, c, call{path: "/v1/phones/status", body: r})
+}
+
 // Policy is the bundle in use, with its file.
 func (c *Client) Policy(ctx context.Context) (contract.Policy, error) {
 	return do[contract.Policy](ctx, c, call{path: "/v1/policies/active"})

@@ -15,7 +15,10 @@ type IssueRequest struct {
 	Replace        bool           `json:"replace,omitempty"` // this phone takes the place of the one that has the card now
 	Proof          string         `json:"proof"`             // OpenID4VCI jwt proof
 	KeyAttestation string         `json:"key_attestation,omitempty"`
-	Evidence       []EvidenceItem `json:"evidence,omitempty"`
+	// AndroidAttestation are the phone's own chains instead of a key attestation, one for each key: certificates in base64url, leaf first and root last.
+	AndroidAttestation [][]string     `json:"android_attestation,omitempty"`
+	Proofs             []string       `json:"proofs,omitempty"` // of further keys, where the type asks for a proof by each
+	Evidence           []EvidenceItem `json:"evidence,omitempty"`
 }
 
 // EvidenceItem is one signed statement of an evidence authority.
@@ -156,6 +159,20 @@ type Policy struct {
 	At      time.Time `json:"at"`             // since when; of a dry run: now
 	Tests   int       `json:"tests,omitzero"` // of its own that passed
 	Bundle  string    `json:"bundle,omitempty"`
+}
+
+// PhoneStatusRequest feeds what is revoked of attestation keys and wallets: POST /v1/phones/status.
+type PhoneStatusRequest struct {
+	Status string `json:"status"` // the file's text, with its signatures
+}
+
+// PhoneStatus is what was taken.
+type PhoneStatus struct {
+	AsOf    time.Time `json:"as_of"`
+	Until   time.Time `json:"until"`   // then it is too old
+	Signer  string    `json:"signer"`  // kid
+	Revoked int       `json:"revoked"` // attestation keys of Android phones
+	Lists   int       `json:"lists"`   // of wallets
 }
 
 // NonceRequest: POST /v1/nonces.

@@ -56,6 +56,11 @@ func TestBoundsAgree(t *testing.T) {
 		{"proof", fmt.Sprint(*issue("proof").MaxLength), fmt.Sprint(contract.MaxToken)},
 		{"key_attestation", fmt.Sprint(*issue("key_attestation").MaxLength), fmt.Sprint(contract.MaxToken)},
 		{"token", fmt.Sprint(*property("EvidenceItem", "token").MaxLength), fmt.Sprint(contract.MaxToken)},
+		{"android_attestation", fmt.Sprint(*issue("android_attestation").MaxItems), fmt.Sprint(contract.MaxChains)},
+		{"proofs", fmt.Sprint(*issue("proofs").MaxItems), fmt.Sprint(contract.MaxChains)},
+		{"chain", fmt.Sprint(*issue("android_attestation").Items.Value.MaxItems), fmt.Sprint(contract.MaxChain)},
+		{"certificate", fmt.Sprint(*issue("android_attestation").Items.Value.Items.Value.MaxLength), fmt.Sprint(contract.MaxCertificate)},
+		{"status", fmt.Sprint(*property("PhoneStatusRequest", "status").MaxLength), fmt.Sprint(contract.MaxPhoneStatus)},
 		{"evidence", fmt.Sprint(*issue("evidence").MaxItems), fmt.Sprint(contract.MaxEvidence)},
 		{"formats", fmt.Sprint(d.Components.Schemas["Format"].Value.Enum), fmt.Sprint(contract.Formats())},
 	} {

@@ -27,7 +27,17 @@ type attestation struct {
 	keyStorage, userAuthentication []string
 	issuedAt, expires              time.Time
 	notBefore                      time.Time // zero: not stated
+	status                         *statusClaim
+	keyStorageStatus, clientStatus datedStatus
 }
+
+// datedStatus is TS3's form of a status.
+type datedStatus struct {
+	Status *statusClaim `json:"status"`
+	Exp    *int64       `json:"exp"`
+}
+
+func (s datedStatus) stated() bool { return s.Status != nil || s.Exp != nil }
 
 // theAttestation takes the key attestation from the proof's header or from beside it. Two different ones would leave open which of
 // them was judged.
@@ -82,12 +92,15 @@ func readAttestation(compact string, maxKeys int) (*attestation, error) {
 		KeyStorage         jsontext.Value `json:"key_storage"`
 		UserAuthentication jsontext.Value `json:"user_authentication"`
 		Nonce              string         `json:"nonce"`
+		Status             *statusClaim   `json:"status"`
+		KeyStorageStatus   datedStatus    `json:"key_storage_status"`
+		ClientStatus       datedStatus    `json:"client_status"`
 	}
 	if strict.Loose(t.payload, attestationPayload, &c) != nil {
 		return nil, refuse("attestation_malformed",
 			"the key attestation's payload is not one strict JSON object with members of the right types, 64 KiB at most")
 	}
-	a := &attestation{token: t, x5c: h.X5C, nonce: c.Nonce}
+	a := &attestation{token: t, x5c: h.X5C, nonce: c.Nonce, status: c.Status, keyStorageStatus: c.KeyStorageStatus, clientStatus: c.ClientStatus}
 	a.alg = h.Alg
 	var okIat, okExp bool
 	a.issuedAt, okIat = instant(c.Iat)
@@ -156,22 +169,23 @@ func levels(array jsontext.Value) (values []string, ok bool) {
 	return values, ok && len(values) > 0
 }
 
-// check holds the attestation's claims against the instant and the proof.
-func (a *attestation) check(about About, t Trust, nonce string) error {
+// check holds the attestation's claims against the instant and the proof. reused: it was made for an earlier request, which the profile allows.
+func (a *attestation) check(about About, t Trust, nonce string) (reused bool, err error) {
 	if a.issuedAt.After(about.At.Add(t.Skew)) || a.notBefore.After(about.At.Add(t.Skew)) {
-		return refuse("attestation_from_future", "the key attestation's iat or nbf is later than now; check the wallet provider's clock")
+		return false, refuse("attestation_from_future", "the key attestation's iat or nbf is later than now; check the wallet provider's clock")
 	}
 	if !about.At.Before(a.expires.Add(t.Skew)) {
-		return refuse("attestation_expired", "the key attestation is past its exp; ask the wallet provider for a new one")
+		return false, refuse("attestation_expired", "the key attestation is past its exp; ask the wallet provider for a new one")
 	}
-	if about.At.Sub(a.issuedAt) > t.AttestationAge+t.Skew {
-		return refuse("attestation_too_old", "the key attestation was issued longer ago than "+t.AttestationAge.String()+"; ask for a new one")
+	// D.1 and F.1 want the nonce here too: it is what ties an attestation to this one request. TS3 is content with the proof's.
+	same := subtle.ConstantTimeCompare([]byte(a.nonce), []byte(nonce)) == 1 || a.nonce == "" && about.Profile.ProofNonce
+	if !same && !about.Profile.Reuse {
+		return false, refuse("attestation_nonce", "the key attestation doesn't hold the same nonce as the proof")
 	}
-	// TS3 would be content with the proof's nonce. D.1 and F.1 want it here too: it is what ties an attestation to this one request.
-	if subtle.ConstantTimeCompare([]byte(a.nonce), []byte(nonce)) != 1 {
-		return refuse("attestation_nonce", "the key attestation doesn't hold the same nonce as the proof")
+	if same && about.At.Sub(a.issuedAt) > t.AttestationAge+t.Skew {
+		return false, refuse("attestation_too_old", "the key attestation was issued longer ago than "+t.AttestationAge.String()+"; ask for a new one")
 	}
-	return nil
+	return !same, nil
 }
 
 // burn makes the attestation work once only. It is known by what was said and by whom, never by the text: an ECDSA signature (r, s)

@@ -1,6 +1,12 @@
 package evidence
 
-import "cmp"
+import (
+	"cmp"
+	"slices"
+
+	"sealkeeper/evidence/android"
+	"sealkeeper/evidence/apple"
+)
 
 // Code is a stable refusal code with what it means to the integrator who meets it.
 type Code struct {
@@ -60,6 +66,13 @@ var Codes = append([]Code{
 	{"evidence.attestation_expired", "The key attestation is past its exp: fetch a new one from the wallet provider."},
 	{"evidence.attestation_too_old", "The key attestation was issued longer ago than this appliance accepts, whatever its exp says."},
 	{"evidence.attestation_nonce", "The key attestation must hold the same nonce as the proof."},
+	{"evidence.status_malformed", "A status in the key attestation (status, key_storage_status, client_status) has an exp or a status_list that is none, or an idx outside of its list."},
+	{"evidence.status_expired", "The wallet provider keeps a status of the key attestation up to date no longer: get a new attestation."},
+	{"evidence.status_revoked", "The wallet provider's status list says that the attestation, the key storage or the wallet is revoked or suspended."},
+	{"evidence.proof_key_order", "The document type wants the proof by the first of the attested keys."},
+	{"evidence.proof_unasked", "The document type wants one proof for all keys; the request has more."},
+	{"evidence.proof_of_each", "The document type wants a proof by each attested key, all with the same nonce, and no others."},
+	{"evidence.app_attest_malformed", "The item of kind app_attest is not key id, dot and attestation object in base64url, 24 KiB at most."},
 	{"evidence.proof_key_unattested", "The proof's key is not among the attested keys."},
 	{"evidence.attestation_chain_malformed", "x5c must be 1 to 6 certificates in padded base64, 64 KiB together."},
 	{"evidence.attestation_chain_key", "Every certificate of x5c must have an EC key on P-256 or P-384."},
@@ -70,7 +83,7 @@ var Codes = append([]Code{
 	{"evidence.attestation_untrusted", "x5c doesn't lead to a wallet provider that this appliance was told to trust."},
 	{"evidence.attestation_signature", "The key attestation's signature doesn't verify with the leaf of its x5c."},
 	{"evidence.proof_signature", "The proof's signature doesn't verify with the key that it names."},
-}, statementCodes()...)
+}, slices.Concat(statementCodes(), phoneCodes())...)
 
 // statementCodes are the refusals of each kind of statement: evidence.KIND_REASON.
 func statementCodes() (codes []Code) {
@@ -99,6 +112,17 @@ func statementCodes() (codes []Code) {
 			}
 			codes = append(codes, Code{"evidence." + kind + "_" + c.reason, "The statement of kind " + kind + " " + c.explanation})
 		}
+	}
+	return codes
+}
+
+// phoneCodes are the refusals of what phone makers attest.
+func phoneCodes() (codes []Code) {
+	for _, c := range android.Codes {
+		codes = append(codes, Code(c))
+	}
+	for _, c := range apple.Codes {
+		codes = append(codes, Code(c))
 	}
 	return codes
 }

@@ -18,6 +18,9 @@ type Bundle struct {
 	Proof          string // OpenID4VCI jwt proof, compact JWS (typ openid4vci-proof+jwt), by one of the attested keys
 	KeyAttestation string // OpenID4VCI key attestation, compact JWS (typ key-attestation+jwt); empty: taken from the proof's key_attestation header
 	Items          []Item // further signed evidence, a list of kinds
+	// Android are raw key attestation chains instead, one for each key: certificates in base64url, leaf first and root last.
+	Android [][]string
+	Proofs  []string // of further keys, where each has to prove its possession
 }
 
 // Item is one signed statement of an evidence authority.
@@ -33,6 +36,10 @@ type About struct {
 	Audience     string    // credential issuer identifier configured for that client
 	At           time.Time // the instant of judgement (for a resumed request: of its reservation)
 	Session      Session   // that the request named; without one no statement is accepted, because none would be bound to a person
+	Profile      Profile
+	Status       *PhoneStatus // what is known of revoked attestation keys and wallets; nil: nothing
+	StatusMaxAge time.Duration
+	Now          time.Time // by which the status must be fresh, where At lies back; zero: At
 }
 
 // Trust is an immutable snapshot of what is believed.
@@ -42,6 +49,8 @@ type Trust struct {
 	SessionKey      [32]byte
 	PairwiseKey     [32]byte
 	Authorities     []Authority   // whose statements are believed
+	Android         *Android      // nil: raw Android key attestations are refused
+	Apple           *Apple        // nil: App Attest is refused
 	NonceLife       time.Duration // how long an appliance nonce lives
 	AttestationAge  time.Duration // maximum age of a key attestation (now − iat), beside its own exp
 	Skew            time.Duration // tolerated clock difference of signers
@@ -78,7 +87,10 @@ type Facts struct {
 	KeyStorage         []string // attestation levels, as attested (OpenID4VCI D.2)
 	UserAuthentication []string
 	AttestationIssuer  string    // subject of the wallet provider's leaf certificate
-	AttestationExpires time.Time // exp of the key attestation
+	AttestationExpires time.Time // exp of the key attestation, or of the phone's attestation key
+	Reused             bool      // the attestation was made for an earlier request: it shows nothing new of keys that are not known
+	App                string    // package of Android, or team.bundle of Apple; empty: nobody says so
+	Statuses           []Status  // that the wallet provider points to
 	Statements         []Statement
 }
 
@@ -163,7 +175,11 @@ func (v *Verifier) Verify(about About, b Bundle) (*Verified, error) {
 	if about.Client == "" || about.DocumentType == "" || about.Audience == "" || v.trust.NonceKey == [32]byte{} {
 		return nil, refuse("unconfigured", "client, document type, audience and nonce key must all be known before evidence can be bound to them")
 	}
-	statements, err := readStatements(about, b.Items)
+	app, items, err := appItem(b.Items)
+	if err != nil {
+		return nil, err
+	}
+	statements, err := readStatements(about, items)
 	if err != nil {
 		return nil, err
 	}
@@ -178,44 +194,25 @@ func (v *Verifier) Verify(about About, b Bundle) (*Verified, error) {
 	if err := p.check(about, v.trust); err != nil {
 		return nil, err
 	}
-	text, err := theAttestation(p.attestation, b.KeyAttestation)
+	var h *holder
+	if len(b.Android) > 0 {
+		h, err = v.byAndroid(about, p, b.KeyAttestation, b.Android)
+	} else {
+		h, err = v.byProvider(about, p, b.KeyAttestation)
+	}
 	if err != nil {
 		return nil, err
 	}
-	a, err := readAttestation(text, v.trust.MaxKeys)
-	if err != nil {
+	if err := v.provenBy(about, p, h, b.Proofs); err != nil {
 		return nil, err
 	}
-	if err := a.check(about, v.trust, p.nonce); err != nil {
+	if err := v.checkApp(about, p.nonce, h, app); err != nil {
 		return nil, err
-	}
-	proving, err := p.keyAmong(a.keys)
-	if err != nil {
-		return nil, err
-	}
-	if err := about.Session.binds(about, p, a.keys[proving]); err != nil {
-		return nil, err
-	}
-	issuer, err := v.chains.verify(a.x5c, about.At)
-	if err != nil {
-		return nil, err
-	}
-	if !a.signedBy(issuer.key) {
-		return nil, refuse("attestation_signature", "the key attestation isn't signed by the leaf of its own x5c with its own alg")
-	}
-	if !p.signedBy(a.keys[proving].Public) {
-		return nil, refuse("proof_signature", "the proof isn't signed by the key that it names")
 	}
 
-	facts := Facts{
-		Kinds:              []string{"key_attestation", "proof_of_possession"},
-		Identity:           IdentityAsserted,
-		KeyStorage:         a.keyStorage,
-		UserAuthentication: a.userAuthentication,
-		AttestationIssuer:  issuer.subject,
-		AttestationExpires: a.expires,
-	}
-	burns := []Burn{nonce, a.burn(issuer.spki, v.trust.Skew)}
+	facts := h.facts
+	facts.Kinds, facts.Identity = append(facts.Kinds, "proof_of_possession"), IdentityAsserted
+	burns := append([]Burn{nonce}, h.burns...)
 	for _, s := range statements {
 		burn, err := v.checkStatement(about, about.Session, s)
 		if err != nil {
@@ -230,14 +227,99 @@ func (v *Verifier) Verify(about About, b Bundle) (*Verified, error) {
 	}
 	slices.Sort(facts.Kinds)
 
-	keys := make([]Key, 0, len(a.keys))
-	keys = append(keys, a.keys[proving])
-	keys = append(keys, a.keys[:proving]...)
-	keys = append(keys, a.keys[proving+1:]...)
+	keys := make([]Key, 0, len(h.keys))
+	keys = append(keys, h.keys[h.proving])
+	keys = append(keys, h.keys[:h.proving]...)
+	keys = append(keys, h.keys[h.proving+1:]...)
 	return &Verified{
 		about: Bound{Client: about.Client, DocumentType: about.DocumentType, Audience: about.Audience, At: about.At, Subject: about.Session.subject},
 		keys:  keys, facts: facts, burns: burns,
 	}, nil
+}
+
+// byProvider judges a wallet provider's key attestation.
+func (v *Verifier) byProvider(about About, p *proof, beside string) (*holder, error) {
+	text, err := theAttestation(p.attestation, beside)
+	if err != nil {
+		return nil, err
+	}
+	a, err := readAttestation(text, v.trust.MaxKeys)
+	if err != nil {
+		return nil, err
+	}
+	reused, err := a.check(about, v.trust, p.nonce)
+	if err != nil {
+		return nil, err
+	}
+	h := &holder{keys: a.keys}
+	if err := h.namedBy(about, p); err != nil { // before anything that costs
+		return nil, err
+	}
+	statuses, err := a.statuses(about)
+	if err != nil {
+		return nil, err
+	}
+	issuer, err := v.chains.verify(a.x5c, about.At)
+	if err != nil {
+		return nil, err
+	}
+	if !a.signedBy(issuer.key) {
+		return nil, refuse("attestation_signature", "the key attestation isn't signed by the leaf of its own x5c with its own alg")
+	}
+	h.facts = Facts{Kinds: []string{KindKeyAttestation}, KeyStorage: a.keyStorage, UserAuthentication: a.userAuthentication,
+		AttestationIssuer: issuer.subject, AttestationExpires: a.expires, Reused: reused, Statuses: statuses}
+	if !reused { // what is used again was burnt the first time
+		h.burns = append(h.burns, a.burn(issuer.spki, v.trust.Skew))
+	}
+	return h, nil
+}
+
+// namedBy finds the key that made the proof, and holds it against the session.
+func (h *holder) namedBy(about About, p *proof) (err error) {
+	if h.proving, err = p.keyAmong(h.keys); err != nil {
+		return err
+	}
+	if about.Profile.FirstKey && h.proving != 0 {
+		return refuse("proof_key_order", "the proof must be by the first of the attested keys")
+	}
+	return about.Session.binds(about, p, h.keys[h.proving])
+}
+
+// provenBy holds the proofs against the attested keys: one for all of them, or one by each.
+func (v *Verifier) provenBy(about About, p *proof, h *holder, more []string) error {
+	if !about.Profile.EachKey && len(more) > 0 {
+		return refuse("proof_unasked", "one proof is for all keys of this type: leave the others out")
+	}
+	if about.Profile.EachKey && len(more) != len(h.keys)-1 {
+		return refuse("proof_of_each", "every attested key must prove its possession: send one proof for each, none for others")
+	}
+	proofs := map[int]*proof{h.proving: p}
+	for _, text := range more {
+		o, err := readProof(text)
+		if err != nil {
+			return err
+		}
+		if o.nonce != p.nonce {
+			return refuse("proof_of_each", "the proofs of one request must have the same nonce")
+		}
+		if err := o.check(about, v.trust); err != nil {
+			return err
+		}
+		i, err := o.keyAmong(h.keys)
+		if err != nil {
+			return err
+		}
+		if proofs[i] != nil || o.attestation != "" && o.attestation != p.attestation {
+			return refuse("proof_of_each", "two proofs are by one key, or one has a key attestation of its own")
+		}
+		proofs[i] = o
+	}
+	for i, o := range proofs {
+		if !o.signedBy(h.keys[i].Public) {
+			return refuse("proof_signature", "the proof isn't signed by the key that it names")
+		}
+	}
+	return nil
 }
 
 // printable is a kind in a form that may stand in an answer and a log: short, and of plain letters only.

@@ -38,6 +38,8 @@ type BundleFile struct {
 	WalletProviders []WalletProviderSpec `json:"wallet_providers,omitempty"`
 	// Authorities are whose statements about persons and phones are believed.
 	Authorities []AuthoritySpec `json:"authorities,omitempty"`
+	// Phones are believed by their makers' own word, where types take it.
+	Phones PhonesSpec `json:"phones,omitzero"`
 	// LockReasons names the classes of authority that may add each lock reason. Whoever added a reason can remove it, and nobody else.
 	// Reasons are telecom_lost and self_lost, which end with the phone, and card_lost, admin_hold, court and fraud, which stay with the
 	// person and block issuing.
@@ -76,6 +78,7 @@ type TypeSpec struct {
 	SDJWT       *SDJWTSpec            `json:"sdjwt,omitempty"`
 	Claims      map[string]ClaimSpec  `json:"claims"`
 	Evidence    EvidenceSpec          `json:"evidence"`
+	Profile     ProfileSpec           `json:"profile,omitzero"`
 	Methods     map[string]MethodSpec `json:"methods,omitempty"`    // ways to the card; none: the client vouches for the person
 	MaxCopies   int                   `json:"max_copies,omitempty"` // keys, and so copies of each format, in one request; default 1, at most 64
 	// Lifetime is the technical validity: days ("90d") or a Go duration ("36h"). At most 457 days, because no document signer lives longer.
@@ -113,6 +116,12 @@ type EvidenceSpec struct {
 	Required           []string `json:"required"`                      // every kind of these
 	KeyStorage         []string `json:"key_storage,omitempty"`         // at least one of these levels; none: any
 	UserAuthentication []string `json:"user_authentication,omitempty"` // at least one of these levels; none: any
+	// Attestations are how keys may be attested: key_attestation (by a wallet provider; the default), android_key_attestation. Phones' own words
+	// for the levels are android_trusted_environment and android_strongbox; android_biometric, android_password, android_password_or_biometric.
+	Attestations []string `json:"attestations,omitempty"`
+	Apps         []string `json:"apps,omitempty"` // one of these must name the app: app_attest, android_key_attestation; none: nobody needs to
+	// Status are those that a wallet provider must point to and that must be valid by a fed list: attestation, key_storage, wallet.
+	Status []string `json:"status,omitempty"`
 }
 
 // RefreshSpec says how a bound phone gets new credentials.
@@ -120,6 +129,11 @@ type RefreshSpec struct {
 	// SameKey: for keys that the phone got credentials for before. Otherwise newly attested keys are allowed too, and that they are in
 	// the bound phone is what the client vouches for.
 	SameKey bool `json:"same_key"`
+	// NewKeys: for newly attested keys alone, because TS3 lets a key have credentials once.
+	NewKeys bool `json:"new_keys,omitzero"`
+	// ReuseAttestation: keys that the phone got credentials for before may come with the attestation that they had then. An Android key is
+	// attested once, when it is made.
+	ReuseAttestation bool `json:"reuse_attestation,omitzero"`
 }
 
 // ClaimSpec is one claim, or one element of an array or member of an object.
@@ -209,6 +223,7 @@ type Bundle struct {
 	rules         ruleSet
 	authorities   []evidence.Authority
 	wallets       []walletProvider
+	phones        phones
 	tests         []testCase
 	envelope      *signed.Envelope // nil: the file has no signatures
 }
@@ -226,6 +241,7 @@ type docType struct {
 	docType, vct, issuer string
 	claims               *object
 	evidence             EvidenceSpec
+	profile              evidence.Profile
 	methods              map[string]*method // nil: none are needed
 	phases               []PhaseSpec
 	budgets              []BudgetSpec
@@ -473,6 +489,7 @@ func (c *checker) bundle(f BundleFile) *Bundle {
 		c.client(pointer("/clients", i), b, s)
 	}
 	c.walletProviders("/wallet_providers", b, f.WalletProviders)
+	b.phones = c.phones("/phones", f.Phones)
 	c.authorities("/authorities", b, f.Authorities)
 	c.phases("/phases", b, f.Phases)
 	c.budgets("/budgets", b, f.Budgets)
@@ -637,6 +654,7 @@ func (c *checker) docType(at jsontext.Pointer, name string, s TypeSpec) *docType
 		c.wrong(at+"/document_expiry", "document_expiry names %q, which is not a required date claim of type %s", t.expiry, name)
 	}
 	c.methods(at+"/methods", t, s.Methods)
+	c.profile(at, t, s)
 	return t
 }
 

@@ -43,10 +43,18 @@ var Codes = map[string]string{
 	"slot.empty":       "No phone has this card, so there is nothing to refresh, and no lost phone to lock.",
 	"card.locked":      "The card is locked: a refresh waits until every lock is removed; a first or replacing issue waits for the locks that stay with the person.",
 
-	"refresh.forbidden":    "Credentials of this document type are not refreshed; issue them anew.",
-	"refresh.replace":      "A refresh never replaces a phone; issue with replace instead.",
-	"refresh.other_device": "The keys are not those of the phone that has the card; issue with replace instead.",
-	"refresh.early":        "The newest credential is too young to be refreshed; the detail says from when on.",
+	"refresh.forbidden":          "Credentials of this document type are not refreshed; issue them anew.",
+	"refresh.replace":            "A refresh never replaces a phone; issue with replace instead.",
+	"refresh.used_key":           "The phone had credentials for one of the keys before, and the type lets a key have them once.",
+	"refresh.reused_attestation": "The attestation was made for an earlier request, which only a refresh for the same keys may do, and only where the type says so.",
+	"refresh.other_device":       "The keys are not those of the phone that has the card; issue with replace instead.",
+	"refresh.early":              "The newest credential is too young to be refreshed; the detail says from when on.",
+
+	"evidence.attestation_kind": "The keys are attested in a way that the document type does not take; the detail names those it does.",
+	"evidence.app_missing":      "The document type needs to know which app asks; the decision names the evidence that says so.",
+	"evidence.status_missing":   "The document type needs a status that the key attestation doesn't point to: the wallet provider has to include it.",
+	"evidence.status_unknown":   "The appliance was fed no fresh status list that the key attestation points to: an operator has to feed one.",
+	"evidence.status_ends":      "The wallet provider keeps a status up to date for less long than the card would live.",
 
 	"claims.malformed": "The claims are not one well-formed JSON object, or name a member twice.",
 	"claims.missing":   "Required claims are missing; the decision names them.",

@@ -166,7 +166,7 @@ func (b *Bundle) judgeIssue(f facts, r IssueRequest, s Slot, at time.Time) (*App
 
 	result, code, detail, ids := b.rules.judge(ruleFacts{client: c.ID, operation: r.Operation, typ: t.name, at: at, replace: r.Replace,
 		bound: s.Bound, copies: len(f.keys), formats: formats, evidence: f.Kinds, storage: f.KeyStorage, user: f.UserAuthentication,
-		issuer: f.AttestationIssuer, identity: f.Identity, locks: s.Locks, age: p.age})
+		issuer: f.AttestationIssuer, identity: f.Identity, app: f.App, locks: s.Locks, age: p.age})
 	d := b.decision(result, ids...)
 	if d.Code, d.Detail = code, detail; result != Allowed {
 		return nil, d
@@ -186,6 +186,9 @@ func (b *Bundle) judgeIssue(f facts, r IssueRequest, s Slot, at time.Time) (*App
 	}
 	if lifetime < time.Second {
 		return nil, b.denied(ruleClaims, "claims.value", "claim "+t.expiry+" is past: the document has expired")
+	}
+	if refusal := t.guaranteed(f, at.Add(lifetime)); refusal != nil {
+		return nil, b.refused(refusal)
 	}
 	a := &Approval{kind: KindIssue, decision: d, client: c.ID, at: at, lane: LaneIssue,
 		conditions: Conditions{Epoch: s.Epoch, Burns: slices.Clone(f.burns), Charges: t.charges(c, f, phase), Latch: latch},
@@ -218,8 +221,15 @@ func oneDevice(f facts, r IssueRequest, s Slot, t *docType) *refusal {
 			return refuse(ruleRefresh, "refresh.forbidden", "credentials of this type are not refreshed: issue them anew")
 		case t != nil && t.refresh.SameKey && slices.ContainsFunc(f.keys, foreign):
 			return refuse(ruleRefresh, "refresh.other_device", "the keys are not those of the phone that has the card: issue with replace instead")
+		case t != nil && t.refresh.NewKeys && slices.ContainsFunc(f.keys, bound):
+			return refuse(ruleRefresh, "refresh.used_key", "the phone had credentials for a key before, and a key of this type has them once: make new keys")
+		case f.Reused && (t == nil || !t.refresh.ReuseAttestation || slices.ContainsFunc(f.keys, foreign)):
+			return refuse(ruleRefresh, "refresh.reused_attestation", "an attestation of before says nothing of keys that the phone did not have then: attest them with this nonce")
 		}
 		return nil
+	}
+	if f.Reused {
+		return refuse(ruleRefresh, "refresh.reused_attestation", "an attestation that was made for another request is none for an issue")
 	}
 	if slices.ContainsFunc(s.Locks, func(l Lock) bool { return !slices.Contains(deviceLocks, l.Reason) }) {
 		return refuse(ruleLocks, "card.locked", "the card is locked for a reason that stays with the person: nothing is issued until it is removed")
@@ -269,6 +279,9 @@ func (t *docType) judgeEvidence(f facts) *refusal {
 			r.missing = []string{level.what}
 			return r
 		}
+	}
+	if r := t.judgePhone(f); r != nil {
+		return r
 	}
 	if len(f.keys) > t.maxCopies {
 		return refuse(ruleCopies, "copies.too_many", "%d keys are attested: type %s comes in at most %d copies", len(f.keys), t.name, t.maxCopies)

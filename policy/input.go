@@ -37,7 +37,17 @@ type EvidenceInput struct {
 	KeyStorage         []string         `json:"key_storage,omitempty"`
 	UserAuthentication []string         `json:"user_authentication,omitempty"`
 	AttestationIssuer  string           `json:"attestation_issuer,omitempty"`
+	App                string           `json:"app,omitempty"`
+	Reused             bool             `json:"reused,omitempty"` // the attestation is one of before
+	Statuses           []StatusInput    `json:"statuses,omitempty"`
 	Statements         []StatementInput `json:"statements,omitempty"`
+}
+
+// StatusInput is a status that the wallet provider points to, found valid.
+type StatusInput struct {
+	Name    string    `json:"name"` // attestation, key_storage, wallet
+	Ends    time.Time `json:"ends,omitzero"`
+	Unknown bool      `json:"unknown,omitempty"` // its list was not fed
 }
 
 // StatementInput is one statement; the member of its kind is set, and no other.
@@ -99,6 +109,10 @@ func (b *Bundle) Decide(in Input) (Decision, error) {
 	}
 	f := facts{valid: true, about: evidence.Bound{Client: in.Client, DocumentType: in.DocumentType, Audience: b.clients[in.Client].Issuer, At: in.At}}
 	f.Kinds, f.KeyStorage, f.UserAuthentication, f.AttestationIssuer, f.Identity = e.Kinds, e.KeyStorage, e.UserAuthentication, e.AttestationIssuer, evidence.IdentityAsserted
+	f.App, f.Reused = e.App, e.Reused
+	for _, s := range e.Statuses {
+		f.Statuses = append(f.Statuses, evidence.Status{Name: s.Name, Ends: s.Ends, Known: !s.Unknown})
+	}
 	if f.Kinds == nil {
 		f.Kinds = []string{"key_attestation", "proof_of_possession"}
 	}

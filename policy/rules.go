@@ -34,6 +34,7 @@ action issue, refresh appliesTo {
 		user_authentication: Set<String>,
 		attestation_issuer: String,         // subject of the wallet provider's certificate
 		identity: String,                   // who says who the subject is
+		app: String,                        // package of Android, team.bundle of Apple, "": nobody says so
 		locks: Set<String>,                 // reasons that stand
 		age?: Long,                         // full years, by the claim birth_date
 	},
@@ -158,6 +159,7 @@ type ruleFacts struct {
 	user      []string
 	issuer    string
 	identity  string
+	app       string
 	locks     []Lock
 	age       int
 }
@@ -171,7 +173,7 @@ func (s ruleSet) judge(f ruleFacts) (r Result, code, detail string, ids []string
 	context := cedar.RecordMap{
 		"at": cedar.NewDatetime(f.at), "replace": cedar.Boolean(f.replace), "bound": cedar.Boolean(f.bound), "copies": cedar.Long(f.copies),
 		"formats": set(f.formats), "evidence": set(f.evidence), "key_storage": set(f.storage), "user_authentication": set(f.user),
-		"attestation_issuer": cedar.String(f.issuer), "identity": cedar.String(f.identity), "locks": set(locks),
+		"attestation_issuer": cedar.String(f.issuer), "identity": cedar.String(f.identity), "app": cedar.String(f.app), "locks": set(locks),
 	}
 	if f.age >= 0 {
 		context["age"] = cedar.Long(f.age)

@@ -36,6 +36,10 @@ type Trust struct {
 type Expected struct {
 	Challenge []byte    // as given to setAttestationChallenge
 	At        time.Time // the instant of judging
+	Now       time.Time // by which the status list must be fresh, if At lies back: a request that is resumed; zero: At
+	// Reuse: the challenge may be that of an earlier request, because a key can't be attested again. Facts say so, and whoever asks must know
+	// that key.
+	Reuse bool
 }
 
 // Attested proves that Verify accepted a chain. The zero value is refused by everything that takes it.
@@ -73,6 +77,7 @@ type Facts struct {
 	StatusAsOf                      time.Time // instant of the status list that was asked
 	UnlockedDeviceRequired          bool
 	TrustedUserPresence             bool
+	Reused                          bool // the challenge was another one, and Expected allowed that
 }
 
 // Verify checks a chain of DER certificates, leaf first and root last. Errors are *Refusal.
@@ -98,13 +103,18 @@ func Verify(chain [][]byte, want Expected, trust Trust, rules Rules) (*Attested,
 	if err != nil {
 		return nil, err
 	}
-	if subtle.ConstantTimeCompare(d.Challenge, want.Challenge) != 1 {
+	reused := subtle.ConstantTimeCompare(d.Challenge, want.Challenge) != 1
+	if reused && !want.Reuse {
 		return nil, refuse("challenge", "the key was not attested for this challenge")
 	}
 	if err := c.within(want.At); err != nil {
 		return nil, err
 	}
-	if err := trust.Status.check(c.serials(), want.At, trust); err != nil {
+	now := want.Now
+	if now.IsZero() {
+		now = want.At
+	}
+	if err := trust.Status.check(c.serials(), now, trust); err != nil {
 		return nil, err
 	}
 	key, err := c.leafKey(d)
@@ -118,7 +128,7 @@ func Verify(chain [][]byte, want Expected, trust Trust, rules Rules) (*Attested,
 	if err != nil {
 		return nil, err
 	}
-	facts.StatusAsOf = trust.Status.asOf
+	facts.StatusAsOf, facts.Reused = trust.Status.asOf, reused
 	return &Attested{key: key, facts: facts}, nil
 }
 

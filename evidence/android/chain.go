@@ -19,8 +19,8 @@ import (
 // (an ML-DSA leaf).
 const (
 	minChain       = 3
-	maxChain       = 6
-	maxCertificate = 8 << 10
+	MaxChain       = 6
+	MaxCertificate = 8 << 10
 	maxDER         = 24 << 10
 )
 
@@ -31,12 +31,12 @@ var oidAttestation = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 1, 17}
 type chain []*x509.Certificate
 
 func parseChain(ders [][]byte) (chain, error) {
-	if len(ders) < minChain || len(ders) > maxChain {
+	if len(ders) < minChain || len(ders) > MaxChain {
 		return nil, refuse("chain_length", "a chain has 3 to 6 certificates, leaf first, with its root")
 	}
 	size := 0
 	for _, der := range ders {
-		if size += len(der); len(der) > maxCertificate || size > maxDER {
+		if size += len(der); len(der) > MaxCertificate || size > maxDER {
 			return nil, refuse("chain_size", "a certificate is larger than 8 KiB, or all together are larger than 24 KiB")
 		}
 	}

@@ -131,7 +131,7 @@ func FuzzParseDescription(f *testing.F) {
 
 // split takes certificates apart that stand one after the other.
 func split(b []byte) (chain [][]byte) {
-	for len(b) > 0 && len(chain) <= maxChain {
+	for len(b) > 0 && len(chain) <= MaxChain {
 		_, rest, ok := next(b)
 		if !ok {
 			return append(chain, b)
@@ -217,7 +217,7 @@ func FuzzVerify(f *testing.F) {
 		explained[c.Code] = true
 	}
 	fuzzing.Run(f, fuzzing.Options{Repair: forge.repair, Longest: 2 * maxDER}, seeds, func(t *testing.T, input []byte) bool {
-		a, err := Verify(split(input), Expected{challenge, now}, trust, rules)
+		a, err := Verify(split(input), Expected{Challenge: challenge, At: now}, trust, rules)
 		if err != nil {
 			if r, ok := err.(*Refusal); !ok || !explained[r.Code()] || a != nil {
 				t.Errorf("%v, %v", a, err)

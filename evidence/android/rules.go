@@ -90,13 +90,14 @@ type Patch uint32
 
 func patch(l *AuthorizationList, tag uint32) Patch {
 	n, _ := l.Number(tag)
-	if p := Patch(min(n, 1<<31)); p.ok() {
+	if p := Patch(min(n, 1<<31)); p.Valid() {
 		return p
 	}
 	return 0
 }
 
-func (p Patch) ok() bool {
+// Valid reports whether p is a patch level, and one that is stated.
+func (p Patch) Valid() bool {
 	m := p.month()
 	return m >= 200001 && m <= 999912 && m%100 >= 1 && m%100 <= 12 && (p < 1e6 || p%100 <= 31)
 }

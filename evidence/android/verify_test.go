@@ -44,7 +44,7 @@ func newWorld(t testing.TB) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{phone: p, rules: Rules{Apps: []App{wallet}}, want: Expected{challenge, now}}
+	w := &world{phone: p, rules: Rules{Apps: []App{wallet}}, want: Expected{Challenge: challenge, At: now}}
 	w.factory = android(t, phone.AndroidBend{})
 	w.remote = android(t, phone.AndroidBend{Remote: true, Root: w.factory})
 	w.trust = Trust{Roots: [][32]byte{{1}, w.factory.Root()}, Status: emptyStatus(t, now.Add(-time.Hour)), StatusMaxAge: 24 * time.Hour, Skew: time.Minute}
@@ -384,8 +384,8 @@ func TestChainsThatAreNone(t *testing.T) {
 		{"nothing", "chain_length", nil},
 		{"two", "chain_length", good[:2]},
 		{"seven", "chain_length", slices.Concat(good, good[:2])},
-		{"a large one", "chain_size", [][]byte{good[0], good[1], make([]byte, maxCertificate+1)}},
-		{"large together", "chain_size", [][]byte{make([]byte, maxCertificate), make([]byte, maxCertificate), make([]byte, maxCertificate), good[4]}},
+		{"a large one", "chain_size", [][]byte{good[0], good[1], make([]byte, MaxCertificate+1)}},
+		{"large together", "chain_size", [][]byte{make([]byte, MaxCertificate), make([]byte, MaxCertificate), make([]byte, MaxCertificate), good[4]}},
 		{"no certificate", "chain_malformed", [][]byte{good[0], good[1], {0x30, 0}, good[4]}},
 		{"a byte behind", "chain_malformed", [][]byte{append(slices.Clone(good[0]), 0), good[1], good[2], good[3], good[4]}},
 		{"serial number zero", "chain_malformed", w.remote.Chain(w.phone.PublicKey(0), w.description().Encode(), func(c *x509.Certificate) { c.SerialNumber = new(big.Int) })},
@@ -613,7 +613,7 @@ func BenchmarkVerify(b *testing.B) {
 		trust := Trust{Roots: GoogleRoots(), Status: emptyStatus(b, at), StatusMaxAge: time.Hour}
 		rules := Rules{Apps: []App{{Package: "com.android.vending", Signers: [][32]byte{hash64(b, "8P1sW0EPJcslw7UzRsiXL64w+O50Ed+RBICtay1g24M=")}}}}
 		for b.Loop() {
-			if _, err := Verify(chain, Expected{d.Challenge, at}, trust, rules); err != nil {
+			if _, err := Verify(chain, Expected{Challenge: d.Challenge, At: at}, trust, rules); err != nil {
 				b.Fatal(err)
 			}
 		}

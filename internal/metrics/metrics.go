@@ -25,6 +25,9 @@ type Metrics struct {
 	Hardening      *prometheus.GaugeVec     // control
 
 	PolicyVersion prometheus.Gauge
+	PhoneAsOf     prometheus.Gauge       // when the status of phones was true, unix seconds; 0: there is none
+	PhoneStatus   prometheus.Gauge       // since when the status of phones may be used no longer, unix seconds
+	PhoneFeeds    *prometheus.CounterVec // result: taken, refused
 	Activations   *prometheus.CounterVec // result: activated, refused
 
 	Signatures     *prometheus.CounterVec   // key, purpose, result: ok, bad, error
@@ -92,6 +95,7 @@ func New() *Metrics {
 		Hardening:      gauge("hardening", "1: the control confines this process, as found at start.", "control"),
 		RequestSeconds: histogram("http_request_seconds", "Time from the request's first byte to the end of its answer.", slow, "route"),
 		Activations:    counter("policy_activations_total", "Policy bundles that were put to use or refused while the daemon ran.", "result"),
+		PhoneFeeds:     counter("phone_status_feeds_total", "Statuses of attestation keys and wallets that were taken or refused.", "result"),
 		Signatures:     counter("signatures_total", "Signatures that workers returned, by key, purpose and result of the verification before release.", "key", "purpose", "result"),
 		Attempts:       counter("signature_attempts_total", "Journalled attempts at a signature.", "key", "purpose"),
 		HSMSeconds:     histogram("hsm_batch_seconds", "Time a worker took for a batch.", fast, "purpose"),
@@ -123,9 +127,11 @@ func New() *Metrics {
 	m.DiskFree = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "disk_free_bytes", Help: "Room left on the ledger's disk."})
 	m.DiskSize = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "disk_size_bytes", Help: "Size of the ledger's disk."})
 	m.PolicyVersion = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "policy_version", Help: "Version of the policy bundle in use."})
+	m.PhoneStatus = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "phone_status_ends_timestamp_seconds", Help: "When the fed status of phones becomes too old to be used, 0 if there is none; +Inf if the policy asks for none."})
+	m.PhoneAsOf = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "phone_status_as_of_timestamp_seconds", Help: "When the fed status of phones was true; 0: there is none that may be used."})
 	m.CRLIssued = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "crl_issued_timestamp_seconds", Help: "thisUpdate of the IACA's CRL."})
 	m.CRLExpires = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "crl_expires_timestamp_seconds", Help: "nextUpdate of the IACA's CRL."})
-	for _, c := range []prometheus.Collector{m.CommitSeconds, m.CommitBatch, m.LockToPublished, m.JournalSize, m.Fenced, m.ClockTrusted, m.PolicyVersion, m.SelftestOK, m.DiskFree, m.DiskSize, m.CRLIssued, m.CRLExpires} {
+	for _, c := range []prometheus.Collector{m.CommitSeconds, m.CommitBatch, m.LockToPublished, m.JournalSize, m.Fenced, m.ClockTrusted, m.PolicyVersion, m.PhoneAsOf, m.PhoneStatus, m.SelftestOK, m.DiskFree, m.DiskSize, m.CRLIssued, m.CRLExpires} {
 		one(c)
 	}
 	return m

@@ -38,6 +38,7 @@ var rooms = []struct{ name, what string }{
 	{"format", "what was asked for"},
 	{"copies", "what was asked for"},
 	{"bundle", "a policy bundle that is not put to use"},
+	{"phones", "a status of attestation keys and wallets that is not taken"},
 	{"claims", "what shall stand in the card"},
 	{"slot", "which phone has the card"},
 	{"card", "locks of the card"},

@@ -51,12 +51,18 @@ var rooms = map[string][]allowed{
 		{"contract", "wire types"},
 		{"internal/...", "small single ideas"},
 	},
-	"evidence":           {{"internal/...", "strict decoding of what others signed"}},
+	"evidence": {
+		{"evidence/android", "raw attestation of the holder's keys"},
+		{"evidence/apple", "what the maker of a phone says of an app"},
+		{"internal/...", "strict decoding of what others signed"},
+	},
 	"evidence/statement": {{"evidence", "the formats, for those who make statements"}},
 	"evidence/android":   {{"internal/strict", "strict decoding of Google's status list"}},
 	"evidence/apple":     {}, // a phone maker's own format: nothing of the appliance
 	"policy": {
 		{"evidence", "policy judges checked facts"},
+		{"evidence/android", "rules of phones are data of the bundle"},
+		{"evidence/apple", "likewise of apps"},
 		{"internal/...", "strict decoding of bundles"},
 	},
 	"officer": {

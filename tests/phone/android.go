@@ -19,6 +19,7 @@ import (
 type Android struct {
 	chain []*x509.Certificate
 	keys  []crypto.Signer // of chain
+	level int             // 1 trusted environment, 2 StrongBox
 }
 
 // AndroidBend changes how a phone's chain is made.
@@ -53,7 +54,10 @@ func NewAndroid(now time.Time, bend AndroidBend) (*Android, error) {
 	}
 	templates = append(templates, server("Key Attestation CA1", -365*day, 3650*day))
 
-	a := &Android{chain: make([]*x509.Certificate, len(templates)), keys: make([]crypto.Signer, len(templates))}
+	a := &Android{level: 1, chain: make([]*x509.Certificate, len(templates)), keys: make([]crypto.Signer, len(templates))}
+	if bend.StrongBox {
+		a.level = 2
+	}
 	for i := len(templates) - 1; i >= 0; i-- {
 		c, up := templates[i], min(i+1, len(templates)-1)
 		if i == up && bend.Root != nil {
@@ -119,6 +123,28 @@ func (a *Android) Certificates() []*x509.Certificate { return slices.Clone(a.cha
 // extension is d.
 func (p *Phone) AndroidChain(i int, a *Android, d *KeyDescription) [][]byte {
 	return a.Chain(p.PublicKey(i), d.Encode(), nil)
+}
+
+// Attestation is what a phone sends of its keys: a chain for each of the first n, made for a challenge and an app, in base64url. bend changes what
+// the secure hardware states of key i; nil: nothing.
+func (a *Android) Attestation(p *Phone, n int, challenge, app string, signer [32]byte, at time.Time, bend func(i int, d *KeyDescription)) (chains [][]string) {
+	for i := range n {
+		d := NewKeyDescription([]byte(challenge), app, signer, at)
+		d.Level, d.KeyMintLevel = a.level, a.level
+		if bend != nil {
+			bend(i, d)
+		}
+		chains = append(chains, Texts(p.AndroidChain(i, a, d)))
+	}
+	return chains
+}
+
+// Texts are a chain's certificates in base64url.
+func Texts(chain [][]byte) (texts []string) {
+	for _, der := range chain {
+		texts = append(texts, b64(der))
+	}
+	return texts
 }
 
 // Chain is AndroidChain with an extension as it comes, none if nil, and a changed leaf.
