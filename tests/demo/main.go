@@ -1,5 +1,6 @@
 // Command demo tells the story of one card, against the real daemon over real mTLS: a phone gets its card, is lost, is found, and is
-// replaced; and everything that must not work is tried and refused. It writes what verifiers need to DEMO_OUT.
+// replaced; and everything that must not work is tried and refused. It writes what verifiers need to DEMO_OUT. A second story, on an
+// installation of its own, is that of the resident card with its real rules.
 package main
 
 import (
@@ -88,7 +89,7 @@ func run() (err error) {
 		return err
 	}
 	fmt.Printf("\nThe story took %.1f s. Credentials, lists and certificates of every moment: %s\n", time.Since(began).Seconds(), s.out)
-	return nil
+	return residents(s.bin, s.work+"-residents")
 }
 
 func env(name, byDefault string) string {
@@ -124,21 +125,18 @@ func (s *story) begin() error {
 	if err := os.WriteFile(filepath.Join(s.work, "policy.json"), bundle, 0o600); err != nil {
 		return err
 	}
-	ports := make([]int, 3)
-	for i := range ports {
-		if ports[i], err = freePort(); err != nil {
-			return err
-		}
+	listen, err := s.listen()
+	if err != nil {
+		return err
 	}
-	s.issuance, s.public, s.operations = fmt.Sprintf("https://127.0.0.1:%d", ports[0]), fmt.Sprintf("http://127.0.0.1:%d", ports[1]), fmt.Sprintf("http://127.0.0.1:%d", ports[2])
 	conf := fmt.Sprintf(`installation: {name: Demo, country: KR, organization: Demo ministry}
 data: data
 high_water: witness/high-water.json
 policy: policy.json
 wallet_providers: [wallet-provider.pem]
 public_url: %s
-listen: {issuance: "127.0.0.1:%d", public: "127.0.0.1:%d", operations: "127.0.0.1:%d"}
-`, publicURL, ports[0], ports[1], ports[2])
+listen: %s
+`, publicURL, listen)
 	file := filepath.Join(s.work, "sealkeeper.yaml")
 	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
 		return err
@@ -157,12 +155,25 @@ listen: {issuance: "127.0.0.1:%d", public: "127.0.0.1:%d", operations: "127.0.0.
 			return err
 		}
 	}
+	if err := s.serve(file); err != nil {
+		return err
+	}
+	for _, name := range []string{"iaca", "ds", "sdjwt-issuer", "status-signer", "client-ca"} {
+		if err := s.fetchFile("/certificates/"+name+".pem", filepath.Join("trust", name+".pem")); err != nil {
+			return err
+		}
+	}
+	return s.fetchFile("/crl/iaca.crl", "trust/iaca.crl")
+}
+
+// serve starts the daemon and waits until it is ready.
+func (s *story) serve(file string) error {
 	log, err := os.OpenFile(filepath.Join(s.work, "daemon.log"), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	t = time.Now()
+	t := time.Now()
 	s.daemon = exec.Command(filepath.Join(s.bin, "sealkeeperd"), "serve", "--config", file)
 	s.daemon.Stdout, s.daemon.Stderr = log, log
 	if err := s.daemon.Start(); err != nil {
@@ -182,18 +193,26 @@ listen: {issuance: "127.0.0.1:%d", public: "127.0.0.1:%d", operations: "127.0.0.
 	}
 	s.note("serve until ready", time.Since(t))
 	s.say("✓ the daemon is ready after %d ms", time.Since(t).Milliseconds())
-	for _, name := range []string{"iaca", "ds", "sdjwt-issuer", "status-signer", "client-ca"} {
-		if err := s.fetchFile("/certificates/"+name+".pem", filepath.Join("trust", name+".pem")); err != nil {
-			return err
-		}
-	}
-	return s.fetchFile("/crl/iaca.crl", "trust/iaca.crl")
+	return nil
 }
 
 func (s *story) command(args ...string) error {
 	c := exec.Command(filepath.Join(s.bin, "sealkeeperd"), args...)
 	c.Stdout, c.Stderr = os.Stdout, os.Stderr
 	return c.Run()
+}
+
+// listen finds three free ports, for the configuration.
+func (s *story) listen() (string, error) {
+	ports := make([]int, 3)
+	for i := range ports {
+		var err error
+		if ports[i], err = freePort(); err != nil {
+			return "", err
+		}
+	}
+	s.issuance, s.public, s.operations = fmt.Sprintf("https://127.0.0.1:%d", ports[0]), fmt.Sprintf("http://127.0.0.1:%d", ports[1]), fmt.Sprintf("http://127.0.0.1:%d", ports[2])
+	return fmt.Sprintf(`{issuance: "127.0.0.1:%d", public: "127.0.0.1:%d", operations: "127.0.0.1:%d"}`, ports[0], ports[1], ports[2]), nil
 }
 
 func freePort() (int, error) {
