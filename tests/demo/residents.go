@@ -609,4 +609,3 @@ func (c *country) end() error {
 	c.stop()
 	return c.shell("sealctl", "fsck", "--ledger", "data/ledger.db", "--publish", "data/publish")
 }
-
