@@ -132,13 +132,13 @@ const maxPhoneList = 1000 // of each list of apps, models, keys
 type phones struct {
 	statusMaxAge time.Duration
 	statusKeys   []signed.Key
-	statusOff    []crypto.PublicKey
 	android      *evidence.Android
 	apple        *evidence.Apple
 }
 
 func (c *checker) phones(at jsontext.Pointer, s PhonesSpec) (p phones) {
 	if s.Status != nil {
+		var off []crypto.PublicKey
 		p.statusMaxAge = c.duration(at+"/status/max_age", "max_age", s.Status.MaxAge, "", time.Minute, 30*24*time.Hour)
 		if len(s.Status.Keys) == 0 || len(s.Status.Keys) > maxKeys {
 			c.wrong(at+"/status/keys", "there are %d keys that sign statuses, 1 to %d are allowed", len(s.Status.Keys), maxKeys)
@@ -152,11 +152,14 @@ func (c *checker) phones(at jsontext.Pointer, s PhonesSpec) (p phones) {
 			case !signed.GoodKeyID(k.ID) || slices.ContainsFunc(s.Status.Keys[:i], func(o StatusKeySpec) bool { return o.ID == k.ID }):
 				c.wrong(at.AppendToken("kid"), "%q is not a kid, or is there twice", k.ID)
 			case k.Off:
-				p.statusOff = append(p.statusOff, key.Public)
+				off = append(off, key.Public)
 			default:
 				p.statusKeys = append(p.statusKeys, signed.Key{ID: k.ID, Public: key.Public})
 			}
 		}
+		p.statusKeys = slices.DeleteFunc(p.statusKeys, func(k signed.Key) bool { // off under any name
+			return slices.ContainsFunc(off, func(o crypto.PublicKey) bool { return signed.Same(k.Public, o) })
+		})
 	}
 	if s.Android != nil {
 		if s.Status == nil {
@@ -440,8 +443,7 @@ func (b *Bundle) OpenPhoneStatus(data []byte) (*PhoneStatus, error) {
 
 // StatusFor is what requests are judged by under this bundle: nothing, if its signer's key is listed no more or switched off.
 func (b *Bundle) StatusFor(s *PhoneStatus) *evidence.PhoneStatus {
-	same := func(k crypto.PublicKey) bool { return signed.Same(k, s.by) }
-	if s == nil || slices.ContainsFunc(b.phones.statusOff, same) || !slices.ContainsFunc(b.phones.statusKeys, func(k signed.Key) bool { return same(k.Public) }) {
+	if s == nil || !slices.ContainsFunc(b.phones.statusKeys, func(k signed.Key) bool { return signed.Same(k.Public, s.by) }) {
 		return nil
 	}
 	return s.PhoneStatus

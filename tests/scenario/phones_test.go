@@ -126,11 +126,21 @@ func (p *phones) put(change func(map[string]any)) contract.Policy {
 // status is a signed file with revoked serial numbers.
 func (p *phones) status(asOf time.Time, key *ecdsa.PrivateKey, kid string, revoked ...string) string {
 	p.t.Helper()
+	return p.statusWith(nil, asOf, key, kid, revoked...)
+}
+
+// statusWith is status with lists of wallets.
+func (p *phones) statusWith(lists []any, asOf time.Time, key *ecdsa.PrivateKey, kid string, revoked ...string) string {
+	p.t.Helper()
 	entries := map[string]any{}
 	for _, serial := range revoked {
 		entries[serial] = map[string]string{"status": "REVOKED", "reason": "KEY_COMPROMISE"}
 	}
-	payload := must(json.Marshal(map[string]any{"format": 1, "as_of": asOf.UTC(), "android": map[string]any{"entries": entries}}))
+	status := map[string]any{"format": 1, "as_of": asOf.UTC(), "android": map[string]any{"entries": entries}}
+	if lists != nil {
+		status["lists"] = lists
+	}
+	payload := must(json.Marshal(status))
 	return string(must(policy.SignPhoneStatus(payload, kid, key, rand.Reader)))
 }
 
@@ -141,9 +151,11 @@ func (p *phones) fed(asOf time.Time, revoked ...string) {
 	}
 }
 
-func (p *phones) nonce() string {
+func (p *phones) nonce() string { p.t.Helper(); return p.nonceFor(kr) }
+
+func (p *phones) nonceFor(documentType string) string {
 	p.t.Helper()
-	n, err := p.As("ward-office-1").Nonce(p.t.Context(), contract.NonceRequest{DocumentType: kr})
+	n, err := p.As("ward-office-1").Nonce(p.t.Context(), contract.NonceRequest{DocumentType: documentType})
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -161,7 +173,12 @@ func (p *phones) request(a *phone.Android, holder *phone.Phone, n int, subject s
 // refused is the code with which a request is answered; empty: it is granted.
 func (p *phones) refused(r contract.IssueRequest) string {
 	p.t.Helper()
-	status, answer, err := p.Post("ward-office-1", "/v1/credentials", client.NewKey(), r)
+	return p.refusedAt("/v1/credentials", r)
+}
+
+func (p *phones) refusedAt(route string, r contract.IssueRequest) string {
+	p.t.Helper()
+	status, answer, err := p.Post("ward-office-1", route, client.NewKey(), r)
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -435,4 +452,219 @@ func TestPhonesAreSwitchedOff(t *testing.T) {
 	}
 	p.Stop()
 	p.Check()
+}
+
+// One appliance serves types that read a phone's part of a request by OpenID4VCI, by TS3, with a proof by each key, with App Attest, and with
+// statuses of wallets: what one takes another one refuses.
+func TestPhonesByTheirTypes(t *testing.T) {
+	t.Parallel()
+	apple := must(phone.NewApple(time.Now()))
+	p := installPhones(t, func(b map[string]any) {
+		b["phones"].(map[string]any)["apple"] = map[string]any{"apps": []any{map[string]any{"team": "MURL8TA57X", "bundle": walletApp}},
+			"root": base64.StdEncoding.EncodeToString(apple.Root().Raw)}
+		resident := must(json.Marshal(typeOf(b, kr)))
+		typed := func(name string, change func(t, evidence map[string]any)) {
+			var spec map[string]any
+			if err := json.Unmarshal(resident, &spec); err != nil {
+				t.Fatal(err)
+			}
+			spec["refresh_from"] = "0s"
+			change(spec, spec["evidence"].(map[string]any))
+			b["types"].(map[string]any)[name] = spec
+			b["clients"].([]any)[0].(map[string]any)["may"].(map[string]any)[name] = []any{"issue", "refresh", "state"}
+			b["rules"] = append(b["rules"].([]any), map[string]any{"id": "permit-" + name, "cedar": `permit (principal, action, resource == DocumentType::"` + name + `");`})
+		}
+		typed("kr-strict", func(t, _ map[string]any) {})
+		typed("kr-reuse", func(t, _ map[string]any) { t["refresh"] = map[string]any{"same_key": true, "reuse_attestation": true} })
+		typed("kr-ts3", func(t, _ map[string]any) {
+			t["profile"] = map[string]any{"attestation_nonce": "proof", "proof_key": "first"}
+			t["refresh"] = map[string]any{"same_key": false, "new_keys": true}
+		})
+		typed("kr-each", func(t, _ map[string]any) { t["profile"] = map[string]any{"proofs": "each"} })
+		typed("kr-app", func(_, e map[string]any) { e["apps"] = []any{"app_attest", "android_key_attestation"} })
+		typed("kr-status", func(_, e map[string]any) { e["status"] = []any{"wallet", "key_storage"} })
+	})
+	const uri = "https://wallet.example/status/1"
+	now := time.Now()
+	list := map[string]any{"uri": uri, "bits": 1, "lst": "eNrbuRgAAhcBXQ"} // b9 a3: bit 0 is 1, bit 1 is 0 (Token Status List, 4.1)
+	if _, err := p.As("operator-1").FeedPhones(t.Context(), contract.PhoneStatusRequest{Status: p.statusWith([]any{list}, now, p.feed, "feed-1")}); err != nil {
+		t.Fatal(err)
+	}
+
+	n := 0
+	// ask makes a request of a phone with two keys, proven by the first.
+	ask := func(documentType string, holder *phone.Phone, o ...phone.Option) contract.IssueRequest {
+		n++
+		nonce := p.nonceFor(documentType)
+		return contract.IssueRequest{DocumentType: documentType, Subject: fmt.Sprintf("900101-5%06d", n), Claims: claims(),
+			Proof: holder.Prove(0, audience, nonce, now, ""), KeyAttestation: holder.Attest(harness.Provider, nonce, now, o...)}
+	}
+	two := func() *phone.Phone { return newPhone(t, 2) }
+	bySecond := func(documentType string) contract.IssueRequest {
+		holder := two()
+		r := ask(documentType, holder)
+		r.Proof = holder.Prove(1, audience, nonceOf(t, r.Proof), now, "")
+		return r
+	}
+	byEach := func(documentType string) contract.IssueRequest {
+		holder := two()
+		r := ask(documentType, holder)
+		r.Proofs = []string{holder.Prove(1, audience, nonceOf(t, r.Proof), now, "")}
+		return r
+	}
+	attested := func(documentType string, bend phone.AppleBend, nonce string) contract.IssueRequest {
+		holder := two()
+		r := ask(documentType, holder)
+		if nonce == "" {
+			nonce = nonceOf(t, r.Proof)
+		}
+		app := phone.NewAppKey("MURL8TA57X." + walletApp)
+		id := app.ID()
+		object := apple.Attest(app, sha256.Sum256([]byte(nonce+"."+holder.Thumbprint(0))), bend)
+		b64 := base64.RawURLEncoding.EncodeToString
+		r.Evidence = []contract.EvidenceItem{{Kind: "app_attest", Token: b64(id[:]) + "." + b64(object)}}
+		return r
+	}
+	chained := func(documentType string) contract.IssueRequest {
+		holder := newPhone(t, 1)
+		r := ask(documentType, holder)
+		r.KeyAttestation, r.AndroidAttestation = "", p.factory.Attestation(holder, 1, nonceOf(t, r.Proof), walletApp, walletSigner, now, nil)
+		return r
+	}
+	year := now.Add(365 * 24 * time.Hour).Unix()
+	status := func(wallet, storage int, until int64) contract.IssueRequest {
+		at := func(i int, exp int64) map[string]any {
+			return map[string]any{"status": map[string]any{"status_list": map[string]any{"idx": i, "uri": uri}}, "exp": exp}
+		}
+		return ask("kr-status", two(), phone.Claim("client_status", at(wallet, until)), phone.Claim("key_storage_status", at(storage, year)))
+	}
+	for name, c := range map[string]struct {
+		r    contract.IssueRequest
+		want string
+	}{
+		"OpenID4VCI: nonce in both":             {ask("kr-strict", two()), ""},
+		"OpenID4VCI: nonce in the proof":        {ask("kr-strict", two(), phone.Claim("nonce", nil)), "evidence.attestation_nonce"},
+		"TS3: nonce in the proof":               {ask("kr-ts3", two(), phone.Claim("nonce", nil)), ""},
+		"TS3: nonce in both":                    {ask("kr-ts3", two()), ""},
+		"OpenID4VCI: by the second key":         {bySecond("kr-strict"), ""},
+		"TS3: by the second key":                {bySecond("kr-ts3"), "evidence.proof_key_order"},
+		"one for all: a proof by each":          {byEach("kr-strict"), "evidence.proof_unasked"},
+		"by each: a proof by each":              {byEach("kr-each"), ""},
+		"by each: one for all":                  {ask("kr-each", two()), "evidence.proof_of_each"},
+		"an app by App Attest":                  {attested("kr-app", phone.AppleBend{}, ""), ""},
+		"an app by its Android chain":           {chained("kr-app"), ""},
+		"no app":                                {ask("kr-app", two()), "evidence.app_missing"},
+		"App Attest of a development build":     {attested("kr-app", phone.AppleBend{Development: true}, ""), "evidence.apple_environment"},
+		"App Attest of another request":         {attested("kr-app", phone.AppleBend{}, "another"), "evidence.apple_nonce"},
+		"App Attest where nobody asks":          {attested("kr-strict", phone.AppleBend{}, ""), "evidence.unasked"},
+		"a wallet of good standing":             {status(1, 1, year), ""},
+		"a wallet that is revoked":              {status(0, 1, year), "evidence.status_revoked"},
+		"key storage that is revoked":           {status(1, 0, year), "evidence.status_revoked"},
+		"a wallet known for less than the card": {status(1, 1, now.Add(89*24*time.Hour).Unix()), "evidence.status_ends"},
+		"a wallet known no longer":              {status(1, 1, now.Add(-time.Second).Unix()), "evidence.status_expired"},
+		"no status":                             {ask("kr-status", two()), "evidence.status_missing"},
+	} {
+		if got := p.refused(c.r); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+
+	// Refreshes: with the attestation of before, by the phone that has the card alone; with the keys of before, or only with new ones.
+	type person struct {
+		holder *phone.Phone
+		first  contract.IssueRequest
+	}
+	carded := func(r contract.IssueRequest, holder *phone.Phone) person {
+		t.Helper()
+		if got := p.refused(r); got != "" {
+			t.Fatalf("the first card of type %s: %s", r.DocumentType, got)
+		}
+		return person{holder, r}
+	}
+	again := func(of person, holder *phone.Phone, o ...phone.Option) contract.IssueRequest {
+		r := ask(of.first.DocumentType, holder, o...)
+		r.Subject = of.first.Subject
+		return r
+	}
+	android := func(documentType string) person {
+		holder := newPhone(t, 1)
+		r := ask(documentType, holder)
+		r.KeyAttestation, r.AndroidAttestation = "", p.factory.Attestation(holder, 1, nonceOf(t, r.Proof), walletApp, walletSigner, now, nil)
+		return carded(r, holder)
+	}
+	old := func(of person) contract.IssueRequest { // a new proof with the attestation of before
+		r := again(of, of.holder)
+		r.KeyAttestation, r.AndroidAttestation = of.first.KeyAttestation, of.first.AndroidAttestation
+		return r
+	}
+	reuse, strict := android("kr-reuse"), android("kr-strict")
+	provided := func(documentType string) person { holder := two(); return carded(ask(documentType, holder), holder) }
+	reuseKA, ts3 := provided("kr-reuse"), provided("kr-ts3")
+	stolen := old(reuse)
+	stolen.Subject = reuseKA.first.Subject
+	fresh := two()
+	for _, c := range []struct {
+		name string
+		r    contract.IssueRequest
+		want string
+	}{
+		{"a chain of before", old(reuse), ""},
+		{"a chain of before, once more", old(reuse), ""},
+		{"a chain of before, for another's card", stolen, "refresh.other_device"},
+		{"a key attestation of before", old(reuseKA), ""},
+		{"a chain of before, where the type wants a new one", old(strict), "evidence.android_challenge"},
+		{"old keys, newly attested", again(reuseKA, reuseKA.holder), ""},
+		{"old keys where new ones are wanted", again(ts3, ts3.holder), "refresh.used_key"},
+		{"new keys where new ones are wanted", again(ts3, fresh), ""},
+	} {
+		if got := p.refusedAt("/v1/credentials/refresh", c.r); got != c.want {
+			t.Errorf("refresh with %s: %q, want %q", c.name, got, c.want)
+		}
+	}
+	if got := p.refused(old(android("kr-reuse"))); got != "evidence.android_challenge" {
+		t.Errorf("an issue with a chain of before: %q", got)
+	}
+	// What was switched off since refreshes no more, whenever it was attested.
+	p.put(func(b map[string]any) {
+		androidRules(b)["blocked"] = map[string]any{"devices": []any{map[string]any{"model": "Pixel 8a"}}}
+	})
+	if got := p.refusedAt("/v1/credentials/refresh", old(reuse)); got != "evidence.android_blocked_device" {
+		t.Errorf("a refresh after the model was switched off: %q", got)
+	}
+	p.Stop()
+	p.Check()
+}
+
+// With a session the chain's challenge is the session's nonce, and its key the session's: the officer's way to a card, with an Android phone.
+func TestAndroidPhonesBySession(t *testing.T) {
+	t.Parallel()
+	p := &phones{t: t, factory: androidOf(t, phone.AndroidBend{Remote: true}), feed: must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))}
+	a, by := installProgramme(t, func(b map[string]any) {
+		p.android(b)
+		b["clients"] = append(b["clients"].([]any), map[string]any{"id": "operator-1", "role": "operator", "may": map[string]any{}})
+	})
+	if _, err := a.As("operator-1").FeedPhones(t.Context(), contract.PhoneStatusRequest{Status: p.status(time.Now(), p.feed, "feed-1")}); err != nil {
+		t.Fatal(err)
+	}
+	signed := func(method, subject string, challenge func(*harness.Case) string) error {
+		holder := newPhone(t, 1)
+		c := a.Case(by, "ward-office-1", method, holder, subject)
+		c.Request.KeyAttestation = ""
+		c.Request.AndroidAttestation = p.factory.Attestation(holder, 1, challenge(c), walletApp, walletSigner, time.Now(), nil)
+		_, err := a.ask(c)
+		return err
+	}
+	own := func(c *harness.Case) string { return c.Session.Nonce }
+	if err := signed("office_qr", "android-1", own); err != nil {
+		t.Errorf("by an officer: %v", err)
+	}
+	if err := signed("ic_chip", "android-2", own); err != nil {
+		t.Errorf("by the card's chip: %v", err)
+	}
+	another := a.Case(by, "ward-office-1", "office_qr", newPhone(t, 1), "android-3")
+	if err := signed("office_qr", "android-3", func(*harness.Case) string { return another.Session.Nonce }); client.Code(err) != "evidence.android_challenge" {
+		t.Errorf("with the nonce of another session: %v", err)
+	}
+	a.Stop()
+	a.Check()
 }

@@ -1,0 +1,377 @@
+package evidence_test
+
+import (
+	"bytes"
+	"compress/zlib"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"sealkeeper/evidence"
+	"sealkeeper/evidence/android"
+	"sealkeeper/evidence/apple"
+	"sealkeeper/internal/fuzzing"
+	"sealkeeper/tests/phone"
+)
+
+var signer = sha256.Sum256([]byte("the wallet's signing certificate"))
+
+// phoneWorld is a world that believes an Android root and an App Attest root of its own.
+type phoneWorld struct {
+	*world
+	t       testing.TB
+	android *phone.Android
+	apple   *phone.Apple
+	about   evidence.About
+	nonce   string
+}
+
+func newPhoneWorld(t testing.TB) *phoneWorld {
+	w := &phoneWorld{world: newWorld(t), t: t, about: about()}
+	var err1, err2 error
+	w.android, err1 = phone.NewAndroid(now, phone.AndroidBend{})
+	w.apple, err2 = phone.NewApple(now)
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	w.trust.Android = &evidence.Android{Roots: [][32]byte{w.android.Root()}, StatusMaxAge: time.Hour,
+		Rules: android.Rules{Apps: []android.App{{Package: "org.example.wallet", Signers: [][32]byte{signer}}}}}
+	w.trust.Apple = &evidence.Apple{Root: w.apple.Root(), Rules: apple.Rules{Apps: []apple.Identifier{{Team: "MURL8TA57X", Bundle: "org.example.wallet"}}}}
+	w.verifier = evidence.NewVerifier(w.trust)
+	w.about.Status, w.about.StatusMaxAge = status(t, now, nil), time.Hour
+	w.nonce = w.world.nonce()
+	return w
+}
+
+// lists are status lists by URI, as bytes of values with 2 bits each.
+func status(t testing.TB, asOf time.Time, lists map[string][]byte) *evidence.PhoneStatus {
+	t.Helper()
+	s, err := evidence.ParsePhoneStatus(statusJSON(t, asOf, lists))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func statusJSON(t testing.TB, asOf time.Time, lists map[string][]byte) []byte {
+	f := map[string]any{"format": 1, "as_of": asOf, "android": map[string]any{"entries": map[string]any{}}}
+	var all []any
+	for uri, image := range lists {
+		all = append(all, map[string]any{"uri": uri, "bits": 2, "lst": deflated(image)})
+	}
+	if all != nil {
+		f["lists"] = all
+	}
+	b, err := json.Marshal(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func deflated(image []byte) string {
+	var b bytes.Buffer
+	z := zlib.NewWriter(&b)
+	_, _ = z.Write(image)
+	_ = z.Close()
+	return base64.RawURLEncoding.EncodeToString(b.Bytes())
+}
+
+func (w *phoneWorld) verify(b evidence.Bundle) (*evidence.Verified, string) {
+	v, err := w.verifier.Verify(w.about, b)
+	var refusal *evidence.Refusal
+	if err != nil && !errors.As(err, &refusal) {
+		w.t.Fatalf("%v is no refusal", err)
+	}
+	if err != nil {
+		return v, strings.TrimPrefix(refusal.Code(), "evidence.")
+	}
+	return v, ""
+}
+
+func (w *phoneWorld) chains(n int, challenge string, bend func(i int, d *phone.KeyDescription)) [][]string {
+	return w.android.Attestation(w.phone, n, challenge, "org.example.wallet", signer, now, bend)
+}
+
+func (w *phoneWorld) prove(key int) string { return w.phone.Prove(key, audience, w.nonce, now, "") }
+
+func (w *phoneWorld) attest(o ...phone.Option) string {
+	return w.phone.Attest(w.provider, w.nonce, now, o...)
+}
+
+func TestAndroidInRequests(t *testing.T) {
+	w := newPhoneWorld(t)
+	v, refused := w.verify(evidence.Bundle{Proof: w.prove(1), Android: w.chains(2, w.nonce, nil)})
+	if refused != "" {
+		t.Fatal(refused)
+	}
+	f := v.Facts()
+	if keys := v.Keys(); len(keys) != 2 || base64.RawURLEncoding.EncodeToString(keys[0].Thumbprint[:]) != w.phone.Thumbprint(1) || string(keys[0].JWK) != string(w.phone.JWK(1)) {
+		t.Errorf("%+v", v.Keys())
+	}
+	if fmt.Sprintf("%v %v %v %v %v", f.Kinds, f.KeyStorage, f.UserAuthentication, f.App, f.Reused) !=
+		"[android_key_attestation proof_of_possession] [android_trusted_environment] [android_biometric] org.example.wallet false" {
+		t.Errorf("%+v", f)
+	}
+	if len(v.Burns()) != 1 || v.Burns()[0].Kind != evidence.BurnNonce {
+		t.Errorf("%+v", v.Burns())
+	}
+	// What one key lacks the request lacks.
+	v, refused = w.verify(evidence.Bundle{Proof: w.prove(0), Android: w.chains(2, w.nonce, func(i int, d *phone.KeyDescription) {
+		if i == 1 {
+			d.Hardware.Set(504, phone.DERInt(1))
+		}
+	})})
+	if f := v.Facts(); refused != "" || len(f.UserAuthentication) != 0 || len(f.KeyStorage) != 1 {
+		t.Errorf("%s %+v", refused, f)
+	}
+	for name, c := range map[string]struct {
+		want   string
+		bundle evidence.Bundle
+		about  func(*evidence.About)
+	}{
+		"another challenge":         {"android_challenge", evidence.Bundle{Proof: w.prove(0), Android: w.chains(1, "x", nil)}, nil},
+		"a wallet provider's too":   {"attestation_ambiguous", evidence.Bundle{Proof: w.prove(0), Android: w.chains(1, w.nonce, nil), KeyAttestation: w.attest()}, nil},
+		"an unattested key's proof": {"proof_key_unattested", evidence.Bundle{Proof: w.prove(1), Android: w.chains(1, w.nonce, nil)}, nil},
+		"five keys":                 {"attestation_keys_too_many", evidence.Bundle{Proof: w.prove(0), Android: slices.Repeat(w.chains(1, w.nonce, nil), 5)}, nil},
+		"a key twice":               {"attestation_keys_repeated", evidence.Bundle{Proof: w.prove(0), Android: slices.Repeat(w.chains(1, w.nonce, nil), 2)}, nil},
+		"seven certificates":        {"android_chain_length", evidence.Bundle{Proof: w.prove(0), Android: [][]string{slices.Repeat(w.chains(1, w.nonce, nil)[0], 2)[:7]}}, nil},
+		"a large certificate":       {"android_chain_size", evidence.Bundle{Proof: w.prove(0), Android: [][]string{{strings.Repeat("A", 10924)}}}, nil},
+		"no base64url":              {"android_chain_malformed", evidence.Bundle{Proof: w.prove(0), Android: [][]string{{"A"}}}, nil},
+		"no status":                 {"android_status_missing", evidence.Bundle{Proof: w.prove(0), Android: w.chains(1, w.nonce, nil)}, func(a *evidence.About) { a.Status = nil }},
+		"resumed with an old status": {"android_status_stale", evidence.Bundle{Proof: w.prove(0), Android: w.chains(1, w.nonce, nil)},
+			func(a *evidence.About) { a.Now = a.At.Add(2 * time.Hour) }},
+		"resumed with a newer status": {"", evidence.Bundle{Proof: w.prove(0), Android: w.chains(1, w.nonce, nil)},
+			func(a *evidence.About) {
+				a.Now, a.Status = a.At.Add(2*time.Hour), status(t, a.At.Add(2*time.Hour), nil)
+			}},
+	} {
+		old := w.about
+		if c.about != nil {
+			c.about(&w.about)
+		}
+		if _, got := w.verify(c.bundle); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+		w.about = old
+	}
+	w.trust.Android = nil
+	w.verifier = evidence.NewVerifier(w.trust)
+	if _, got := w.verify(evidence.Bundle{Proof: w.prove(0), Android: w.chains(1, w.nonce, nil)}); got != "android_unconfigured" {
+		t.Errorf("under a policy without Android: %q", got)
+	}
+}
+
+// App Attest says which app asks, for one request and one holder key; its own key never becomes a holder's.
+func TestAppAttestIsAboutTheApp(t *testing.T) {
+	w := newPhoneWorld(t)
+	app := phone.NewAppKey("MURL8TA57X.org.example.wallet")
+	item := func(k *phone.AppKey, nonce string, key int, bend phone.AppleBend) []evidence.Item {
+		id := k.ID()
+		thumbprint, _ := evidence.Thumbprint(w.phone.Thumbprint(key))
+		object := w.apple.Attest(k, sha256.Sum256(evidence.AppClientData(nonce, thumbprint)), bend)
+		b64 := base64.RawURLEncoding.EncodeToString
+		return []evidence.Item{{Kind: evidence.KindAppAttest, Token: b64(id[:]) + "." + b64(object)}}
+	}
+	bundle := func(items []evidence.Item) evidence.Bundle {
+		return evidence.Bundle{Proof: w.prove(0), KeyAttestation: w.attest(), Items: items}
+	}
+	good := item(app, w.nonce, 0, phone.AppleBend{})
+	v, refused := w.verify(bundle(good))
+	if refused != "" {
+		t.Fatal(refused)
+	}
+	if f := v.Facts(); f.App != "MURL8TA57X.org.example.wallet" || fmt.Sprint(f.Kinds) != "[app_attest key_attestation proof_of_possession]" {
+		t.Errorf("%+v", f)
+	}
+	for _, k := range v.Keys() {
+		if thumbprint := base64.RawURLEncoding.EncodeToString(k.Thumbprint[:]); thumbprint != w.phone.Thumbprint(0) && thumbprint != w.phone.Thumbprint(1) {
+			t.Error("a key that the wallet provider did not attest")
+		}
+	}
+	for name, c := range map[string]struct {
+		want  string
+		items []evidence.Item
+	}{
+		"of another request":      {"apple_nonce", item(app, "another", 0, phone.AppleBend{})},
+		"with another holder key": {"apple_nonce", item(app, w.nonce, 1, phone.AppleBend{})},
+		"of another app":          {"apple_app", item(phone.NewAppKey("MURL8TA57X.org.evil"), w.nonce, 0, phone.AppleBend{})},
+		"of a development build":  {"apple_environment", item(app, w.nonce, 0, phone.AppleBend{Development: true})},
+		"twice":                   {"kind_twice", slices.Repeat(good, 2)},
+		"empty":                   {"app_attest_malformed", []evidence.Item{{Kind: evidence.KindAppAttest}}},
+		"without key id":          {"app_attest_malformed", []evidence.Item{{Kind: evidence.KindAppAttest, Token: good[0].Token[44:]}}},
+		"too large":               {"app_attest_malformed", []evidence.Item{{Kind: evidence.KindAppAttest, Token: strings.Repeat("A", 24<<10+1)}}},
+		"with another key's id":   {"apple_key_id", []evidence.Item{{Kind: evidence.KindAppAttest, Token: "B" + strings.Repeat("A", 42) + good[0].Token[43:]}}},
+	} {
+		if _, got := w.verify(bundle(c.items)); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+	both := evidence.Bundle{Proof: w.prove(0), Android: w.chains(1, w.nonce, nil), Items: good}
+	if _, got := w.verify(both); got != "attestation_ambiguous" {
+		t.Errorf("with an Android phone's chain: %q", got)
+	}
+	// A key that App Attest vouches for is none that a card could be bound to, not even by its own proof.
+	stranger := newPhone(t, phone.New, 1)
+	if _, got := w.verify(evidence.Bundle{Proof: stranger.Prove(0, audience, w.nonce, now, ""), Items: good}); got != "attestation_missing" {
+		t.Errorf("without a key attestation: %q", got)
+	}
+	w.trust.Apple = nil
+	w.verifier = evidence.NewVerifier(w.trust)
+	if _, got := w.verify(bundle(good)); got != "apple_unconfigured" {
+		t.Errorf("under a policy without App Attest: %q", got)
+	}
+}
+
+// Where OpenID4VCI and TS3 differ, each way is taken under its profile and refused under the other.
+func TestProfiles(t *testing.T) {
+	w := newPhoneWorld(t)
+	other := w.phone.Attest(w.provider, "another nonce", now)
+	both := []string{w.prove(1)}
+	foreign := w.phone.Prove(1, audience, w.world.nonce(), now, "")
+	for name, c := range map[string]struct {
+		bundle   evidence.Bundle
+		profile  evidence.Profile
+		strict   string // under OpenID4VCI's
+		profiled string // under profile
+	}{
+		"no nonce in the attestation": {evidence.Bundle{Proof: w.prove(0), KeyAttestation: w.attest(phone.Claim("nonce", nil))}, evidence.Profile{ProofNonce: true}, "attestation_nonce", ""},
+		"another nonce in it":         {evidence.Bundle{Proof: w.prove(0), KeyAttestation: other}, evidence.Profile{ProofNonce: true}, "attestation_nonce", "attestation_nonce"},
+		"the proof's nonce in it":     {evidence.Bundle{Proof: w.prove(0), KeyAttestation: w.attest()}, evidence.Profile{ProofNonce: true}, "", ""},
+		"proof by the second key":     {evidence.Bundle{Proof: w.prove(1), KeyAttestation: w.attest()}, evidence.Profile{FirstKey: true}, "", "proof_key_order"},
+		"proof by the first key":      {evidence.Bundle{Proof: w.prove(0), KeyAttestation: w.attest()}, evidence.Profile{FirstKey: true}, "", ""},
+		"one proof for two keys":      {evidence.Bundle{Proof: w.prove(0), KeyAttestation: w.attest()}, evidence.Profile{EachKey: true}, "", "proof_of_each"},
+		"a proof by each":             {evidence.Bundle{Proof: w.prove(0), Proofs: both, KeyAttestation: w.attest()}, evidence.Profile{EachKey: true}, "proof_unasked", ""},
+		"two proofs by one":           {evidence.Bundle{Proof: w.prove(1), Proofs: both, KeyAttestation: w.attest()}, evidence.Profile{EachKey: true}, "proof_unasked", "proof_of_each"},
+		"a proof over another nonce":  {evidence.Bundle{Proof: w.prove(0), Proofs: []string{foreign}, KeyAttestation: w.attest()}, evidence.Profile{EachKey: true}, "proof_unasked", "proof_of_each"},
+		"a proof that is another's": {evidence.Bundle{Proof: w.prove(0), Proofs: []string{w.phone.Prove(1, audience, w.nonce, now, "", phone.SignedByKey(w.phone, 0))}, KeyAttestation: w.attest()},
+			evidence.Profile{EachKey: true}, "proof_unasked", "proof_signature"},
+		"a proof for another audience": {evidence.Bundle{Proof: w.prove(0), Proofs: []string{w.phone.Prove(1, "https://else.example", w.nonce, now, "")}, KeyAttestation: w.attest()},
+			evidence.Profile{EachKey: true}, "proof_unasked", "proof_audience"},
+		"Android: a proof by each":       {evidence.Bundle{Proof: w.prove(0), Proofs: both, Android: w.chains(2, w.nonce, nil)}, evidence.Profile{EachKey: true}, "proof_unasked", ""},
+		"Android: proof by the second":   {evidence.Bundle{Proof: w.prove(1), Android: w.chains(2, w.nonce, nil)}, evidence.Profile{FirstKey: true}, "", "proof_key_order"},
+		"an attestation of before":       {evidence.Bundle{Proof: w.prove(0), KeyAttestation: other}, evidence.Profile{Reuse: true}, "attestation_nonce", ""},
+		"Android: a chain of before":     {evidence.Bundle{Proof: w.prove(0), Android: w.chains(1, "another nonce", nil)}, evidence.Profile{Reuse: true}, "android_challenge", ""},
+		"Android: no nonce in the chain": {evidence.Bundle{Proof: w.prove(0), Android: w.chains(1, "another nonce", nil)}, evidence.Profile{ProofNonce: true}, "android_challenge", "android_challenge"},
+	} {
+		for _, side := range []struct {
+			profile evidence.Profile
+			want    string
+		}{{evidence.Profile{}, c.strict}, {c.profile, c.profiled}} {
+			w.about.Profile = side.profile
+			v, got := w.verify(c.bundle)
+			if got != side.want {
+				t.Errorf("%s, %+v: %q, want %q", name, side.profile, got, side.want)
+			}
+			// What is used again is said so, for policy to judge, and is not burnt twice.
+			if reused := strings.HasSuffix(name, "of before"); got == "" && (v.Facts().Reused != reused || reused && len(v.Burns()) != 1) {
+				t.Errorf("%s: reused is %v with %d burns", name, v.Facts().Reused, len(v.Burns()))
+			}
+		}
+	}
+}
+
+// A status that the wallet provider points to holds: what is revoked, or kept up to date no longer, is refused.
+func TestStatusesOfWallets(t *testing.T) {
+	w := newPhoneWorld(t)
+	const uri = "https://wallet.example/status/1"
+	w.about.Status = status(t, now, map[string][]byte{uri: {0b00_10_01_00, 0}}) // 0 valid, 1 revoked, 2 suspended, 3 valid
+	list := func(i int) map[string]any {
+		return map[string]any{"status_list": map[string]any{"idx": i, "uri": uri}}
+	}
+	dated := func(i int, until time.Time) map[string]any {
+		return map[string]any{"status": list(i), "exp": until.Unix()}
+	}
+	year := now.Add(365 * 24 * time.Hour)
+	for name, c := range map[string]struct {
+		member string
+		claim  any
+		want   string
+		known  bool
+	}{
+		"valid":              {"status", list(0), "", true},
+		"revoked":            {"status", list(1), "status_revoked", false},
+		"suspended":          {"status", list(2), "status_revoked", false},
+		"outside":            {"status", list(8), "status_malformed", false},
+		"last":               {"status", list(7), "", true},
+		"negative":           {"status", list(-1), "status_malformed", false},
+		"of another list":    {"status", map[string]any{"status_list": map[string]any{"idx": 1, "uri": uri + "0"}}, "", false},
+		"without a URI":      {"status", map[string]any{"status_list": map[string]any{"idx": 1}}, "status_malformed", false},
+		"of plain http":      {"status", map[string]any{"status_list": map[string]any{"idx": 1, "uri": "http://x"}}, "status_malformed", false},
+		"of another kind":    {"status", map[string]any{"identifier_list": map[string]any{}}, "", false},
+		"key storage":        {"key_storage_status", dated(3, year), "", true},
+		"key storage lost":   {"key_storage_status", dated(1, year), "status_revoked", false},
+		"key storage over":   {"key_storage_status", dated(0, now), "status_expired", false},
+		"wallet":             {"client_status", dated(0, year), "", true},
+		"wallet lost":        {"client_status", dated(2, year), "status_revoked", false},
+		"wallet over":        {"client_status", dated(0, now.Add(-time.Hour)), "status_expired", false},
+		"wallet until never": {"client_status", map[string]any{"status": list(0), "exp": -1}, "status_malformed", false},
+	} {
+		v, got := w.verify(evidence.Bundle{Proof: w.prove(0), KeyAttestation: w.attest(phone.Claim(c.member, c.claim))})
+		if got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+		if got == "" && (len(v.Facts().Statuses) != 1 || v.Facts().Statuses[0].Known != c.known) {
+			t.Errorf("%s: %+v", name, v.Facts().Statuses)
+		}
+		if got == "" && c.member != "status" && !v.Facts().Statuses[0].Ends.Equal(year) {
+			t.Errorf("%s: ends at %s", name, v.Facts().Statuses[0].Ends)
+		}
+	}
+	// An old list says nothing of anybody.
+	w.about.Status = status(t, now.Add(-2*time.Hour), map[string][]byte{uri: {0, 0}})
+	v, got := w.verify(evidence.Bundle{Proof: w.prove(0), KeyAttestation: w.attest(phone.Claim("status", list(0)))})
+	if got != "" || v.Facts().Statuses[0].Known {
+		t.Errorf("%q %+v", got, v.Facts().Statuses)
+	}
+}
+
+func TestPhoneStatusIsReadStrictly(t *testing.T) {
+	good := string(statusJSON(t, now, map[string][]byte{"https://wallet.example/status/1": {0, 0}}))
+	s, err := evidence.ParsePhoneStatus([]byte(good))
+	if err != nil || !s.AsOf().Equal(now) {
+		t.Fatal(err)
+	}
+	if keys, lists := s.Entries(); keys != 0 || lists != 1 {
+		t.Error(keys, lists)
+	}
+	bomb := deflated(make([]byte, 5<<20))
+	for name, replace := range map[string][2]string{
+		"no instant":          {`"as_of"`, `"at"`},
+		"another format":      {`"format":1`, `"format":2`},
+		"a member more":       {`"format":1`, `"format":1,"x":1`},
+		"unknown Android":     {`"entries":{}`, `"entries":{"1":{"status":"FINE"}}`},
+		"three bits":          {`"bits":2`, `"bits":3`},
+		"plain http":          {`https:`, `http:`},
+		"no zlib":             {deflated([]byte{0, 0}), "AAAA"},
+		"padded":              {deflated([]byte{0, 0}), deflated([]byte{0, 0}) + "="},
+		"an empty list":       {deflated([]byte{0, 0}), deflated(nil)},
+		"a bomb":              {deflated([]byte{0, 0}), bomb},
+		"cut":                 {deflated([]byte{0, 0}), deflated([]byte{0, 0})[:4]},
+		"the same list again": {`"lists":[`, `"lists":[{"uri":"https://wallet.example/status/1","bits":2,"lst":"` + deflated([]byte{1}) + `"},`},
+	} {
+		bent := strings.Replace(good, replace[0], replace[1], 1)
+		if _, err := evidence.ParsePhoneStatus([]byte(bent)); err == nil || bent == good {
+			t.Errorf("%s was taken", name)
+		}
+	}
+}
+
+func FuzzPhoneStatus(f *testing.F) {
+	seeds := [][]byte{statusJSON(f, now, map[string][]byte{"https://wallet.example/status/1": make([]byte, 100), "https://wallet.example/status/2": {1}}),
+		[]byte(`{"format":1,"as_of":"2026-03-14T03:00:00Z","android":{"entries":{"c35747a084470c3135aeefe2b8d40cd6":{"status":"REVOKED","reason":"KEY_COMPROMISE"}}}}`)}
+	o := fuzzing.Options{Memory: 5 << 20} // one list may have 4 MiB; who signed it is known
+	fuzzing.Run(f, o, seeds, func(t *testing.T, in []byte) bool {
+		s, err := evidence.ParsePhoneStatus(in)
+		if err == nil && s.AsOf().IsZero() {
+			t.Error("a status of no instant was taken")
+		}
+		return err == nil
+	})
+}
