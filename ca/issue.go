@@ -189,7 +189,7 @@ func (a *Authority) reserve(ctx context.Context, q request, now time.Time) (*job
 }
 
 func (a *Authority) tryReserve(ctx context.Context, q request, now time.Time) (*job, error) {
-	known, err := a.o.Ledger.Recall(ctx, q.caller.ID, q.key, q.hash)
+	known, err := a.o.Ledger.RecallOf(ctx, q.caller.ID, q.key, q.hash, q.body.DocumentType, q.subject)
 	if err != nil {
 		return nil, fmt.Errorf("recalling the request: %w", err)
 	}

@@ -222,7 +222,10 @@ func (l *Ledger) letter(ctx context.Context, tag []byte, r state.Report, at time
 // link binds a phone to the line that was vouched for. What was reported of the line after its carrier vouched voids the statement, also if
 // nobody knew the line then. Nothing is bound before, so the slot, which the caller holds, comes before the line here: the line is guarded
 // by its revision.
-func (l *Ledger) link(ctx context.Context, s *Secrets, i policy.Issue, key []byte, device string) (rows []Row, applied func(), err error) {
+//
+// Nothing is read that can't be there: no letter while none is kept, and no link of somebody who never had a card. If it is there all the same,
+// the row's condition does not hold and the request is decided again.
+func (l *Ledger) link(ctx context.Context, s *Secrets, i policy.Issue, key []byte, slot If, device string) (rows []Row, applied func(), err error) {
 	applied = func() {}
 	if i.Line == nil {
 		return nil, applied, nil
@@ -232,9 +235,12 @@ func (l *Ledger) link(ctx context.Context, s *Secrets, i policy.Issue, key []byt
 	if err != nil {
 		return nil, nil, err
 	}
-	letter, letterRev, err := get[LetterRecord](ctx, l, TableLetters, tag)
-	if err != nil {
-		return nil, nil, err
+	var letter *LetterRecord
+	var letterRev uint64
+	if l.letters.Load() > 0 {
+		if letter, letterRev, err = get[LetterRecord](ctx, l, TableLetters, tag); err != nil {
+			return nil, nil, err
+		}
 	}
 	switch {
 	case line == nil:
@@ -256,9 +262,11 @@ func (l *Ledger) link(ctx context.Context, s *Secrets, i policy.Issue, key []byt
 	if at, there := slices.BinarySearch(line.Types, i.DocumentType); !there {
 		line.Types = slices.Insert(line.Types, at, i.DocumentType)
 	}
-	_, linkRev, err := get[LinkRecord](ctx, l, TableLinks, key)
-	if err != nil {
-		return nil, nil, err
+	var linkRev uint64
+	if slot != Absent {
+		if _, linkRev, err = get[LinkRecord](ctx, l, TableLinks, key); err != nil {
+			return nil, nil, err
+		}
 	}
 	return []Row{
 		{Table: TableLines, Key: tag, Value: encode(line), If: If(rev)},

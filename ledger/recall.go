@@ -99,6 +99,15 @@ func (r *RequestRecord) unseal(k IdempotencyKey) ([]byte, error) {
 // Recall looks a request up before its evidence is looked at: a retry must not meet its own burnt nonce. A known key with another
 // request hash is refused with idempotency.mismatch.
 func (l *Ledger) Recall(ctx context.Context, client string, k IdempotencyKey, request [32]byte) (Recall, error) {
+	return l.recall(ctx, client, k, request, nil)
+}
+
+// RecallOf is Recall for a request about a subject. It reads the subject in the same go, because that is where a new request looks next.
+func (l *Ledger) RecallOf(ctx context.Context, client string, k IdempotencyKey, request [32]byte, documentType string, p policy.Pseudonym) (Recall, error) {
+	return l.recall(ctx, client, k, request, slotKey(documentType, p))
+}
+
+func (l *Ledger) recall(ctx context.Context, client string, k IdempotencyKey, request [32]byte, slot []byte) (Recall, error) {
 	if l.dead.Load() {
 		return Recall{}, ErrStopped
 	}
@@ -108,7 +117,7 @@ func (l *Ledger) Recall(ctx context.Context, client string, k IdempotencyKey, re
 	}
 	key := lookup(secrets, client, k)
 	for {
-		row, rev, err := get[RequestRecord](ctx, l, TableRequests, key)
+		row, rev, err := l.requestAnd(ctx, key, slot)
 		if err != nil || row == nil {
 			return Recall{}, err
 		}
@@ -134,6 +143,32 @@ func (l *Ledger) Recall(ctx context.Context, client string, k IdempotencyKey, re
 		}
 		return Recall{Pending: &Pending{ledger: l, record: *rec, revision: resRev, request: *row}}, nil
 	}
+}
+
+// requestAnd reads a request, and a slot for whoever asks for it next; nil: none.
+func (l *Ledger) requestAnd(ctx context.Context, key, slot []byte) (row *RequestRecord, rev uint64, err error) {
+	two, ok := l.store.(twoReader)
+	if _, known := l.recent.get(slot); slot == nil || known || !ok {
+		return get[RequestRecord](ctx, l, TableRequests, key)
+	}
+	seen := l.recent.moment()
+	request, subject, err := two.getTwo(TableRequests, key, TableSlots, slot)
+	if err != nil {
+		return nil, 0, l.readFailed(err)
+	}
+	found := recentSlot{}
+	if subject.Revision != 0 {
+		r, err := decode[SlotRecord](TableSlots, subject.Value)
+		if err != nil {
+			return nil, 0, err
+		}
+		found = recentSlot{r.State, If(subject.Revision)}
+	}
+	l.recent.found(slot, found, seen)
+	if request.Revision != 0 {
+		row, err = decode[RequestRecord](TableRequests, request.Value)
+	}
+	return row, request.Revision, err
 }
 
 // Recall is what is known of a request: nothing (fresh), a reservation without an answer (pending), or the answer.

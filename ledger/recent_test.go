@@ -77,3 +77,31 @@ func TestLoneConflictForgetsTheSlot(t *testing.T) {
 		t.Errorf("conflict %v, still remembered %v", out.Conflict, known)
 	}
 }
+
+// A request and its subject read in one go are what is stored of each, there or not.
+func TestRecallReadsTheSubjectAlong(t *testing.T) {
+	l, err := Open(t.Context(), Options{Path: t.TempDir() + "/ledger.db", Fatal: func(err error) { t.Error(err) }})
+	must(t, err)
+	defer l.Close()
+	for i, stored := range []struct{ request, slot bool }{{}, {true, false}, {false, true}, {true, true}} {
+		request, slot := fmt.Append(nil, "r", i), fmt.Append(nil, "s", i)
+		var rows []Row
+		if stored.request {
+			rows = append(rows, Row{Table: TableRequests, Key: request, Value: encode(RequestRecord{Client: "c"})})
+		}
+		if stored.slot {
+			rows = append(rows, Row{Table: TableSlots, Key: slot, Value: encode(SlotRecord{State: state.State{Epoch: 9}})})
+		}
+		out, err := l.commit(t.Context(), Leaf{Kind: "meta"}, rows, false, nil)
+		must(t, err)
+		row, rev, err := l.requestAnd(t.Context(), request, slot)
+		must(t, err)
+		if (row != nil) != stored.request || row != nil && (row.Client != "c" || rev != out.Seq+1) {
+			t.Errorf("%+v: request %+v of revision %d", stored, row, rev)
+		}
+		s, known := l.recent.get(slot)
+		if want := (recentSlot{}); !known || stored.slot && (s.state.Epoch != 9 || s.rev != If(out.Seq+1)) || !stored.slot && s.rev != want.rev {
+			t.Errorf("%+v: slot %+v, known %v", stored, s, known)
+		}
+	}
+}

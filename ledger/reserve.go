@@ -350,7 +350,7 @@ func (l *Ledger) reserveIssue(ctx context.Context, a *policy.Approval, d []Draft
 	if err != nil {
 		return nil, refuseState(err)
 	}
-	linked, delivered, err := l.link(ctx, p.secrets, p.issue, key, next.Device.ID)
+	linked, delivered, err := l.link(ctx, p.secrets, p.issue, key, rev, next.Device.ID)
 	if err != nil {
 		return nil, err
 	}

@@ -554,6 +554,28 @@ func (s *sqlite) Get(_ context.Context, t Table, key []byte) (value []byte, revi
 	return value, revision, err
 }
 
+// twoReader reads two rows for little more than one: what costs is to begin.
+type twoReader interface {
+	getTwo(t Table, key []byte, u Table, other []byte) (Entry, Entry, error)
+}
+
+func (s *sqlite) getTwo(t Table, key []byte, u Table, other []byte) (a, b Entry, err error) {
+	a.Key, b.Key = key, other
+	err = s.each(func(r *sql.Rows) error {
+		which, e := 0, Entry{}
+		if err := r.Scan(&which, &e.Value, &e.Revision); err != nil {
+			return err
+		}
+		if which == 0 {
+			a.Value, a.Revision = e.Value, e.Revision
+		} else {
+			b.Value, b.Revision = e.Value, e.Revision
+		}
+		return nil
+	}, fmt.Sprintf("SELECT 0, v, rev FROM %s WHERE k=?1 UNION ALL SELECT 1, v, rev FROM %s WHERE k=?2", t, u), key, other)
+	return a, b, err
+}
+
 func (s *sqlite) Scan(_ context.Context, t Table, from []byte, limit int) (entries []Entry, err error) {
 	if from == nil {
 		from = []byte{}
