@@ -103,7 +103,9 @@ func TestVectors(t *testing.T) {
 		paths := v.paths
 		if v.file != "" {
 			paths = []string{"testdata/chains/" + v.file}
-			seen[filepath.FromSlash(v.file)] = true
+		}
+		for _, p := range paths {
+			seen[p] = true
 		}
 		t.Run(strings.TrimPrefix(paths[0], "testdata/")+" "+v.at, func(t *testing.T) {
 			at, err := time.Parse(time.DateOnly, v.at)
@@ -143,14 +145,72 @@ func TestVectors(t *testing.T) {
 			}
 		})
 	}
-	err := filepath.WalkDir("testdata/chains", func(p string, d fs.DirEntry, err error) error {
-		if rel, _ := filepath.Rel("testdata/chains", p); strings.HasSuffix(p, ".pem") && !seen[rel] {
-			t.Errorf("%s is not classified", rel)
+	// Every file of the vectors is a chain of this table, what another test of this file reads, or the description of such a chain.
+	elsewhere := []string{"testdata/PROVENANCE.md", "testdata/roots.json", "testdata/legacy/status.json"}
+	err := filepath.WalkDir("testdata", func(p string, d fs.DirEntry, err error) error {
+		if d.IsDir() && d.Name() == "fuzz" {
+			return fs.SkipDir
+		}
+		p = filepath.ToSlash(p)
+		described, isDescription := strings.CutSuffix(p, ".json")
+		if !d.IsDir() && !seen[p] && !slices.Contains(elsewhere, p) && !(isDescription && seen[described+".pem"]) {
+			t.Errorf("%s is not classified", p)
 		}
 		return err
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// The one phone of the vectors that is good is switched off by each of its certificates, its root, boot key, model and patch levels.
+func TestARealPhoneIsSwitchedOff(t *testing.T) {
+	at := time.Date(2026, 6, 4, 0, 0, 0, 0, time.UTC)
+	ders := readChain(t, "testdata/chains/sony-xperia10-iii/sdk33/TEE_EC.pem")
+	c, err := parseChain(ders)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := ParseDescription(extensionOf(t, ders[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	app := App{Package: "com.android.vending", Signers: [][32]byte{hash64(t, "8P1sW0EPJcslw7UzRsiXL64w+O50Ed+RBICtay1g24M=")}}
+	judged := func(l *StatusList, b Blocked) string {
+		_, err := Verify(ders, Expected{Challenge: d.Challenge, At: at}, Trust{Roots: GoogleRoots(), Status: l, StatusMaxAge: time.Hour}, Rules{Apps: []App{app}, Blocked: b})
+		return code(err)
+	}
+	empty := emptyStatus(t, at)
+	if got := judged(empty, Blocked{Serials: []string{"1234"}, Patches: []Patch{202306}, Devices: []Device{{Model: "SO-52B", Before: 202307}}}); got != "<nil>" {
+		t.Fatalf("while something else is switched off: %s", got)
+	}
+	for i, cert := range c {
+		for _, word := range []string{"REVOKED", "SUSPENDED"} {
+			l, err := ParseStatusList(fmt.Appendf(nil, `{"entries":{"%x":{"status":"%s"}}}`, cert.SerialNumber, word), at)
+			if err != nil || judged(l, Blocked{}) != "revoked" {
+				t.Errorf("certificate %d, %s: %v %s", i, word, err, judged(l, Blocked{}))
+			}
+		}
+		if got := judged(empty, Blocked{Serials: []string{cert.SerialNumber.Text(16)}}); got != "blocked_chain" {
+			t.Errorf("the serial number of certificate %d: %s", i, got)
+		}
+		if got := judged(empty, Blocked{Keys: [][32]byte{spki(cert)}}); got != "blocked_chain" && i > 0 {
+			t.Errorf("the key of certificate %d: %s", i, got)
+		}
+	}
+	for name, b := range map[string]struct {
+		blocked Blocked
+		want    string
+	}{
+		"its model":                      {Blocked{Devices: []Device{{Model: "SO-52B"}}}, "blocked_device"},
+		"its model, below a later level": {Blocked{Devices: []Device{{Manufacturer: "Sony", Before: 202308}}}, "blocked_device"},
+		"its boot key":                   {Blocked{BootKeys: [][]byte{d.Hardware.RootOfTrust().BootKey}}, "blocked_device"},
+		"its system's patch level":       {Blocked{Patches: []Patch{202307}}, "blocked_patch"},
+		"its vendor's patch level":       {Blocked{Patches: []Patch{20230701}}, "blocked_patch"},
+	} {
+		if got := judged(empty, b.blocked); got != b.want {
+			t.Errorf("%s: %s, want %s", name, got, b.want)
+		}
 	}
 }
 

@@ -148,6 +148,19 @@ func TestVectors(t *testing.T) {
 	}
 }
 
+// Every file of the vectors is read by a test.
+func TestEveryVectorIsRead(t *testing.T) {
+	entries, err := os.ReadDir("testdata")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if !slices.Contains([]string{"PROVENANCE.md", "apple_app_attestation_root_ca.pem", "fuzz", "ios-14.2.yaml", "ios-14.3.yaml"}, e.Name()) {
+			t.Errorf("%s is not classified", e.Name())
+		}
+	}
+}
+
 // An app's key never attests or asserts for the other app of the vectors.
 func TestVectorsDoNotMix(t *testing.T) {
 	a2, s2, _ := vectors(t, "ios-14.2.yaml")
