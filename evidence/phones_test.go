@@ -324,11 +324,17 @@ func TestStatusesOfWallets(t *testing.T) {
 			t.Errorf("%s: ends at %s", name, v.Facts().Statuses[0].Ends)
 		}
 	}
-	// An old list says nothing of anybody.
-	w.about.Status = status(t, now.Add(-2*time.Hour), map[string][]byte{uri: {0, 0}})
-	v, got := w.verify(evidence.Bundle{Proof: w.prove(0), KeyAttestation: w.attest(phone.Claim("status", list(0)))})
-	if got != "" || v.Facts().Statuses[0].Known {
-		t.Errorf("%q %+v", got, v.Facts().Statuses)
+	// A list after its exp, and an old status, say nothing of anybody.
+	ended, err := evidence.ParsePhoneStatus([]byte(strings.Replace(string(statusJSON(t, now, map[string][]byte{uri: {0, 0}})), `"bits":2`, fmt.Sprintf(`"exp":%d,"bits":2`, now.Unix()), 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*evidence.PhoneStatus{ended, status(t, now.Add(-2*time.Hour), map[string][]byte{uri: {0, 0}})} {
+		w.about.Status = s
+		v, got := w.verify(evidence.Bundle{Proof: w.prove(0), KeyAttestation: w.attest(phone.Claim("status", list(0)))})
+		if got != "" || v.Facts().Statuses[0].Known {
+			t.Errorf("%q %+v", got, v.Facts().Statuses)
+		}
 	}
 }
 

@@ -33,6 +33,7 @@ type PhoneStatus struct {
 type walletList struct {
 	bits  int
 	image []byte
+	ends  time.Time // zero: not stated
 }
 
 // ParsePhoneStatus reads the payload of a fed status. Whose word it is, is for others to ask.
@@ -46,6 +47,7 @@ func ParsePhoneStatus(payload []byte) (*PhoneStatus, error) {
 			URI  string `json:"uri"`
 			Bits int    `json:"bits"`
 			List string `json:"lst"`
+			Exp  *int64 `json:"exp"` // of the Status List Token
 		} `json:"lists"`
 	}
 	if strict.JSON(payload, strict.Limits{Bytes: MaxPhoneStatus, Depth: 4}, &f) != nil || f.Format != 1 || f.AsOf.IsZero() {
@@ -79,7 +81,11 @@ func ParsePhoneStatus(payload []byte) (*PhoneStatus, error) {
 			return malformed("a list's lst can't be inflated, is empty, or is larger than 4 MiB, all together 32 MiB")
 		}
 		room -= int64(len(image))
-		s.lists[l.URI] = walletList{l.Bits, image}
+		ends, ok := instant(l.Exp)
+		if !ok && l.Exp != nil {
+			return malformed("a list's exp is not in whole seconds before the year 10000")
+		}
+		s.lists[l.URI] = walletList{l.Bits, image, ends}
 	}
 	return s, nil
 }
@@ -171,7 +177,7 @@ func (s *PhoneStatus) lookup(uri string, index int64, now time.Time, maxAge time
 		return 0, false, nil
 	}
 	l, ok := s.lists[uri]
-	if !ok {
+	if !ok || !l.ends.IsZero() && !now.Before(l.ends) {
 		return 0, false, nil
 	}
 	perByte := int64(8 / l.bits)

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
+	"compress/zlib"
 	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -16,6 +18,7 @@ import (
 	"sealkeeper/contract"
 	"sealkeeper/internal/durable"
 	"sealkeeper/policy"
+	"sealkeeper/verifier"
 )
 
 // phonesCommand feeds what is revoked of attestation keys and wallets. It fetches nothing: that is for a job that may reach the internet.
@@ -31,12 +34,12 @@ func phonesCommand(o *options) *cobra.Command {
 }
 
 func phonesSign(*options) *cobra.Command {
-	var androidFile, asOf, key, kid, out string
+	var androidFile, asOf, key, kid, out, root string
 	var lists []string
 	c := &cobra.Command{Use: "sign --key PEM --kid ID --out FILE", Short: "Make and sign a status from fetched lists", Args: cobra.NoArgs,
 		Long: `sign puts Google's list (as it was fetched from android.googleapis.com/attestation/status) and wallet providers' status lists into one status and signs it.
-as-of is the instant at which the oldest of them was fetched. A list of wallets is FILE=URI: the JSON object status_list (bits, lst) out of a
-Status List Token whose signature you have verified, and the token's sub.`,
+as-of is the instant at which the oldest of them was fetched. A list of wallets is a Status List Token as it was fetched, JWT or CWT; it must be
+signed under the certificate of its wallet provider (list-root), and good at as-of.`,
 		Example: "  sealctl phones sign --android status.json --as-of 2026-03-14T03:00:00Z --key feed.pem --kid feed-1 --out signed.json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			at, err := time.Parse(time.RFC3339, asOf)
@@ -52,23 +55,12 @@ Status List Token whose signature you have verified, and the token's sub.`,
 				status["android"] = jsontext.Value(list)
 			}
 			var all []any
-			for _, l := range lists {
-				file, uri, ok := strings.Cut(l, "=")
-				if !ok {
-					return &coded{exitUsage, fmt.Errorf("--list %q is not FILE=URI", l)}
-				}
-				data, err := os.ReadFile(file)
+			for _, file := range lists {
+				l, err := walletList(file, root, at)
 				if err != nil {
-					return &coded{exitUsage, err}
+					return err
 				}
-				var v struct {
-					Bits int    `json:"bits"`
-					List string `json:"lst"`
-				}
-				if err := json.Unmarshal(data, &v); err != nil {
-					return &coded{exitCheck, fmt.Errorf("%s: %w", file, err)}
-				}
-				all = append(all, map[string]any{"uri": uri, "bits": v.Bits, "lst": v.List})
+				all = append(all, l)
 			}
 			if all != nil {
 				status["lists"] = all
@@ -92,7 +84,8 @@ Status List Token whose signature you have verified, and the token's sub.`,
 			return nil
 		}}
 	c.Flags().StringVar(&androidFile, "android", "", "Google's list of revoked attestation keys")
-	c.Flags().StringArrayVar(&lists, "list", nil, "a wallet provider's status list, FILE=URI")
+	c.Flags().StringArrayVar(&lists, "list", nil, "a wallet provider's Status List Token, as fetched")
+	c.Flags().StringVar(&root, "list-root", "", "PEM file with the roots of these tokens")
 	c.Flags().StringVar(&asOf, "as-of", "", "when the oldest list was fetched (RFC 3339)")
 	c.Flags().StringVar(&key, "key", "", "PEM file with the private key")
 	c.Flags().StringVar(&kid, "kid", "", "name of the key in the policy bundle (phones.status.keys)")
@@ -101,6 +94,38 @@ Status List Token whose signature you have verified, and the token's sub.`,
 		_ = c.MarkFlagRequired(name)
 	}
 	return c
+}
+
+// walletList is a verified Status List Token in the form in which it is fed.
+func walletList(file, rootFile string, at time.Time) (any, error) {
+	token, err := os.ReadFile(file)
+	if err != nil {
+		return nil, &coded{exitUsage, err}
+	}
+	roots, err := readCerts(rootFile)
+	if err != nil {
+		return nil, &coded{exitUsage, fmt.Errorf("--list-root %s: %w", rootFile, err)}
+	}
+	l, err := verifier.DecodeStatusList(bytes.TrimSpace(token), verifier.MaxEntries)
+	if err == nil {
+		err = l.Verify(roots, at)
+	}
+	if err != nil {
+		return nil, &coded{exitCheck, fmt.Errorf("%s: %w", file, err)}
+	}
+	var packed bytes.Buffer
+	z := zlib.NewWriter(&packed)
+	if _, err := z.Write(l.Image); err != nil {
+		return nil, err
+	}
+	if err := z.Close(); err != nil {
+		return nil, err
+	}
+	out := map[string]any{"uri": l.Subject, "bits": l.Bits, "lst": base64.RawURLEncoding.EncodeToString(packed.Bytes())}
+	if !l.Expires.IsZero() {
+		out["exp"] = l.Expires.Unix()
+	}
+	return out, nil
 }
 
 func phonesFeed(o *options) *cobra.Command {

@@ -5,11 +5,14 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -643,8 +646,39 @@ func TestAndroidPhonesBySession(t *testing.T) {
 		p.android(b)
 		b["clients"] = append(b["clients"].([]any), map[string]any{"id": "operator-1", "role": "operator", "may": map[string]any{}})
 	})
-	if _, err := a.As("operator-1").FeedPhones(t.Context(), contract.PhoneStatusRequest{Status: p.status(time.Now(), p.feed, "feed-1")}); err != nil {
+	// Fed by hand, with Google's list and a list of wallets, for which one of our own lists stands.
+	der := must(x509.MarshalECPrivateKey(p.feed))
+	a.Write("feed.pem", string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})))
+	a.Write("status.json", `{"entries": {"c35747a084470c3135aeefe2b8d40cd6": {"status": "REVOKED", "reason": "KEY_COMPROMISE"}}}`)
+	a.Write("broken.json", `{"entries": {"c35747a084470c3135aeefe2b8d40cd6": {"status": "FINE"}}}`)
+	a.Write("root.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.Roots[0].Raw})))
+	card, err := a.ask(a.Case(by, "ward-office-1", "office_qr", newPhone(t, 1), "android-0"))
+	if err != nil {
 		t.Fatal(err)
+	}
+	a.Write("list.jwt", string(a.Get(strings.TrimPrefix(card.Credentials[0].Status.URI, publicURL))))
+	file := func(name string) string { return filepath.Join(a.Dir, name) }
+	sign := func(list, root, at string) []string {
+		return []string{"phones", "sign", "--android", file(list), "--list", file("list.jwt"), "--list-root", file(root), "--as-of", at, "--key", file("feed.pem"), "--kid", "feed-1", "--out", file("signed.json")}
+	}
+	feed := []string{"phones", "feed", file("signed.json"), "--json", "--url", fmt.Sprintf("https://127.0.0.1:%d", a.Ports[0]), "--identity", filepath.Join(a.Dir, "clients", "operator-1")}
+	now := time.Now().UTC().Format(time.RFC3339)
+	for _, step := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"phones"}, 2, "phones sign"},
+		{sign("status.json", "root.pem", "today"), 2, "no instant"},
+		{sign("broken.json", "root.pem", now), 5, "REVOKED and SUSPENDED"},
+		{sign("status.json", "clients/operator-1/ca.pem", now), 5, "list.jwt"},
+		{sign("status.json", "root.pem", now), 0, "✓ feed-1 signed"},
+		{feed, 0, `"lists": 1`},
+		{feed, 0, `"revoked": 1`}, // once more
+	} {
+		if r := execute(t, harness.Sealctl, "", step.args...); r.code != step.code || !strings.Contains(r.out+r.err, step.want) {
+			t.Errorf("%v: %d %s %s, want %d %q", step.args, r.code, r.out, r.err, step.code, step.want)
+		}
 	}
 	signed := func(method, subject string, challenge func(*harness.Case) string) error {
 		holder := newPhone(t, 1)
