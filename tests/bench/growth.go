@@ -22,7 +22,7 @@ import (
 // The ledger of a country: what the issue of a card costs when there are ten million, against a thousand, on the same machine in turns.
 //
 // Ten million issues would take hours, so the rows are written through the store's own commits, twenty thousand subjects at a time: each
-// subject's slot and credential, as their issue and settlement leave them. Four passes over the whole range of pseudonyms and indices leave
+// subject's slot, credential and line, as their issue and settlement leave them. Four passes over the whole range of pseudonyms and indices leave
 // pages as full as chance leaves them, not packed by order. What grows at its end alone (journal, reservations, attempts) is there for
 // every tenth subject, and answers are there for the last ones: the appliance erases them after a day.
 const (
@@ -228,13 +228,16 @@ func (f *filler) ops(people []policy.Pseudonym, pass, first, n int) (ops []ledge
 			return nil, failed
 		}
 		add(ledger.TableSlots, append(append([]byte(documentType), 0), p[:]...), ledger.SlotRecord{DocumentType: documentType, Subject: p, State: s})
+		tag := p // uniform like the ledger's own, and in order
+		add(ledger.TableLines, tag[:], ledger.LineRecord{Subject: p, Types: []string{documentType}})
+		add(ledger.TableLinks, append(append([]byte(documentType), 0), p[:]...), ledger.LinkRecord{Line: tag[:], Link: state.Link{Device: device, Since: f.made}})
 		add(ledger.TableCredentials, binary.BigEndian.AppendUint64(append([]byte(list), 0), index), ledger.CredentialRecord{Reservation: id, Format: policy.SDJWT, NotAfter: until})
 		if n-int(f.serial) < growthAnswers {
 			var lookup [32]byte
 			rand.Read(lookup[:])
 			add(ledger.TableRequests, lookup[:], ledger.RequestRecord{Client: "ward-office-1", Request: key, RowSalt: key, Reservation: id, At: time.Now(), Settled: time.Now(), Sealed: f.answer})
 		}
-		if len(op.Rows) >= 2*growthShared || i == len(people)-1 {
+		if len(op.Rows) >= 4*growthShared || i == len(people)-1 {
 			item := ledger.ItemRecord{KeyID: "sdjwt-issuer", Purpose: policy.PurposeSDJWT, TBSHash: key, Format: policy.SDJWT, List: list, Index: index, Key: key, NotAfter: until}
 			add(ledger.TableReservations, []byte(id), ledger.ReservationRecord{ID: id, Kind: policy.KindIssue, Progress: ledger.Settled, Client: "ward-office-1", At: f.made,
 				DocumentType: documentType, Subject: p, Device: device, Items: []ledger.ItemRecord{item}, Request: key[:]})
