@@ -338,6 +338,7 @@ func (s *sqlite) commit(batch []Op) ([]Outcome, error) {
 func (s *sqlite) apply(batch []Op, careful bool) (out []Outcome, fits bool, err error) {
 	out = make([]Outcome, len(batch))
 	seq := s.size
+	counts := countsOf(batch, careful)
 	for i, op := range batch {
 		if careful {
 			if out[i].Conflict, err = s.compare(op); err != nil {
@@ -348,6 +349,10 @@ func (s *sqlite) apply(batch []Op, careful bool) (out []Outcome, fits bool, err 
 			}
 		}
 		for _, r := range op.Rows {
+			if counts != nil && r.Most > 0 {
+				counts.add(r, seq+1)
+				continue
+			}
 			n, err := s.put(r, seq+1)
 			if err != nil {
 				return nil, false, err
@@ -359,7 +364,66 @@ func (s *sqlite) apply(batch []Op, careful bool) (out []Outcome, fits bool, err 
 		out[i].Seq = seq
 		seq++
 	}
+	for _, c := range counts {
+		if fits, err := s.count(c); err != nil || !fits {
+			return nil, false, err
+		}
+	}
 	return out, true, nil
+}
+
+// counts gathers what the ops of a batch count in one row: hundreds of requests count for the same client and phase, and it is one statement
+// for each row. Nobody in the batch looks at these rows in between.
+type counts map[string]*count
+
+type count struct {
+	table   Table
+	key     []byte
+	n, most uint64
+	rev     uint64
+}
+
+// countsOf is nil if each row has to be counted alone: to find which op is one too many, or because something else happens to its table.
+func countsOf(batch []Op, careful bool) counts {
+	if careful {
+		return nil
+	}
+	alone := map[Table]bool{} // the table's rows count, and nothing else
+	for _, op := range batch {
+		for _, r := range op.Rows {
+			counts := r.Most > 0
+			if before, seen := alone[r.Table]; seen && before != counts {
+				return nil
+			}
+			alone[r.Table] = counts
+		}
+	}
+	return counts{}
+}
+
+func (c counts) add(r Row, rev uint64) {
+	id := string(r.Table) + "\x00" + string(r.Key)
+	if c[id] == nil {
+		c[id] = &count{table: r.Table, key: r.Key, most: r.Most}
+	}
+	c[id].n, c[id].most, c[id].rev = c[id].n+1, min(c[id].most, r.Most), rev
+}
+
+// count adds at once what a batch counts in a row; fits says that it stays within the smallest bound.
+func (s *sqlite) count(c *count) (fits bool, err error) {
+	if c.n > c.most {
+		return false, nil
+	}
+	st, err := s.stmt("INSERT INTO %s(k,v,rev) VALUES(?1,CAST(?4 AS BLOB),?2) ON CONFLICT(k) DO UPDATE SET v=CAST("+counted+"+?4 AS BLOB), rev=excluded.rev WHERE "+counted+"<=?3", c.table)
+	if err != nil {
+		return false, err
+	}
+	res, err := st.Exec(c.key, int64(c.rev), bound(c.most-c.n), int64(c.n))
+	if err != nil {
+		return false, err
+	}
+	n, err := res.RowsAffected()
+	return n == 1, err
 }
 
 // counted is the value of a row that counts.

@@ -35,6 +35,7 @@ func Run(t *testing.T, open Open) {
 		{"later ops of a batch see earlier ones", order},
 		{"revisions are never reused", revisions},
 		{"rows that count never pass their bound", counts},
+		{"counting in one row is the same in one batch and in many", countsTogether},
 		{"malformed ops are refused before anything is written", malformed},
 		{"scans are ordered and bounded", scans},
 		{"commits survive opening again", durable},
@@ -313,6 +314,27 @@ func counts(t *testing.T, s *stage) {
 		t.Fatalf("%d leaves, %v", len(s.leaves), err)
 	}
 	s.wants("crowd", "7", 15)
+}
+
+// Counting in one row is the same in one batch and in many.
+func countsTogether(_ *testing.T, s *stage) {
+	one := func(key string, most uint64) ledger.Row {
+		return ledger.Row{Table: ledger.TableMeta, Key: []byte(key), Most: most}
+	}
+	s.commit(nil, op("1", one("k", 9), one("other", 9)), op("2", one("k", 9)), op("3", one("k", 4)))
+	s.wants("k", "3", 3)
+	s.wants("other", "1", 1)
+	s.commit(nil, op("4", one("k", 9)), op("5", one("k", 5), one("other", 2)))
+	s.wants("k", "5", 5)
+	s.wants("other", "2", 5)
+	s.commit([]bool{false, true, false}, op("6", one("k", 9)), op("a lower bound", one("k", 6)), op("7", one("k", 9)))
+	s.commit([]bool{true}, op("one too many", one("k", 7)))
+	s.wants("k", "7", 7)
+	s.commit([]bool{false, true}, op("first of new", one("new", 1)), op("and one too many", one("new", 1)))
+	s.wants("new", "1", 8)
+	// what happens in between is not overtaken
+	s.commit(nil, op("8", one("k", 9)), op("gone", drop("k", 9)), op("from the beginning", one("k", 9)), op("2", one("k", 2)))
+	s.wants("k", "2", 12)
 }
 
 func malformed(t *testing.T, s *stage) {
