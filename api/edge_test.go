@@ -52,6 +52,10 @@ POST /v1/locks                       icdo.
 POST /v1/unlocks                     icdo.
 POST /v1/revocations                 i.do.
 POST /v1/events                      .cd..
+POST /v1/renewals                    ..do.
+POST /v1/schedules                   ..do.
+POST /v1/schedules/cancel            ..do.
+POST /v1/acknowledgements            i....
 POST /v1/holders/state               i.doa
 GET  /v1/whoami                      icdoa
 GET  /openapi.yaml                   icdoa

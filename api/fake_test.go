@@ -110,6 +110,22 @@ func (f *fake) change(op string, c ca.Caller) (contract.ChangeAnswer, error) {
 			Locks: []contract.Lock{{Reason: "telecom_lost", Class: "telecom"}}, Credentials: []contract.CredentialStatus{}}}, f.call(op, c)
 }
 
+func (f *fake) Renew(_ context.Context, c ca.Caller, _ contract.RenewalRequest) (contract.ChangeAnswer, error) {
+	return f.change("renew", c)
+}
+
+func (f *fake) Schedule(_ context.Context, c ca.Caller, _ contract.ScheduleRequest) (contract.ChangeAnswer, error) {
+	return f.change("schedule", c)
+}
+
+func (f *fake) CancelSchedule(_ context.Context, c ca.Caller, _ contract.ScheduleCancel) (contract.ChangeAnswer, error) {
+	return f.change("cancel", c)
+}
+
+func (f *fake) Acknowledge(_ context.Context, c ca.Caller, _ contract.AcknowledgementRequest) (contract.ChangeAnswer, error) {
+	return f.change("acknowledge", c)
+}
+
 func (f *fake) Lock(_ context.Context, c ca.Caller, _ contract.ChangeRequest) (contract.ChangeAnswer, error) {
 	return f.change("lock", c)
 }
@@ -229,6 +245,10 @@ var bodies = map[string]string{
 	"/v1/unlocks":                     `{"document_type":"kr-resident","subject":"900101-1234567","reason":"telecom_lost"}`,
 	"/v1/revocations":                 `{"document_type":"kr-resident","subject":"900101-1234567","reason":"deceased"}`,
 	"/v1/events":                      `{"event":"a.b.c"}`,
+	"/v1/renewals":                    `{"document_type":"kr-resident","subject":"900101-1234567","reasons":["address"],"attributes":2}`,
+	"/v1/schedules":                   `{"document_type":"kr-resident","subject":"900101-1234567","schedule":"case-17","operation":"lock","reason":"admin_hold","from":"2026-12-01T00:00:00+09:00","to":"2027-03-01T00:00:00+09:00"}`,
+	"/v1/schedules/cancel":            `{"document_type":"kr-resident","subject":"900101-1234567","schedule":"case-17"}`,
+	"/v1/acknowledgements":            `{"document_type":"kr-resident","subject":"900101-1234567","issuance":"01JDD7Q0B5GZ","proof":"e30.e30.c2ln"}`,
 	"/v1/holders/state":               `{"document_type":"kr-resident","subject":"900101-1234567"}`,
 }
 

@@ -26,6 +26,7 @@ func Routes() []Route {
 		issuing = []string{RoleIssuance}
 		locking = []string{RoleIssuance, RoleCarrier, RoleDesk, RoleOperator}
 		ending  = []string{RoleIssuance, RoleDesk, RoleOperator}
+		telling = []string{RoleDesk, RoleOperator}
 		looking = []string{RoleIssuance, RoleDesk, RoleOperator, RoleAuditor}
 	)
 	return []Route{
@@ -39,6 +40,10 @@ func Routes() []Route {
 		{"POST", "/v1/unlocks", locking},
 		{"POST", "/v1/revocations", ending},
 		{"POST", "/v1/events", []string{RoleCarrier, RoleDesk}},
+		{"POST", "/v1/renewals", telling},
+		{"POST", "/v1/schedules", telling},
+		{"POST", "/v1/schedules/cancel", telling},
+		{"POST", "/v1/acknowledgements", issuing},
 		{"POST", "/v1/holders/state", looking},
 		{"POST", "/v1/policies", []string{RoleOperator}},
 		{"POST", "/v1/phones/status", []string{RoleOperator}},
@@ -85,6 +90,18 @@ func (e *Edge) handlers() map[string]handler {
 		}),
 		"POST /v1/events": serve(e, plain, validEvent, func(ctx context.Context, c call, r contract.EventRequest) (contract.EventAnswer, error) {
 			return a.Event(ctx, c.Caller, r)
+		}),
+		"POST /v1/renewals": serve(e, plain, validRenewal, func(ctx context.Context, c call, r contract.RenewalRequest) (contract.ChangeAnswer, error) {
+			return a.Renew(ctx, c.Caller, r)
+		}),
+		"POST /v1/schedules": serve(e, plain, validSchedule, func(ctx context.Context, c call, r contract.ScheduleRequest) (contract.ChangeAnswer, error) {
+			return a.Schedule(ctx, c.Caller, r)
+		}),
+		"POST /v1/schedules/cancel": serve(e, plain, validCancel, func(ctx context.Context, c call, r contract.ScheduleCancel) (contract.ChangeAnswer, error) {
+			return a.CancelSchedule(ctx, c.Caller, r)
+		}),
+		"POST /v1/acknowledgements": serve(e, plain, validAcknowledgement, func(ctx context.Context, c call, r contract.AcknowledgementRequest) (contract.ChangeAnswer, error) {
+			return a.Acknowledge(ctx, c.Caller, r)
 		}),
 		"POST /v1/holders/state": serve(e, plain, validState, func(ctx context.Context, c call, r contract.StateRequest) (contract.Holder, error) {
 			return a.Holder(ctx, c.Caller, r)

@@ -16,6 +16,7 @@ var (
 
 	thumbprintForm = regexp.MustCompile(contract.ThumbprintPattern)
 	authorityForm  = regexp.MustCompile(contract.AuthorityPattern)
+	scheduleForm   = regexp.MustCompile(contract.SchedulePattern)
 	methodForm     = regexp.MustCompile(contract.MethodPattern)
 )
 
@@ -81,6 +82,54 @@ func validChange(r *contract.ChangeRequest) string {
 func validEvent(r *contract.EventRequest) string {
 	if r.Event == "" || len(r.Event) > contract.MaxEvent {
 		return fmt.Sprintf("event must have 1 to %d characters", contract.MaxEvent)
+	}
+	return ""
+}
+
+func validRenewal(r *contract.RenewalRequest) string {
+	switch {
+	case validType(r.DocumentType) != "":
+		return validType(r.DocumentType)
+	case len(r.Reasons) == 0 || len(r.Reasons) > contract.MaxReasons:
+		return fmt.Sprintf("reasons must have 1 to %d elements", contract.MaxReasons)
+	}
+	for i, reason := range r.Reasons {
+		if !reasonForm.MatchString(reason) || slices.Contains(r.Reasons[:i], reason) {
+			return "reasons must be different ones that match " + contract.ReasonPattern
+		}
+	}
+	return ""
+}
+
+func validSchedule(r *contract.ScheduleRequest) string {
+	switch {
+	case validType(r.DocumentType) != "":
+		return validType(r.DocumentType)
+	case !scheduleForm.MatchString(r.Schedule) || r.Replaces != "" && !scheduleForm.MatchString(r.Replaces):
+		return "schedule and replaces must match " + contract.SchedulePattern
+	case r.Operation != "lock" && r.Operation != "revoke":
+		return "operation must be lock or revoke"
+	case !reasonForm.MatchString(r.Reason):
+		return "reason must match " + contract.ReasonPattern
+	}
+	return ""
+}
+
+func validCancel(r *contract.ScheduleCancel) string {
+	if !scheduleForm.MatchString(r.Schedule) {
+		return "schedule must match " + contract.SchedulePattern
+	}
+	return validType(r.DocumentType)
+}
+
+func validAcknowledgement(r *contract.AcknowledgementRequest) string {
+	switch {
+	case validType(r.DocumentType) != "":
+		return validType(r.DocumentType)
+	case !deviceForm.MatchString(r.Issuance):
+		return "issuance must match " + contract.DevicePattern
+	case r.Proof == "" || len(r.Proof) > contract.MaxToken:
+		return fmt.Sprintf("proof must have 1 to %d characters", contract.MaxToken)
 	}
 	return ""
 }

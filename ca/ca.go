@@ -33,24 +33,25 @@ import (
 
 // Options of New.
 type Options struct {
-	Ledger    *ledger.Ledger
-	Signer    *signer.Signer
-	Gate      *release.Gate
-	Trust     evidence.Trust // all but the authorities, which are the bundle's
-	Policy    PolicySource
-	Guard     *clock.Guard
-	Clock     clock.Clock
-	Random    io.Reader
-	Pseudonym [32]byte // key of pseudonyms, derived from the domain secret
-	X509      x509.Params
-	BaseURL   string // of the public listener
-	Directory string // publish directory: lists, certificates and CRL are written there durably; empty: none
-	ListTTL   time.Duration
-	ListLife  time.Duration
-	CRLLife   time.Duration
-	Version   string
-	Log       *slog.Logger
-	Metrics   *metrics.Metrics
+	Ledger      *ledger.Ledger
+	Signer      *signer.Signer
+	Gate        *release.Gate
+	Trust       evidence.Trust // all but the authorities, which are the bundle's
+	Policy      PolicySource
+	Guard       *clock.Guard
+	Clock       clock.Clock
+	Random      io.Reader
+	Pseudonym   [32]byte // key of pseudonyms, derived from the domain secret
+	X509        x509.Params
+	BaseURL     string // of the public listener
+	Directory   string // publish directory: lists, certificates and CRL are written there durably; empty: none
+	ListTTL     time.Duration
+	ListLife    time.Duration
+	CRLLife     time.Duration
+	GiveUpEvery time.Duration // how often unfinished reservations are looked for; default 10 min
+	Version     string
+	Log         *slog.Logger
+	Metrics     *metrics.Metrics
 }
 
 // Authority conducts.
@@ -80,6 +81,9 @@ const turnsPerCore = 32
 
 // New makes the authority and puts what was published before on its shelf, so that readers are served before anything is signed.
 func New(ctx context.Context, o Options) (*Authority, error) {
+	if o.GiveUpEvery <= 0 {
+		o.GiveUpEvery = 10 * time.Minute
+	}
 	a := &Authority{o: o, turns: newTurns(turnsPerCore * runtime.GOMAXPROCS(0))}
 	if err := a.startPolicy(ctx); err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"sealkeeper/contract"
 	"sealkeeper/internal/crashpoint"
@@ -16,25 +17,35 @@ import (
 // It does not ask whether the clock is trusted, and it is never shed: a lost phone is locked whatever else is wrong. A conflict is decided
 // again until the request's deadline, not only five times.
 func (a *Authority) Change(ctx context.Context, c Caller, op policy.Operation, r contract.ChangeRequest) (contract.ChangeAnswer, error) {
-	subject, err := a.pseudonym(r.Subject)
+	return a.change(ctx, op, r.DocumentType, r.Subject, func(b *policy.Bundle, subject policy.Pseudonym, s ledger.Snapshot, at time.Time) (*policy.Approval, policy.Decision) {
+		return b.DecideChange(policy.ChangeRequest{Client: c.ID, Operation: op, DocumentType: r.DocumentType, Subject: subject, Reason: r.Reason, Device: r.Device}, s.Slot(), at)
+	})
+}
+
+// decide decides a change of a subject in a state.
+type decide func(b *policy.Bundle, subject policy.Pseudonym, s ledger.Snapshot, at time.Time) (*policy.Approval, policy.Decision)
+
+// change leads any change of a subject through decision and commit.
+func (a *Authority) change(ctx context.Context, op policy.Operation, documentType, number string, decide decide) (contract.ChangeAnswer, error) {
+	none := contract.ChangeAnswer{}
+	subject, err := a.pseudonym(number)
 	if err != nil {
-		return contract.ChangeAnswer{}, err
+		return none, err
 	}
-	leave, err := a.subjects.enter(ctx, r.DocumentType, subject, true)
+	leave, err := a.subjects.enter(ctx, documentType, subject, true)
 	if err != nil {
-		return contract.ChangeAnswer{}, problem(err, nil)
+		return none, problem(err, nil)
 	}
 	defer leave()
 	defer a.o.Ledger.Arrive()()
-	q := policy.ChangeRequest{Client: c.ID, Operation: op, DocumentType: r.DocumentType, Subject: subject, Reason: r.Reason, Device: r.Device}
 	for {
-		snap, err := a.o.Ledger.Subject(ctx, r.DocumentType, subject)
+		snap, err := a.o.Ledger.Subject(ctx, documentType, subject)
 		if err != nil {
-			return contract.ChangeAnswer{}, problem(fmt.Errorf("reading the subject: %w", err), nil)
+			return none, problem(fmt.Errorf("reading the subject: %w", err), nil)
 		}
-		approval, d := a.rules().bundle.DecideChange(q, snap.Slot(), a.o.Guard.ForLists())
+		approval, d := decide(a.rules().bundle, subject, snap, a.o.Guard.ForLists())
 		if err := a.decided(op, d); err != nil {
-			return contract.ChangeAnswer{}, err
+			return none, err
 		}
 		crashpoint.Here("ca.change.decided")
 		done, err := a.o.Ledger.Change(ctx, approval)
@@ -42,12 +53,12 @@ func (a *Authority) Change(ctx context.Context, c Caller, op policy.Operation, r
 			continue
 		}
 		if err != nil {
-			return contract.ChangeAnswer{}, problem(fmt.Errorf("committing the change: %w", err), nil)
+			return none, problem(fmt.Errorf("committing the change: %w", err), nil)
 		}
 		crashpoint.Here("ca.change.committed")
-		h, err := a.holder(ctx, r.DocumentType, subject)
+		h, err := a.holder(ctx, documentType, subject)
 		if err != nil { // the change is durable: say so rather than fail
-			h = contract.Holder{DocumentType: r.DocumentType, Bound: done.Slot.Bound, Device: done.Slot.Device, Epoch: done.Slot.Epoch,
+			h = contract.Holder{DocumentType: documentType, Bound: done.Slot.Bound, Device: done.Slot.Device, Epoch: done.Slot.Epoch,
 				Locks: locks(done.Slot.Locks), Credentials: []contract.CredentialStatus{}}
 		}
 		uris := make([]string, len(done.Lists))
@@ -77,10 +88,19 @@ func (a *Authority) holder(ctx context.Context, documentType string, subject pol
 		return contract.Holder{}, fmt.Errorf("reading the subject: %w", err)
 	}
 	s := snap.Slot()
-	h := contract.Holder{DocumentType: documentType, Bound: s.Bound, Device: s.Device, Epoch: s.Epoch, Locks: locks(s.Locks), Credentials: []contract.CredentialStatus{}}
+	h := contract.Holder{DocumentType: documentType, Bound: s.Bound, Device: s.Device, Epoch: s.Epoch, Locks: locks(s.Locks), Credentials: []contract.CredentialStatus{},
+		Closed: s.Closed, Renew: s.Renew, Attributes: s.Attributes}
+	for _, o := range snap.Orders() {
+		w := contract.Schedule{Schedule: o.ID, Operation: string(policy.OpLock), Reason: o.Lock.Reason, Class: o.Class, From: o.From, To: o.To, Begun: o.Begun}
+		if o.Close != "" {
+			w.Operation, w.Reason = string(policy.OpRevoke), o.Close
+		}
+		h.Schedules = append(h.Schedules, w)
+	}
 	for _, c := range snap.Credentials() {
 		h.Credentials = append(h.Credentials, contract.CredentialStatus{Format: string(c.Format), Device: c.Device, Status: c.Status,
-			StatusRef: contract.StatusRef{URI: c.URI, Index: c.Index}, ValidUntil: c.NotAfter})
+			StatusRef: contract.StatusRef{URI: c.URI, Index: c.Index}, ValidUntil: c.NotAfter,
+			Issuance: c.Reservation, Active: c.Active})
 	}
 	return h, nil
 }

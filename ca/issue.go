@@ -102,6 +102,7 @@ func (a *Authority) Issue(ctx context.Context, c Caller, call Call, op policy.Op
 		if err != nil {
 			return nil, problem(fmt.Errorf("waiting for the revocation's list: %w", err), nil)
 		}
+		crashpoint.Here("ca.issue.revoked-shown")
 	}
 	return out, nil
 }

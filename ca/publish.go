@@ -172,6 +172,8 @@ func (a *Authority) Run(ctx context.Context) error {
 	var beside sync.WaitGroup
 	beside.Go(func() { a.selftest.run(ctx, a) })
 	beside.Go(func() { a.keepCRL(ctx) })
+	beside.Go(func() { a.keepSchedules(ctx) })
+	beside.Go(func() { a.keepGivingUp(ctx) })
 	a.publishLists(ctx)
 	beside.Wait()
 	return nil

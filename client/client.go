@@ -180,6 +180,26 @@ func (c *Client) Event(ctx context.Context, r contract.EventRequest) (contract.E
 	return do[contract.EventAnswer](ctx, c, call{path: "/v1/events", body: r})
 }
 
+// Renew says that a card has to be made anew.
+func (c *Client) Renew(ctx context.Context, r contract.RenewalRequest) (contract.ChangeAnswer, error) {
+	return do[contract.ChangeAnswer](ctx, c, call{path: "/v1/renewals", body: r})
+}
+
+// Schedule orders a lock or a closing for later.
+func (c *Client) Schedule(ctx context.Context, r contract.ScheduleRequest) (contract.ChangeAnswer, error) {
+	return do[contract.ChangeAnswer](ctx, c, call{path: "/v1/schedules", body: r})
+}
+
+// CancelSchedule takes an order back.
+func (c *Client) CancelSchedule(ctx context.Context, r contract.ScheduleCancel) (contract.ChangeAnswer, error) {
+	return do[contract.ChangeAnswer](ctx, c, call{path: "/v1/schedules/cancel", body: r})
+}
+
+// Acknowledge shows that a phone has its credentials. It is not repeated if it may have arrived: its nonce is good once.
+func (c *Client) Acknowledge(ctx context.Context, r contract.AcknowledgementRequest) (contract.ChangeAnswer, error) {
+	return do[contract.ChangeAnswer](ctx, c, call{path: "/v1/acknowledgements", body: r, once: true})
+}
+
 // Holder reads a holder's state.
 func (c *Client) Holder(ctx context.Context, r contract.StateRequest) (contract.Holder, error) {
 	return do[contract.Holder](ctx, c, call{path: "/v1/holders/state", body: r})

@@ -98,6 +98,18 @@ func (a *authority) Revoke(_ context.Context, c ca.Caller, _ contract.ChangeRequ
 func (a *authority) Event(_ context.Context, c ca.Caller, _ contract.EventRequest) (contract.EventAnswer, error) {
 	return contract.EventAnswer{Sequence: 4}, a.next("event", c)
 }
+func (a *authority) Renew(_ context.Context, c ca.Caller, _ contract.RenewalRequest) (contract.ChangeAnswer, error) {
+	return contract.ChangeAnswer{Sequence: 5}, a.next("renew", c)
+}
+func (a *authority) Schedule(_ context.Context, c ca.Caller, _ contract.ScheduleRequest) (contract.ChangeAnswer, error) {
+	return contract.ChangeAnswer{Sequence: 6}, a.next("schedule", c)
+}
+func (a *authority) CancelSchedule(_ context.Context, c ca.Caller, _ contract.ScheduleCancel) (contract.ChangeAnswer, error) {
+	return contract.ChangeAnswer{Sequence: 7}, a.next("cancel", c)
+}
+func (a *authority) Acknowledge(_ context.Context, c ca.Caller, _ contract.AcknowledgementRequest) (contract.ChangeAnswer, error) {
+	return contract.ChangeAnswer{Sequence: 8}, a.next("acknowledge", c)
+}
 func (a *authority) Holder(_ context.Context, c ca.Caller, _ contract.StateRequest) (contract.Holder, error) {
 	return contract.Holder{Epoch: 7}, a.next("state", c)
 }

@@ -71,6 +71,52 @@ type ChangeRequest struct {
 	Device       string `json:"device,omitempty"` // act only if this phone still has the card
 }
 
+// RenewalRequest says that a card has to be made anew: POST /v1/renewals.
+type RenewalRequest struct {
+	DocumentType string   `json:"document_type"`
+	Subject      string   `json:"subject"`
+	Reasons      []string `json:"reasons"`              // of the policy: address, name, photo, tech, …
+	Attributes   uint64   `json:"attributes,omitempty"` // the register's count of changes of the person's data ("epoch" of its statements); none: the data are the same
+}
+
+// ScheduleRequest orders a lock or a closing for later: POST /v1/schedules.
+type ScheduleRequest struct {
+	DocumentType string    `json:"document_type"`
+	Subject      string    `json:"subject"`
+	Schedule     string    `json:"schedule"`           // the client's own id of the order; the same order twice is one
+	Operation    string    `json:"operation"`          // lock, or revoke for a reason that closes
+	Reason       string    `json:"reason"`             // one that does not end with the phone
+	From         time.Time `json:"from"`               // whole seconds
+	To           time.Time `json:"to,omitzero"`        // of a lock: when it ends by itself; none: it is removed by its authority
+	Replaces     string    `json:"replaces,omitempty"` // the order whose place it takes
+}
+
+// ScheduleCancel takes an order back: POST /v1/schedules/cancel. What it locked meanwhile is unlocked.
+type ScheduleCancel struct {
+	DocumentType string `json:"document_type"`
+	Subject      string `json:"subject"`
+	Schedule     string `json:"schedule"`
+}
+
+// AcknowledgementRequest is the phone's word that it has its credentials: POST /v1/acknowledgements.
+type AcknowledgementRequest struct {
+	DocumentType string `json:"document_type"`
+	Subject      string `json:"subject"`
+	Issuance     string `json:"issuance"` // of the answer that brought them
+	Proof        string `json:"proof"`    // OpenID4VCI jwt proof with jwk, over a nonce of POST /v1/nonces, by a key of theirs
+}
+
+// Schedule is an order that waits or is being carried out.
+type Schedule struct {
+	Schedule  string    `json:"schedule"`
+	Operation string    `json:"operation"` // lock or revoke
+	Reason    string    `json:"reason"`
+	Class     string    `json:"class"`
+	From      time.Time `json:"from"`
+	To        time.Time `json:"to,omitzero"`
+	Begun     bool      `json:"begun"`
+}
+
 // ChangeAnswer is sent once the change is durable and its lists are on their way.
 type ChangeAnswer struct {
 	Changed  bool     `json:"changed"`
@@ -109,6 +155,10 @@ type Holder struct {
 	Epoch        uint64             `json:"epoch"`
 	Locks        []Lock             `json:"locks"`
 	Credentials  []CredentialStatus `json:"credentials"`
+	Closed       string             `json:"closed,omitempty"`     // why the person has no card any more
+	Renew        []string           `json:"renew,omitempty"`      // why the card has to be made anew
+	Attributes   uint64             `json:"attributes,omitempty"` // the register's count; statements of an older one are refused
+	Schedules    []Schedule         `json:"schedules,omitempty"`
 }
 
 // Lock is one reason of a suspension.
@@ -121,9 +171,11 @@ type Lock struct {
 type CredentialStatus struct {
 	Format     string    `json:"format"`
 	Device     string    `json:"device"`
-	Status     string    `json:"status"` // reserved, valid, suspended, revoked
+	Status     string    `json:"status"` // reserved, valid, suspended, needs_renew, revoked
 	StatusRef  StatusRef `json:"status_ref"`
 	ValidUntil time.Time `json:"valid_until"`
+	Issuance   string    `json:"issuance,omitempty"`
+	Active     bool      `json:"active,omitempty"` // its phone has acknowledged it
 }
 
 // SessionRequest opens a session: POST /v1/sessions. It is the only request with evidence in which the subject's number stands.

@@ -17,6 +17,8 @@ const (
 	ThumbprintPattern     = `^[A-Za-z0-9_-]{43}$`
 	AuthorityPattern      = `^[a-z0-9][a-z0-9-]{0,63}$`
 	MethodPattern         = `^[a-z][a-z0-9_]{0,63}$`
+	SchedulePattern       = `^[A-Za-z0-9_-]{1,64}$`
+	MaxReasons            = 8
 	MaxNonce              = 256
 	MaxPolicy             = 1<<20 + 16<<10 // bytes of a bundle file with its signatures
 	MaxPhoneStatus        = 4<<20 + 16<<10 // bytes of a status file with its signatures

@@ -170,6 +170,19 @@ func (a *Audit) BudgetsSwept(ctx context.Context) (int64, error) {
 	return *mark, nil
 }
 
+// Due calls f for every step of an order that is to come.
+func (a *Audit) Due(ctx context.Context, f func(key []byte, r DueRecord) error) error {
+	return each(ctx, a, TableDue, func(key []byte, _ uint64, r DueRecord) error { return f(key, r) })
+}
+
+// DueKeys are the keys that a subject's orders must have in the table of what is due.
+func DueKeys(r SlotRecord) (keys [][]byte) {
+	for _, o := range r.State.Orders {
+		keys = append(keys, dueKey(r.DocumentType, r.Subject, o))
+	}
+	return keys
+}
+
 // Latches calls f for every phase that is known to have begun.
 func (a *Audit) Latches(ctx context.Context, f func(seq uint64, phase string, r LatchRecord) error) error {
 	return each(ctx, a, TableLatches, func(key []byte, seq uint64, r LatchRecord) error { return f(seq, string(key), r) })

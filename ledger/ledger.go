@@ -34,17 +34,18 @@ import (
 
 // Options of Open.
 type Options struct {
-	Path      string // SQLite file
-	HighWater string // file outside the ledger, better on another disk; compared at start
-	Publish   string // publish directory; versions of lists found there are compared at start
-	Clock     clock.Clock
-	Log       *slog.Logger
-	Metrics   *metrics.Metrics
-	BaseURL   string        // public base URL; a list's URI is BaseURL + "/status-lists/" + id
-	ListSize  uint64        // entries per status list, a power of two ≥ 1024 (default 1<<20)
-	Reserve   int64         // bytes of the ledger's disk that are kept for locks (0: none)
-	AnswerTTL time.Duration // how long sealed answers are kept (default 24 h)
-	Fatal     func(error)   // called once when the disk failed; must not return control to issuing (default: panic)
+	Path        string // SQLite file
+	HighWater   string // file outside the ledger, better on another disk; compared at start
+	Publish     string // publish directory; versions of lists found there are compared at start
+	Clock       clock.Clock
+	Log         *slog.Logger
+	Metrics     *metrics.Metrics
+	BaseURL     string        // public base URL; a list's URI is BaseURL + "/status-lists/" + id
+	ListSize    uint64        // entries per status list, a power of two ≥ 1024 (default 1<<20)
+	Reserve     int64         // bytes of the ledger's disk that are kept for locks (0: none)
+	GiveUpAfter time.Duration // when a reservation that nobody finished is given up (default AnswerTTL)
+	AnswerTTL   time.Duration // how long sealed answers are kept (default 24 h)
+	Fatal       func(error)   // called once when the disk failed; must not return control to issuing (default: panic)
 }
 
 // Ledger is open.
@@ -132,6 +133,9 @@ func open(ctx context.Context, o Options, s Store) (_ *Ledger, err error) {
 	}
 	if o.AnswerTTL == 0 {
 		o.AnswerTTL = 24 * time.Hour
+	}
+	if o.GiveUpAfter == 0 {
+		o.GiveUpAfter = o.AnswerTTL
 	}
 	if o.Fatal == nil {
 		o.Fatal = func(err error) { panic(err) }

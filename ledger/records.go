@@ -28,6 +28,7 @@ const (
 	Settled    Progress = "settled"
 	Dropped    Progress = "dropped"  // another reservation of the same list version, certificate or CRL won
 	Replaced   Progress = "replaced" // by ReserveAgain
+	GivenUp    Progress = "given-up" // nobody finished it in time
 )
 
 // ReservationRecord is what was durable before the HSM was asked.
@@ -93,7 +94,15 @@ type RequestRecord struct {
 	Reservation string    `json:"reservation"`
 	At          time.Time `json:"at"`
 	Settled     time.Time `json:"settled,omitzero"`
+	AckBy       time.Time `json:"ack_by,omitzero"`  // until when the phone must have shown that it has its credentials
 	Sealed      []byte    `json:"sealed,omitempty"` // nonce ‖ AES-256-GCM
+}
+
+// DueRecord says whose orders are to be looked at; its key says when.
+type DueRecord struct {
+	DocumentType string           `json:"document_type"`
+	Subject      policy.Pseudonym `json:"subject"`
+	Order        string           `json:"order"`
 }
 
 // BurnRecord marks something that was used.
@@ -219,6 +228,12 @@ func credentialKey(list string, index uint64) []byte {
 
 func horizonKey(list string, day int64) []byte {
 	return binary.BigEndian.AppendUint64(append([]byte(list), 0), uint64(day))
+}
+
+// dueKey begins with the second at which the order's next step is due.
+func dueKey(documentType string, p policy.Pseudonym, o state.Order) []byte {
+	k := binary.BigEndian.AppendUint64(nil, uint64(o.Next().Unix()))
+	return append(append(append(k, slotKey(documentType, p)...), 0), o.ID...)
 }
 
 func burnKey(kind string, id [32]byte) []byte { return append(append([]byte(kind), 0), id[:]...) }

@@ -365,6 +365,9 @@ func (l *Ledger) reserveIssue(ctx context.Context, a *policy.Approval, d []Draft
 	}
 	defer taken.end()
 	request := RequestRecord{Client: a.Client(), Request: c.Request, RowSalt: c.RowSalt, Reservation: rec.ID, At: a.At()}
+	if p.issue.AckWithin > 0 {
+		request.AckBy = a.At().Add(p.issue.AckWithin)
+	}
 	// The order of the rows is the order in which a conflict is noticed. The request first: a retry that comes while its first try is being
 	// committed must learn that, not that its nonce is burnt.
 	rows := []Row{

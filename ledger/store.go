@@ -111,6 +111,7 @@ const (
 	TableLinks        Table = "links"        // type ‖ 0 ‖ pseudonym → LinkRecord
 	TableLetters      Table = "letters"      // as lines → LetterRecord
 	TableEvents       Table = "events"       // HMAC(lookup key, carrier, event id) → EventRecord
+	TableDue          Table = "due"          // second ‖ type ‖ 0 ‖ pseudonym ‖ 0 ‖ order → DueRecord
 )
 
 // Tables of a store, by the version of the schema that brought them.
@@ -120,5 +121,5 @@ var tables = [][]Table{{
 }, {
 	TableCharges, TableLatches,
 }, {
-	TableLines, TableLinks, TableLetters, TableEvents,
+	TableLines, TableLinks, TableLetters, TableEvents, TableDue,
 }}

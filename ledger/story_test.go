@@ -209,7 +209,7 @@ func (w *town) statuses(person byte) (all []string) {
 		must(w.t, err)
 		per := uint64(8 / l.Facts.Bits)
 		shown := l.Facts.Next[c.Index/per] >> (c.Index % per * uint64(l.Facts.Bits)) & (1<<l.Facts.Bits - 1)
-		if want := map[string]byte{"reserved": 0, "valid": 0, "revoked": 1, "suspended": 2}[c.Status]; shown != want {
+		if want := map[string]byte{"reserved": 0, "valid": 0, "revoked": 1, "suspended": 2, "needs_renew": 3}[c.Status]; shown != want {
 			w.t.Errorf("credential %s is %s and its list shows %d", c.Format, c.Status, shown)
 		}
 		all = append(all, string(c.Format)+" "+c.Status)

@@ -37,12 +37,15 @@ func (s Snapshot) Credentials() (all []CredentialInfo) {
 			status = "revoked"
 		case state.Suspended:
 			status = "suspended"
+		case state.Outdated:
+			status = "needs_renew"
 		default:
 			if c.Phase == state.Reserved {
 				status = "reserved"
 			}
 		}
-		all = append(all, CredentialInfo{Device: c.Device, Format: c.Format, URI: s.uris[c.List], Index: c.Index, Status: status, NotAfter: c.NotAfter, Key: c.Key})
+		all = append(all, CredentialInfo{Device: c.Device, Format: c.Format, URI: s.uris[c.List], Index: c.Index, Status: status, NotAfter: c.NotAfter, Key: c.Key,
+			Reservation: c.Reservation, Active: c.Phase == state.Active})
 	}
 	return all
 }
@@ -56,6 +59,9 @@ type CredentialInfo struct {
 	Status   string // "reserved", "valid", "suspended", "revoked"
 	NotAfter time.Time
 	Key      [32]byte // thumbprint
+
+	Reservation string
+	Active      bool // the phone has shown that it has it
 }
 
 // Subject reads the state for one document type. An unknown subject is an empty slot with epoch 0.
@@ -187,6 +193,17 @@ func (l *Ledger) Change(ctx context.Context, a *policy.Approval) (ChangeResult, 
 		e.Lock = &state.Lock{Lock: c.Lock, Device: c.Device}
 	case c.Operation == policy.OpUnlock:
 		e.Unlock = &state.Unlock{Lock: c.Lock, Device: c.Device}
+	case c.Operation == policy.OpRevoke && c.Close:
+		e.Close = &state.Close{Reason: c.Reason}
+	case c.Operation == policy.OpRenew:
+		e.Renew = &state.Renew{Reasons: c.Renewal.Reasons, Attributes: c.Renewal.Attributes, Revoke: c.Renewal.Revoke, Show: c.Renewal.Show}
+	case c.Operation == policy.OpOrder:
+		e.Order = &state.Order{ID: c.Order.ID, Class: c.Order.Class, Lock: c.Order.Lock, Close: c.Order.Close, From: c.Order.From, To: c.Order.To,
+			Client: a.Client(), Replace: c.Replaces}
+	case c.Operation == policy.OpCancel:
+		e.Cancel = &state.Cancel{ID: c.Order.ID}
+	case c.Operation == policy.OpAck:
+		e.Ack = &state.Ack{Reservation: c.Issuance}
 	case c.Operation == policy.OpRevoke:
 		e.Revoke = &state.Revoke{Reason: c.Reason, Device: c.Device}
 	default:
@@ -208,9 +225,10 @@ func (l *Ledger) Change(ctx context.Context, a *policy.Approval) (ChangeResult, 
 		}
 	}
 	// The guard on the slot stands even if nothing changes: what is journalled was true at that moment.
-	rows := []Row{}
-	if next.Epoch != before.Epoch {
+	rows, changed := []Row{}, !same(before, next)
+	if changed {
 		rows = append(rows, Row{Table: TableSlots, Key: key, Value: encode(SlotRecord{DocumentType: c.DocumentType, Subject: c.Subject, State: next}), If: rev})
+		rows = append(rows, dueRows(c.DocumentType, c.Subject, before, next)...)
 	}
 	rows = append(rows, burnRows(a.Conditions().Burns)...)
 	commitment, salt, err := l.commitment(secrets, c.Subject)
@@ -228,7 +246,6 @@ func (l *Ledger) Change(ctx context.Context, a *policy.Approval) (ChangeResult, 
 	if c.Lock.Reason != "" {
 		leaf.Reason = c.Lock.Reason
 	}
-	changed := next.Epoch != before.Epoch
 	if changed {
 		leaf.Effect = "apply"
 	}
@@ -304,6 +321,7 @@ func refuseState(err error) error {
 	}{
 		{state.ErrOccupied, "state.occupied"}, {state.ErrUnbound, "state.unbound"}, {state.ErrOther, "state.other_device"},
 		{state.ErrLocked, "state.locked"}, {state.ErrClass, "state.class"}, {state.ErrSuperseded, "reservation.superseded"}, {state.ErrEvent, "state.event"},
+		{state.ErrClosed, "subject.closed"}, {state.ErrOrders, "schedule.full"}, {state.ErrNoOrder, "schedule.unknown"},
 	} {
 		if errors.Is(err, known.err) {
 			return refuse(known.code, "%v", err)

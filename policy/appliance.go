@@ -42,6 +42,7 @@ const (
 	statusValid     = 0
 	statusInvalid   = 1
 	statusSuspended = 2
+	statusOutdated  = 3 // application-specific: the card needs to be renewed
 )
 
 // DecideList allows a list version only if it is its predecessor plus exactly the committed changes, no revoked entry is cleared, an
@@ -94,7 +95,7 @@ func DecideList(b *Bundle, f ListFacts, at time.Time) (*Approval, Decision) {
 		cell, shift := &image[c.Index/perByte], uint(c.Index%perByte)*uint(f.Bits) // least significant bits first (TSL 4.1)
 		now := *cell >> shift & mask
 		switch {
-		case c.To > statusSuspended || c.To > mask:
+		case c.To > statusOutdated || c.To > mask:
 			return deny(ruleListChange, "value", "status %d of index %d does not exist in list %s", c.To, c.Index, f.ID)
 		case c.From != now:
 			return deny(ruleListChange, "changes", "a change of index %d starts from %d, but the list says %d", c.Index, c.From, now)

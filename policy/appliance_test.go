@@ -68,7 +68,7 @@ func TestListIsItsPredecessorPlusTheCommittedChanges(t *testing.T) {
 		"revoked becomes suspended":    {func(f *ListFacts) { f.Changes[0] = ListChange{Index: 0, From: 1, To: 2}; f.Next[0] = 0x0a }, "list.revoked"},
 		"mdoc bit cleared":             {func(f *ListFacts) { mdoc(f); f.Changes, f.Next = []ListChange{{Index: 0, From: 1}}, []byte{0} }, "list.revoked"},
 		"mdoc suspended":               {func(f *ListFacts) { mdoc(f); f.Changes[0].To = 2 }, "list.value"},
-		"application specific status":  {func(f *ListFacts) { f.Changes[0].To = 3 }, "list.value"},
+		"status of three bits":         {func(f *ListFacts) { f.Changes[0].To = 4 }, "list.value"},
 		"index outside":                {func(f *ListFacts) { f.Changes[0].Index = 8 }, "list.index"},
 		"index far outside":            {func(f *ListFacts) { f.Changes[0].Index = 1<<64 - 1 }, "list.index"},
 		"mdoc with two bits":           {func(f *ListFacts) { f.Format = MDoc }, "list.bits"},

@@ -46,9 +46,13 @@ type BundleFile struct {
 	LockReasons map[string][]string `json:"lock_reasons"`
 	// RevocationReasons names the classes that may revoke for each reason. Revoking is final.
 	RevocationReasons map[string][]string `json:"revocation_reasons"`
-	Types             map[string]TypeSpec `json:"types"` // by the name that requests use
-	Phases            []PhaseSpec         `json:"phases,omitempty"`
-	Budgets           []BudgetSpec        `json:"budgets,omitempty"`
+	// ClosingReasons are those of them that close the subject: a person who died gets no card ever again.
+	ClosingReasons []string `json:"closing_reasons,omitempty"`
+	// RenewReasons names the classes that may say that a card has to be made anew, for each reason such as address, name or photo.
+	RenewReasons map[string][]string `json:"renew_reasons,omitempty"`
+	Types        map[string]TypeSpec `json:"types"` // by the name that requests use
+	Phases       []PhaseSpec         `json:"phases,omitempty"`
+	Budgets      []BudgetSpec        `json:"budgets,omitempty"`
 	// Rules come last and can only narrow what clients and types allow: a request needs a permit and no forbid.
 	Rules []RuleSpec `json:"rules"`
 	// Tests are decisions with what must come of them. A bundle of which one fails is not put to use.
@@ -66,8 +70,8 @@ type ClientSpec struct {
 	Channel string `json:"channel,omitempty"` // a name for methods, phases and rules to judge by, such as office or portal
 	// District in which an office is. What it says of itself in a request does not count.
 	District string `json:"district,omitempty"`
-	// May lists operations by type: issue, refresh, lock, unlock, revoke, state. A role bounds them: issuance services issue, refresh and
-	// revoke; carriers and desks lock and unlock, desks revoke too; operators and auditors only read state, as the others may.
+	// May lists operations by type: issue, refresh, lock, unlock, revoke, renew, state. A role bounds them: issuance services issue, refresh and
+	// revoke; carriers and desks lock and unlock, desks revoke and renew too; operators and auditors only read state, as the others may.
 	May map[string][]Operation `json:"may"`
 }
 
@@ -96,7 +100,8 @@ type TypeSpec struct {
 	TimeGrain string `json:"time_grain,omitempty"`
 	Decoys    int    `json:"decoys,omitempty"` // decoy digests per credential, at most 64
 	// WaitRevoked makes the answer to a replacement wait until a list with the old phone's revocation is signed; default true.
-	WaitRevoked *bool `json:"wait_revoked,omitempty"`
+	WaitRevoked *bool         `json:"wait_revoked,omitempty"`
+	Lifecycle   LifecycleSpec `json:"lifecycle,omitzero"`
 }
 
 // MDocSpec makes a type available as mso_mdoc.
@@ -203,7 +208,7 @@ var (
 	roles = map[string][]Operation{
 		"issuance": {OpIssue, OpRefresh, OpRevoke, OpState},
 		"carrier":  {OpLock, OpUnlock, OpState},
-		"desk":     {OpLock, OpUnlock, OpRevoke, OpState},
+		"desk":     {OpLock, OpUnlock, OpRevoke, OpRenew, OpState},
 		"operator": {OpState},
 		"auditor":  {OpState},
 	}
@@ -219,6 +224,8 @@ type Bundle struct {
 	clients       map[string]client
 	lockClasses   map[string][]string
 	revokeClasses map[string][]string
+	renewClasses  map[string][]string
+	closing       []string
 	types         map[string]*docType
 	rules         ruleSet
 	authorities   []evidence.Authority
@@ -252,6 +259,8 @@ type docType struct {
 	expiry               string
 	zone                 *time.Location
 	waitRevoked          bool
+	life                 LifecycleSpec
+	ackWithin            time.Duration
 }
 
 // Parse reads a bundle file, with or without signatures. Errors name the file and line. It neither asks whose the signatures are (Signers.Check)
@@ -485,6 +494,12 @@ func (c *checker) bundle(f BundleFile) *Bundle {
 		}
 	}
 	b.revokeClasses = c.reasons("/revocation_reasons", f.RevocationReasons)
+	b.renewClasses, b.closing = c.reasons("/renew_reasons", f.RenewReasons), f.ClosingReasons
+	for i, r := range f.ClosingReasons {
+		if _, known := f.RevocationReasons[r]; !known {
+			c.wrong(pointer("/closing_reasons", i), "%q is no reason to revoke", r)
+		}
+	}
 	for i, s := range f.Clients {
 		c.client(pointer("/clients", i), b, s)
 	}
@@ -560,7 +575,7 @@ func (c *checker) client(at jsontext.Pointer, b *Bundle, s ClientSpec) {
 				c.wrong(pointer(at, i), "client %s with role %s can never %s: remove it or give it another role", s.ID, s.Role, op)
 			case slices.Contains(s.May[t][:i], op):
 				c.wrong(pointer(at, i), "client %s may %s twice: remove one", s.ID, op)
-			case (op == OpLock || op == OpUnlock || op == OpRevoke) && s.Class == "":
+			case (op == OpLock || op == OpUnlock || op == OpRevoke || op == OpRenew) && s.Class == "":
 				c.wrong(pointer(at, i), "client %s may %s but has no class: give it the class of authority that reasons are kept by", s.ID, op)
 			}
 		}
@@ -655,6 +670,7 @@ func (c *checker) docType(at jsontext.Pointer, name string, s TypeSpec) *docType
 	}
 	c.methods(at+"/methods", t, s.Methods)
 	c.profile(at, t, s)
+	c.lifecycle(at+"/lifecycle", t, s.Lifecycle)
 	return t
 }
 

@@ -15,6 +15,8 @@ const (
 	ruleOneDevice    = "I:one-device"
 	ruleLocks        = "I:locks"
 	ruleRefresh      = "I:refresh"
+	ruleClosed       = "I:closed"
+	ruleAck          = "I:acknowledgement"
 	ruleAuthority    = "I:lock-authority"
 	ruleListForm     = "I:list-form"
 	ruleListTime     = "I:list-time"
@@ -35,6 +37,9 @@ const (
 	ruleClaims    = "D:claims"
 	ruleRefreshAt = "D:refresh-from"
 	ruleReasons   = "D:reasons"
+	ruleReissue   = "D:reissue"
+	ruleRenewal   = "D:renewal"
+	ruleSchedule  = "D:schedule"
 )
 
 // issueRules are what every allowed issue has passed, before the permits that allowed it.
@@ -145,6 +150,9 @@ func (b *Bundle) judgeIssue(f facts, r IssueRequest, s Slot, at time.Time) (*App
 	if refusal == nil {
 		refusal = t.judgeMethod(c, f, r, at)
 	}
+	if refusal == nil {
+		refusal = t.judgeLife(f, r, s)
+	}
 	var phase, latch string
 	if refusal == nil {
 		phase, latch, refusal = t.judgePhase(c, f, r, at)
@@ -194,7 +202,7 @@ func (b *Bundle) judgeIssue(f facts, r IssueRequest, s Slot, at time.Time) (*App
 		conditions: Conditions{Epoch: s.Epoch, Burns: slices.Clone(f.burns), Charges: t.charges(c, f, phase), Latch: latch},
 		issue: Issue{Operation: r.Operation, DocumentType: t.name, Subject: r.Subject, Replace: r.Replace, Formats: formats,
 			Keys: slices.Clone(f.keys), Values: values, DocType: t.docType, VCT: t.vct, Issuer: t.issuer, Lifetime: lifetime,
-			TimeGrain: t.grain, Decoys: t.decoys, WaitRevoked: t.waitRevoked, Line: t.line(f, r.Method)}}
+			TimeGrain: t.grain, Decoys: t.decoys, AckWithin: t.ackWithin, WaitRevoked: t.waitRevoked, Line: t.line(f, r.Method)}}
 	if len(formats)*len(f.keys) > 4 { // a batch must not hold up the person at the counter
 		a.lane = LaneBatch
 	}
@@ -208,6 +216,9 @@ func (b *Bundle) judgeIssue(f facts, r IssueRequest, s Slot, at time.Time) (*App
 // to the phone it is locked on. t may be nil.
 func oneDevice(f facts, r IssueRequest, s Slot, t *docType) *refusal {
 	bound := func(k evidence.Key) bool { return slices.Contains(s.Keys, k.Thumbprint) }
+	if s.Closed != "" {
+		return refuse(ruleClosed, "subject.closed", "this person has no card any more: nothing is issued")
+	}
 	if r.Operation == OpRefresh {
 		foreign := func(k evidence.Key) bool { return !bound(k) }
 		switch {
@@ -291,7 +302,7 @@ func (t *docType) judgeEvidence(f facts) *refusal {
 
 // judgeRefresh: early only for a phone that has nothing left in a format, as after a lock, which ends every MSO.
 func (t *docType) judgeRefresh(s Slot, at time.Time) *refusal {
-	lost := s.Live == 0 || (t.docType != "" && s.MSOs == 0)
+	lost := s.Live == 0 || len(s.Renew) > 0 || s.Outdated == s.Live || (t.docType != "" && s.MSOs == 0)
 	if from := s.Newest.Add(t.refreshFrom); !lost && at.Before(from) {
 		return refuse(ruleRefreshAt, "refresh.early", "the newest credential is fresh enough: refresh from %s on", stamp(from))
 	}
@@ -319,16 +330,17 @@ func (b *Bundle) DecideChange(r ChangeRequest, s Slot, at time.Time) (*Approval,
 	if r.Operation == OpRevoke {
 		reasons = b.revokeClasses
 	}
-	if allowed, known := reasons[r.Reason]; !known {
-		return nil, b.denied(ruleReasons, "reason.unknown", fmt.Sprintf("the policy knows no such reason to %s", r.Operation))
-	} else if !slices.Contains(allowed, c.Class) {
-		return nil, b.denied(ruleReasons, "reason.forbidden", fmt.Sprintf("authorities of class %s may not %s for %s", c.Class, r.Operation, r.Reason))
+	if refused := b.reason(c, reasons, r.Operation, r.Reason); refused != nil {
+		return nil, b.refused(refused)
 	}
 
 	change := Change{Operation: r.Operation, DocumentType: r.DocumentType, Subject: r.Subject, Device: r.Device, Effect: "apply"}
 	rules := []string{ruleClient, ruleReasons}
 	if r.Operation == OpRevoke {
-		change.Reason = r.Reason
+		change.Reason, change.Close = r.Reason, b.closes(r.Reason)
+		if change.Close && r.Device != "" {
+			return nil, b.denied(ruleReasons, "reason.whole_person", "this reason is about the person and not about a phone: name no device")
+		}
 	} else {
 		change.Lock = Lock{Reason: r.Reason, Class: c.Class}
 		rules = append(rules, ruleAuthority)
@@ -337,10 +349,14 @@ func (b *Bundle) DecideChange(r ChangeRequest, s Slot, at time.Time) (*Approval,
 	switch {
 	case r.Device != "" && r.Device != s.Device: // a late event about a phone that no longer has the card
 		change.Effect = "none"
-	case r.Operation == OpRevoke && !s.Bound:
+	case s.Closed != "": // nothing is there to be locked or revoked, and never will be
+		change.Effect = "none"
+	case r.Operation == OpRevoke && !s.Bound && !change.Close:
 		change.Effect = "none"
 	case r.Operation == OpLock && there:
-		change.Effect = "none"
+		if !slices.Contains(s.Scheduled, change.Lock) { // one that an order holds is to stay after the order's end
+			change.Effect = "none"
+		}
 	case r.Operation == OpLock && !s.Bound && slices.Contains(deviceLocks, r.Reason):
 		return nil, b.denied(ruleOneDevice, "slot.empty", "no phone has this card, so there is nothing that a lost phone could lock")
 	case r.Operation == OpUnlock && !there:

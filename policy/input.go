@@ -67,15 +67,19 @@ type RegistryInput struct {
 	CardStatus string   `json:"card_status,omitempty"`
 	CardExpiry string   `json:"card_expiry,omitempty"`
 	Except     []string `json:"except,omitempty"`
+	Epoch      uint64   `json:"epoch,omitzero"`
 }
 
 // SlotInput is the person's state.
 type SlotInput struct {
-	Bound  bool        `json:"bound,omitempty"`
-	Locks  []LockInput `json:"locks,omitempty"`
-	Live   int         `json:"live,omitempty"`
-	MSOs   int         `json:"msos,omitempty"`
-	Newest time.Time   `json:"newest,omitzero"`
+	Bound      bool        `json:"bound,omitempty"`
+	Locks      []LockInput `json:"locks,omitempty"`
+	Live       int         `json:"live,omitempty"`
+	MSOs       int         `json:"msos,omitempty"`
+	Newest     time.Time   `json:"newest,omitzero"`
+	Closed     string      `json:"closed,omitempty"`    // why the person has no card any more
+	Renew      []string    `json:"renew,omitempty"`     // why the card has to be made anew
+	Attributes uint64      `json:"attributes,omitzero"` // the register's count of changes
 }
 
 // LockInput is one lock.
@@ -88,7 +92,8 @@ type LockInput struct {
 func (b *Bundle) Decide(in Input) (Decision, error) {
 	subject := Pseudonym{1}
 	device := evidence.Key{Thumbprint: [32]byte{1}}
-	s := Slot{Epoch: 1, Bound: in.Slot.Bound, Live: in.Slot.Live, MSOs: in.Slot.MSOs, Newest: in.Slot.Newest, Since: in.Slot.Newest}
+	s := Slot{Epoch: 1, Bound: in.Slot.Bound, Live: in.Slot.Live, MSOs: in.Slot.MSOs, Newest: in.Slot.Newest, Since: in.Slot.Newest,
+		Closed: in.Slot.Closed, Renew: in.Slot.Renew, Attributes: in.Slot.Attributes}
 	if s.Bound {
 		s.Device, s.Keys = "device", [][32]byte{device.Thumbprint}
 	}
@@ -163,7 +168,7 @@ func (s StatementInput) statement(in Input) (evidence.Statement, error) {
 		return out, errors.New("it must have the member of exactly one kind, such as in_person")
 	}
 	if r := s.RegistryMatch; r != nil {
-		m := &evidence.RegistryMatch{District: r.District, CardStatus: r.CardStatus, CardExpiry: r.CardExpiry,
+		m := &evidence.RegistryMatch{District: r.District, CardStatus: r.CardStatus, CardExpiry: r.CardExpiry, Epoch: r.Epoch,
 			Salt: base64.RawURLEncoding.EncodeToString(make([]byte, 16)), Attributes: map[string]string{}}
 		var claims map[string]jsontext.Value
 		if len(in.Claims) > 0 {

@@ -66,6 +66,12 @@ const (
 	OpUnlock  Operation = "unlock"
 	OpRevoke  Operation = "revoke"
 	OpState   Operation = "state" // read a holder's state
+	OpRenew   Operation = "renew" // the register's word that a card has to be made anew
+
+	// What follows from the operations above, and so is not in a client's list.
+	OpOrder  Operation = "order"       // a lock or a closing for later: by who may lock or revoke
+	OpCancel Operation = "cancel"      // of an order
+	OpAck    Operation = "acknowledge" // by a phone, through who may issue or refresh
 )
 
 // Purpose of a signing key: one key, one purpose.
@@ -96,6 +102,13 @@ type Slot struct {
 	MSOs   int        // of these, mdocs: a lock revokes them for good, so a refresh may be due early
 	Since  time.Time  // when the device was bound
 	Newest time.Time  // when its newest credential was made
+
+	Closed     string   `json:",omitzero"` // why the person has no card any more
+	Attributes uint64   `json:",omitzero"` // the register's count of changes of the person's data
+	Renew      []string `json:",omitzero"` // why the card has to be made anew
+	Outdated   int      `json:",omitzero"` // of Live, those that say something that has changed
+	Scheduled  []Lock   `json:",omitzero"` // of Locks, those that are there for an order alone
+	Orders     []Order  `json:",omitzero"`
 }
 
 // IssueRequest is an issue or refresh request after the edge decoded it.
@@ -201,6 +214,7 @@ type Issue struct {
 	TimeGrain    time.Duration // times are coarsened to multiples of this, against linking
 	Decoys       int           // decoy digests per credential
 	Line         *Line         // to be linked to the phone; nil: none
+	AckWithin    time.Duration // 0: nothing hangs on the phone's acknowledgement
 	WaitRevoked  bool          // the answer leaves only after a list with the replaced device's revocation is signed
 }
 
@@ -212,6 +226,11 @@ type Change struct {
 	Lock         Lock   // lock and unlock
 	Reason       string // revoke
 	Device       string
+	Close        bool // of a revocation: it ends the subject
+	Renewal      Renewal
+	Order        Order  // order and cancel
+	Replaces     string // order
+	Issuance     string // acknowledgement
 	Effect       string // "apply", or "none": allowed and nothing to do (a late event for a device that is no longer bound)
 }
 

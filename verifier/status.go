@@ -19,6 +19,7 @@ const (
 	Valid     = 0
 	Invalid   = 1
 	Suspended = 2
+	Outdated  = 3 // application-specific: the card has to be renewed, because what it says of the person has changed
 )
 
 // Media types of the two token forms.

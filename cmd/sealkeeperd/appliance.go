@@ -78,7 +78,7 @@ func assemble(ctx context.Context, c *config.Config, log *slog.Logger, founding,
 		return nil, fmt.Errorf("high_water: %w", err)
 	}
 	a.ledger, err = ledger.Open(ctx, ledger.Options{Path: c.Ledger(), HighWater: c.HighWater, Publish: c.PublishDir(), Clock: a.clock, Log: log, Metrics: a.metrics,
-		BaseURL: c.PublicURL, ListSize: c.ListEntries, Reserve: int64(c.Reserve) << 20, Fatal: func(err error) {
+		BaseURL: c.PublicURL, ListSize: c.ListEntries, GiveUpAfter: c.GiveUp, Reserve: int64(c.Reserve) << 20, Fatal: func(err error) {
 			// Unknown state: leave. The next start is the recovery.
 			log.Error("the ledger's disk failed; nothing after this was acknowledged", "error", err)
 			os.Exit(exitFailed)
@@ -139,7 +139,7 @@ func assemble(ctx context.Context, c *config.Config, log *slog.Logger, founding,
 			AttestationAge: c.AttestationAge, Skew: c.Skew, MaxKeys: c.MaxKeys},
 		Policy: source, Guard: clock.NewGuard(a.clock, a.ledger.LastIssued(), c.ListLife, accepted), Clock: a.clock, Random: rand.Reader, Pseudonym: pseudonym,
 		X509:    profile.Params{Country: c.Country, State: c.State, Organization: c.Organization, IssuerURL: c.PublicURL, CRLURL: c.CRLURL},
-		BaseURL: c.PublicURL, Directory: c.PublishDir(), ListTTL: c.ListTTL, ListLife: c.ListLife, CRLLife: c.CRLLife, Version: version, Log: log, Metrics: a.metrics})
+		BaseURL: c.PublicURL, Directory: c.PublishDir(), ListTTL: c.ListTTL, ListLife: c.ListLife, CRLLife: c.CRLLife, GiveUpEvery: min(10*time.Minute, max(time.Second, c.GiveUp/4)), Version: version, Log: log, Metrics: a.metrics})
 	if err != nil {
 		return nil, err
 	}

@@ -80,6 +80,7 @@ type file struct {
 		Memory      *int   `yaml:"memory_mib"`
 		Reserve     *int   `yaml:"disk_reserve_mib"`
 		Drain       string `yaml:"drain"`
+		GiveUp      string `yaml:"give_up_after"`
 	} `yaml:"limits"`
 }
 
@@ -132,6 +133,7 @@ type Config struct {
 	ListTTL         time.Duration
 	ListLife        time.Duration
 	CRLLife         time.Duration
+	GiveUp          time.Duration // when a reservation that nobody finished is given up
 	NonceLife       time.Duration
 	AttestationAge  time.Duration
 	Skew            time.Duration
@@ -572,6 +574,7 @@ func (c *checker) config(f *file) *Config {
 	o.Concurrent = c.number("limits.concurrent_issues", f.Limits.Concurrent, 256, 1, 1<<16)
 	o.Queue = c.number("limits.queue", f.Limits.Queue, 1024, 1, 1<<20)
 	o.Connections = c.number("limits.connections", f.Limits.Connections, 2048, 8, 1<<16)
+	o.GiveUp = c.duration("limits.give_up_after", f.Limits.GiveUp, 24*time.Hour, time.Second, 24*time.Hour)
 	o.Reserve = c.number("limits.disk_reserve_mib", f.Limits.Reserve, 64, 0, 1<<20)
 	o.Memory = c.number("limits.memory_mib", f.Limits.Memory, 512, 64, 1<<20)
 	o.Drain = c.duration("limits.drain", f.Limits.Drain, 10*time.Second, time.Second, 5*time.Minute)

@@ -58,6 +58,12 @@ type Metrics struct {
 	ListPending     *prometheus.GaugeVec // list: since when its oldest acknowledged change waits to be published, unix seconds; 0: none waits
 	LockToPublished prometheus.Histogram // seconds from acknowledged change to fetchable list
 
+	ReservationsOpen  prometheus.Gauge       // requests that wait for their signature
+	ReservationOldest prometheus.Gauge       // seconds
+	GivenUp           *prometheus.CounterVec // why: unfinished, unacknowledged
+	Scheduled         prometheus.Counter     // orders carried out
+	ScheduleLate      prometheus.Gauge       // seconds that the oldest order that is due waits
+
 	BudgetUsed *prometheus.GaugeVec // budget, per: client, office, officer, phase
 
 	CertExpires *prometheus.GaugeVec // key: notAfter of the leaf, unix seconds; "tls-server": the issuance listener's
@@ -112,6 +118,7 @@ func New() *Metrics {
 		ListExpires:    gauge("list_expires_timestamp_seconds", "exp of the newest signed status list.", "list"),
 		ListUsed:       gauge("list_used_indices", "Indices leased out of a status list.", "list"),
 		ListPending:    gauge("list_pending_since_timestamp_seconds", "Since when the oldest acknowledged change of a list waits to be published; 0: none waits.", "list"),
+		GivenUp:        counter("given_up_total", "Issues that ended without a card: unfinished (nobody finished the request in time), unacknowledged (the phone did not show in time that it has it).", "why"),
 		BudgetUsed:     gauge("budget_used_ratio", "How much the one that used most of a budget has used of it, in this hour or day, whichever is fuller; at 1 it is refused.", "budget", "per"),
 		CertExpires:    gauge("certificate_expires_timestamp_seconds", "notAfter of a key's certificate; tls-server is the issuance listener's.", "key"),
 		KeyUseEnds:     gauge("key_use_ends_timestamp_seconds", "When a key's private-key use ends: nothing more is signed with it.", "key"),
@@ -121,6 +128,10 @@ func New() *Metrics {
 	m.CommitBatch = prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "sealkeeper", Name: "commit_batch", Help: "Operations per ledger commit.", Buckets: prometheus.ExponentialBuckets(1, 2, 10)})
 	m.LockToPublished = prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "sealkeeper", Name: "lock_to_published_seconds", Help: "Time from an acknowledged lock, unlock or revocation to a fetchable list that carries it.", Buckets: slow})
 	m.JournalSize = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "journal_size", Help: "Journal entries, equal to log leaves."})
+	m.ReservationsOpen = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "reservations_open", Help: "Requests whose reservation waits to be finished, as of the last look for those to give up."})
+	m.ReservationOldest = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "reservation_oldest_seconds", Help: "How long the oldest unfinished reservation has waited, as of that look."})
+	m.Scheduled = prometheus.NewCounter(prometheus.CounterOpts{Namespace: "sealkeeper", Name: "schedule_carried_out_total", Help: "Steps of orders (scheduled locks, their ends, closings) that were carried out."})
+	m.ScheduleLate = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "schedule_late_seconds", Help: "How long steps of orders that are due could not be carried out; 0: none waits."})
 	m.Fenced = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "fenced", Help: "1: something outside is ahead of the ledger; nothing is signed."})
 	m.ClockTrusted = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "clock_trusted", Help: "0: wall and monotonic time disagree; issuing is stopped."})
 	m.SelftestOK = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "selftest_ok", Help: "0: the last self test of an active key failed."})
@@ -131,7 +142,7 @@ func New() *Metrics {
 	m.PhoneAsOf = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "phone_status_as_of_timestamp_seconds", Help: "When the fed status of phones was true; 0: there is none that may be used."})
 	m.CRLIssued = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "crl_issued_timestamp_seconds", Help: "thisUpdate of the IACA's CRL."})
 	m.CRLExpires = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "crl_expires_timestamp_seconds", Help: "nextUpdate of the IACA's CRL."})
-	for _, c := range []prometheus.Collector{m.CommitSeconds, m.CommitBatch, m.LockToPublished, m.JournalSize, m.Fenced, m.ClockTrusted, m.PolicyVersion, m.PhoneAsOf, m.PhoneStatus, m.SelftestOK, m.DiskFree, m.DiskSize, m.CRLIssued, m.CRLExpires} {
+	for _, c := range []prometheus.Collector{m.CommitSeconds, m.CommitBatch, m.LockToPublished, m.JournalSize, m.ReservationsOpen, m.ReservationOldest, m.Scheduled, m.ScheduleLate, m.Fenced, m.ClockTrusted, m.PolicyVersion, m.PhoneAsOf, m.PhoneStatus, m.SelftestOK, m.DiskFree, m.DiskSize, m.CRLIssued, m.CRLExpires} {
 		one(c)
 	}
 	return m

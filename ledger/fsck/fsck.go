@@ -89,6 +89,7 @@ type run struct {
 	r            *Report
 	leaves       map[string]leafAt   // "reserve" leaves by reservation
 	settled      map[string]struct{} // "settle" leaves by reservation
+	givenUp      map[string]struct{} // "give-up" leaves of unfinished ones
 	tries        map[string][]triedAt
 	reservations map[string]ledger.ReservationRecord
 	credentials  map[slot]ledger.CredentialRecord
@@ -132,9 +133,9 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		return nil, fmt.Errorf("opening %s: %w", o.Ledger, err)
 	}
 	defer a.Close()
-	f := &run{ctx: ctx, o: o, a: a, r: &Report{Ledger: o.Ledger}, leaves: map[string]leafAt{}, settled: map[string]struct{}{}, tries: map[string][]triedAt{},
+	f := &run{ctx: ctx, o: o, a: a, r: &Report{Ledger: o.Ledger}, leaves: map[string]leafAt{}, settled: map[string]struct{}{}, givenUp: map[string]struct{}{}, tries: map[string][]triedAt{},
 		reservations: map[string]ledger.ReservationRecord{}, credentials: map[slot]ledger.CredentialRecord{}, lists: map[string]ledger.ListRecord{}, images: map[string][]byte{}, keys: map[string]ledger.Key{}, windows: map[window]uint64{}, latches: map[string]map[uint64]int64{}}
-	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.lines, f.versions, f.certificates, f.published, f.budgets} {
+	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.lines, f.versions, f.certificates, f.published, f.budgets, f.orders, f.unfinished} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -177,6 +178,8 @@ func (f *run) log() error {
 					c.fail("reservation %s was settled twice, again in entry %d", leaf.Reservation, seq)
 				}
 				f.settled[leaf.Reservation] = struct{}{}
+			case leaf.Kind == "give-up" && leaf.Reason == "unfinished":
+				f.givenUp[leaf.Reservation] = struct{}{}
 			case strings.HasPrefix(leaf.Kind, "reserve"):
 				f.leaves[leaf.Reservation] = leafAt{seq, leaf}
 			}
@@ -270,6 +273,61 @@ func (f *run) budgets() error {
 	}
 	for phase := range f.latches {
 		c.fail("phase %s began, says the journal, and nothing else does", phase)
+	}
+	return nil
+}
+
+// orders: what is to come for subjects is in the table by which it is carried out, and nothing else is.
+func (f *run) orders() error {
+	c := f.r.check("I4", "orders for later are those of the subjects' states")
+	want := map[string]bool{}
+	if err := f.a.Slots(f.ctx, func(_ uint64, r ledger.SlotRecord) error {
+		for _, k := range ledger.DueKeys(r) {
+			c.Checked++
+			want[string(k)] = true
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	if err := f.a.Due(f.ctx, func(key []byte, r ledger.DueRecord) error {
+		if !want[string(key)] {
+			c.fail("order %q of subject %.8s… (%s) is due by the table, and not by its state", r.Order, r.Subject.String(), r.DocumentType)
+		}
+		delete(want, string(key))
+		return nil
+	}); err != nil {
+		return err
+	}
+	if len(want) > 0 {
+		c.fail("%d steps of orders will never be carried out", len(want))
+	}
+	return nil
+}
+
+// unfinished: a reservation of credentials waits for its request, or was given up, which the journal says (I2).
+func (f *run) unfinished() error {
+	c := f.r.check("I2", "reservations that nobody finished are waited for, or given up in the journal")
+	waiting := map[string]bool{}
+	if err := f.a.Requests(f.ctx, func(_ uint64, _ []byte, r ledger.RequestRecord) error {
+		if r.Settled.IsZero() {
+			waiting[r.Reservation] = true
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	for id, r := range f.reservations {
+		if r.Kind != policy.KindIssue {
+			continue
+		}
+		c.Checked++
+		if r.Progress == ledger.InProgress && !waiting[id] {
+			c.fail("reservation %s is not finished, and no request could finish it: it would never be given up", id)
+		}
+		if _, said := f.givenUp[id]; said != (r.Progress == ledger.GivenUp) {
+			c.fail("reservation %s is %s, which the journal denies", id, r.Progress)
+		}
 	}
 	return nil
 }

@@ -7,6 +7,9 @@
 //   - REVOKED is terminal; an mdoc status only ever goes 0 → 1
 //   - a lock suspends SD-JWT VCs and revokes MSOs; a refresh makes new MSOs after the last lock is gone
 //   - device locks (telecom_lost, self_lost, line_changed) end with their device; the others stay with the subject and block issuing
+//   - CLOSED is terminal: everything is revoked and nothing is ever issued again
+//
+// What is beyond phone, locks and signatures (the holder's word, the register's, orders for later) is in lifecycle.go.
 package state
 
 import (
@@ -25,6 +28,7 @@ type Phase string
 const (
 	Reserved  Phase = "reserved"  // index taken, signature not yet settled: it may exist outside
 	Signed    Phase = "signed"    // settled
+	Active    Phase = "active"    // the holder's phone has shown that it has it
 	Revoked   Phase = "revoked"   // terminal
 	Abandoned Phase = "abandoned" // replaced reservation; it may have been signed, so its status is revoked
 )
@@ -34,6 +38,7 @@ const (
 	Valid     byte = 0
 	Invalid   byte = 1
 	Suspended byte = 2
+	Outdated  byte = 3 // application-specific: what it says of the person is out of date
 )
 
 // State of one subject for one document type. The zero value is an empty slot. It is stored as JSON.
@@ -42,6 +47,11 @@ type State struct {
 	Device      *Device       `json:"device,omitempty"`
 	Locks       []policy.Lock `json:"locks,omitempty"` // sorted by reason, class; no duplicates
 	Credentials []Credential  `json:"credentials,omitempty"`
+
+	Closed     string   `json:"closed,omitempty"`     // why the person has no card any more; terminal
+	Attributes uint64   `json:"attributes,omitempty"` // the register's count of changes of the person's data; what is older is not signed
+	Renew      []string `json:"renew,omitempty"`      // NEEDS_RENEW: why the card has to be made anew; sorted
+	Orders     []Order  `json:"orders,omitempty"`     // what is to happen later, by id
 }
 
 // Device is the one phone that has the card.
@@ -62,6 +72,8 @@ type Credential struct {
 	Made        time.Time     `json:"made"`
 	NotAfter    time.Time     `json:"not_after"`
 	Phase       Phase         `json:"phase"`
+	Outdated    bool          `json:"outdated,omitzero"` // made before the register said that the data changed
+	Shown       bool          `json:"shown,omitzero"`    // and its status says so
 }
 
 // Event changes a state. At is the time of the change; every change drops the credentials that are expired by then.
@@ -74,6 +86,14 @@ type Event struct {
 	Lock   *Lock
 	Unlock *Unlock
 	Revoke *Revoke
+
+	Ack     *Ack
+	Abandon *Abandon
+	Close   *Close
+	Renew   *Renew
+	Order   *Order
+	Cancel  *Cancel
+	Due     *Due
 }
 
 // Issue reserves credentials: for a new device (Refresh false) or for the bound one. Replace must be true if another device is bound.
@@ -133,6 +153,9 @@ var (
 	ErrClass      = errors.New("another authority added this lock") // Unlock by another class
 	ErrSuperseded = errors.New("nothing of the reservation waits for a signature")
 	ErrEvent      = errors.New("the event is malformed")
+	ErrClosed     = errors.New("the subject is closed")
+	ErrOrders     = errors.New("the subject has as many orders as it can have")
+	ErrNoOrder    = errors.New("there is no such order")
 )
 
 // SubjectLock reports whether a lock reason stays with the subject when the phone is replaced, and blocks issuing. Only the losses
@@ -142,7 +165,7 @@ func SubjectLock(reason string) bool {
 }
 
 // Apply returns the next state, without touching s, and the status changes. A lock or unlock that changes nothing returns s unchanged
-// (same epoch) and no error. Every real change but Settle raises the epoch by one.
+// (same epoch) and no error. Every real change but Settle and Ack raises the epoch by one.
 //
 // The changes are the difference of every unexpired credential's Status before and after, so no branch below can forget one, and From is
 // what the list shows now (an index that no credential had is 0 there).
@@ -177,6 +200,8 @@ func (s State) Apply(e Event) (State, []Change, error) {
 		parts++
 		changed, err = next.revoke(*e.Revoke)
 	}
+	more, did, err2 := next.later(e)
+	parts, changed, err = parts+more, changed || did, errors.Join(err, err2)
 	switch {
 	case parts != 1:
 		return s, nil, fmt.Errorf("%w: %d kinds of change in one", ErrEvent, parts)
@@ -185,7 +210,7 @@ func (s State) Apply(e Event) (State, []Change, error) {
 	case !changed:
 		return s, nil, nil
 	}
-	if e.Settle == nil {
+	if e.Settle == nil && e.Ack == nil {
 		next.Epoch++
 	}
 	next.Credentials = slices.DeleteFunc(next.Credentials, func(c Credential) bool { return c.expired(e.At) })
@@ -213,6 +238,8 @@ func (s State) Status(c Credential) byte {
 		return Invalid
 	case c.Format != policy.MDoc && len(s.Locks) > 0: // an mdoc knows no suspension: its lock is in its phase
 		return Suspended
+	case c.Format != policy.MDoc && c.Shown:
+		return Outdated
 	}
 	return Valid
 }
@@ -220,7 +247,7 @@ func (s State) Status(c Credential) byte {
 // Slot is what policy may see at an instant: credentials expired by then don't count; a device whose credentials all expired is still bound.
 // Live, MSOs and Newest count unrevoked credentials, suspended and reserved ones included.
 func (s State) Slot(at time.Time) policy.Slot {
-	p := policy.Slot{Epoch: s.Epoch, Locks: slices.Clone(s.Locks)}
+	p := policy.Slot{Epoch: s.Epoch, Locks: slices.Clone(s.Locks), Closed: s.Closed, Attributes: s.Attributes, Renew: slices.Clone(s.Renew), Scheduled: s.held(), Orders: s.orders()}
 	if s.Device != nil {
 		p.Bound, p.Device, p.Keys, p.Since = true, s.Device.ID, slices.Clone(s.Device.Keys), s.Device.Since
 	}
@@ -229,6 +256,9 @@ func (s State) Slot(at time.Time) policy.Slot {
 			continue
 		}
 		p.Live++
+		if c.Outdated {
+			p.Outdated++
+		}
 		if c.Format == policy.MDoc {
 			p.MSOs++
 		}
@@ -246,7 +276,7 @@ type place struct {
 }
 
 func (c Credential) place() place              { return place{c.List, c.Index} }
-func (c Credential) live() bool                { return c.Phase == Reserved || c.Phase == Signed }
+func (c Credential) live() bool                { return c.Phase == Reserved || c.Phase == Signed || c.Phase == Active }
 func (c Credential) expired(at time.Time) bool { return at.After(c.NotAfter) }
 func (s State) bound(device string) bool       { return s.Device != nil && s.Device.ID == device }
 func (s State) elsewhere(device string) bool   { return device != "" && !s.bound(device) }
@@ -264,6 +294,7 @@ func (s State) clone() State {
 		s.Device = &d
 	}
 	s.Locks, s.Credentials = slices.Clone(s.Locks), slices.Clone(s.Credentials)
+	s.Renew, s.Orders = slices.Clone(s.Renew), slices.Clone(s.Orders)
 	return s
 }
 
@@ -272,6 +303,9 @@ func (s State) clone() State {
 func (s *State) issue(i Issue, at time.Time) (bool, error) {
 	if i.Device == "" || len(i.Credentials) == 0 {
 		return false, fmt.Errorf("%w: issuing needs a device and credentials", ErrEvent)
+	}
+	if s.Closed != "" {
+		return false, ErrClosed
 	}
 	if i.Refresh {
 		switch {
@@ -287,6 +321,7 @@ func (s *State) issue(i Issue, at time.Time) (bool, error) {
 				s.Device.Keys = append(s.Device.Keys, k)
 			}
 		}
+		s.Renew = nil
 		return true, s.add(i.Credentials, at)
 	}
 	switch {
@@ -379,22 +414,27 @@ func (s *State) lock(e Lock) (bool, error) {
 	switch {
 	case e.Lock.Reason == "" || e.Lock.Class == "":
 		return false, fmt.Errorf("%w: a lock has a reason and a class", ErrEvent)
-	case s.elsewhere(e.Device):
+	case s.Closed != "", s.elsewhere(e.Device):
 		return false, nil
 	case s.Device == nil && isDeviceLock(e.Lock):
 		return false, ErrUnbound
 	}
 	i, there := slices.BinarySearchFunc(s.Locks, e.Lock, compareLocks)
 	if there {
-		return false, nil
+		return s.release(e.Lock), nil // an order's end does not take it away any more
 	}
-	s.Locks = slices.Insert(s.Locks, i, e.Lock)
+	s.add1(i, e.Lock)
+	return true, nil
+}
+
+// add1 adds a lock at its place.
+func (s *State) add1(i int, l policy.Lock) {
+	s.Locks = slices.Insert(s.Locks, i, l)
 	for i := range s.Credentials {
 		if c := &s.Credentials[i]; c.Format == policy.MDoc && c.live() {
 			c.Phase = Revoked
 		}
 	}
-	return true, nil
 }
 
 func (s *State) unlock(e Unlock) (bool, error) {
@@ -405,15 +445,20 @@ func (s *State) unlock(e Unlock) (bool, error) {
 		return false, nil
 	}
 	if i, there := slices.BinarySearchFunc(s.Locks, e.Lock, compareLocks); there {
-		if s.Locks = slices.Delete(s.Locks, i, i+1); len(s.Locks) == 0 {
-			s.Locks = nil
-		}
+		s.drop(i)
+		s.release(e.Lock)
 		return true, nil
 	}
 	if slices.ContainsFunc(s.Locks, func(l policy.Lock) bool { return l.Reason == e.Lock.Reason }) {
 		return false, ErrClass
 	}
 	return false, nil
+}
+
+func (s *State) drop(i int) {
+	if s.Locks = slices.Delete(s.Locks, i, i+1); len(s.Locks) == 0 {
+		s.Locks = nil
+	}
 }
 
 func (s *State) revoke(e Revoke) (bool, error) {
@@ -439,5 +484,5 @@ func (s *State) end() {
 	if s.Locks = slices.DeleteFunc(s.Locks, isDeviceLock); len(s.Locks) == 0 {
 		s.Locks = nil
 	}
-	s.Device = nil
+	s.Device, s.Renew = nil, nil
 }

@@ -482,7 +482,7 @@ func TestConfigDefaults(t *testing.T) {
 		"hsm.deadline": c.Deadline, "hsm.online.label": c.Online.Label, "hsm.iaca.label": c.IACA.Label, "hsm.online.pin_file": c.Online.PINFile,
 		"hsm.iaca.pin_file": c.IACA.PINFile, "lists.entries": c.ListEntries, "lists.ttl": c.ListTTL, "lists.life": c.ListLife, "lists.crl_life": c.CRLLife,
 		"evidence.nonce_life": c.NonceLife, "evidence.attestation_age": c.AttestationAge, "evidence.skew": c.Skew, "evidence.max_keys": c.MaxKeys,
-		"limits.concurrent_issues": c.Concurrent, "limits.queue": c.Queue, "limits.connections": c.Connections, "limits.memory_mib": c.Memory, "limits.disk_reserve_mib": c.Reserve, "limits.drain": c.Drain,
+		"limits.concurrent_issues": c.Concurrent, "limits.queue": c.Queue, "limits.connections": c.Connections, "limits.memory_mib": c.Memory, "limits.disk_reserve_mib": c.Reserve, "limits.drain": c.Drain, "limits.give_up_after": c.GiveUp,
 	}
 	for k, row := range configRows(t) {
 		v, has := real[k]

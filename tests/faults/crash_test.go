@@ -6,12 +6,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"sealkeeper/client"
+	"sealkeeper/contract"
 	"sealkeeper/evidence"
 	"sealkeeper/ledger"
 	"sealkeeper/tests/appliance"
@@ -47,6 +49,28 @@ var crashes = []crash{
 	{point: "ledger.event.before-commit", by: "event"},
 	{point: "ledger.event.after-commit", by: "event"},
 	{point: "ca.event.committed", by: "event"},
+	// Every step of a replacement: afterwards the old phone has the card, or the new one, and never both.
+	{point: "ca.issue.drafted", by: "replace"},
+	{point: "ledger.reserve.issue.before-commit", by: "replace"},
+	{point: "ledger.reserve.issue.after-commit", by: "replace", few: true},
+	{point: "ca.issue.reserved", by: "replace"},
+	{point: "ca.issue.signed", by: "replace"},
+	{point: "ca.issue.joined", by: "replace"},
+	{point: "ledger.settle.issue.before-commit", by: "replace"},
+	{point: "ledger.settle.issue.after-commit", by: "replace"},
+	{point: "ca.issue.settled", by: "replace"},
+	{point: "ca.publish.reserved", by: "replace"},
+	{point: "ca.publish.settled", by: "replace"},
+	{point: "ca.publish.token-written", by: "replace"},
+	{point: "ca.issue.revoked-shown", by: "replace"},
+	{point: "schedule.ordered", by: "schedule"},
+	{point: "schedule.due.before-commit", by: "schedule"},
+	{point: "schedule.due.after-commit", by: "schedule", few: true},
+	{point: "schedule.due.before-commit:2", by: "schedule"}, // at the end of the lock
+	{point: "schedule.due.after-commit:2", by: "schedule"},
+	{point: "schedule.cancelled", by: "cancel"},
+	{point: "ledger.give-up.before-commit", by: "give-up"},
+	{point: "ledger.give-up.after-commit", by: "give-up"},
 	{point: "ledger.lease.before-commit:1"},
 	{point: "ledger.lease.after-commit:1"},
 	{point: "ledger.reserve.list.before-commit:3"},
@@ -275,6 +299,94 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 		must(t, err)
 		if out.Effect != ledger.EventApplied {
 			t.Errorf("found: %+v", out)
+		}
+		a.Stop()
+		a.Check()
+	case "replace":
+		a = appliance.Install(t).Start()
+		const subject = "replaced-1"
+		old := a.Issue(appliance.NewPhone(t, 1), subject, false)
+		a.Stop()
+		a.Start(env)
+		request, key := a.Request(appliance.NewPhone(t, 1), subject), client.NewKey()
+		request.Replace = true
+		_, _, _ = a.Post("ward-office-1", "/v1/credentials", key, request)
+		died(t, a)
+		a.Start()
+		h, err := a.As("auditor").Holder(t.Context(), contract.StateRequest{DocumentType: appliance.KR, Subject: subject})
+		must(t, err)
+		for _, c := range h.Credentials {
+			if c.Device != h.Device && c.Status != "revoked" {
+				t.Errorf("two phones after the crash: %+v", h)
+			}
+		}
+		now, err := a.As("ward-office-1").Issue(t.Context(), key, request)
+		must(t, err)
+		again, err := a.As("ward-office-1").Issue(t.Context(), key, request)
+		must(t, err)
+		if now.Device == old.Device || again.Issuance != now.Issuance {
+			t.Errorf("the retry brought %s for %s, then %s", now.Issuance, now.Device, again.Issuance)
+		}
+		for _, c := range old.Credentials { // before the new one's answer
+			if got := a.Status(c.Status); got != verifier.Invalid {
+				t.Errorf("the old phone's %s has status %d beside the new one", c.Format, got)
+			}
+		}
+		for _, c := range now.Credentials {
+			a.Eventually(c.Status, verifier.Valid)
+		}
+		a.Stop()
+		a.Check()
+	case "schedule", "cancel": // who ordered it asks nobody again: it is carried out all the same
+		a = appliance.Install(t).Start()
+		const subject = "scheduled-1"
+		card := a.Issue(appliance.NewPhone(t, 1), subject, false)
+		sd := card.Credentials[slices.IndexFunc(card.Credentials, func(c contract.Credential) bool { return c.Format == "dc+sd-jwt" })]
+		a.Stop()
+		a.Start(env)
+		from := time.Now().Add(time.Second).Truncate(time.Second)
+		order := contract.ScheduleRequest{DocumentType: appliance.KR, Subject: subject, Schedule: "case-1", Operation: "lock", Reason: "admin_hold", From: from, To: from.Add(4 * time.Second)}
+		if c.by == "cancel" {
+			order.From, order.To = from.Add(time.Hour), time.Time{}
+		}
+		_, _, _ = a.Post("ministry", "/v1/schedules", "", order)
+		if c.by == "cancel" {
+			_, _, _ = a.Post("ministry", "/v1/schedules/cancel", "", contract.ScheduleCancel{DocumentType: appliance.KR, Subject: subject, Schedule: "case-1"})
+		}
+		died(t, a)
+		a.Start()
+		if c.by == "schedule" {
+			if !strings.HasSuffix(c.point, ":2") {
+				a.Eventually(sd.Status, verifier.Suspended)
+			}
+		}
+		a.Eventually(sd.Status, verifier.Valid)
+		h, err := a.As("auditor").Holder(t.Context(), contract.StateRequest{DocumentType: appliance.KR, Subject: subject})
+		must(t, err)
+		if len(h.Schedules) > 0 || len(h.Locks) > 0 {
+			t.Errorf("at the end: %+v", h)
+		}
+		a.Stop()
+		a.Check()
+	case "give-up":
+		a = appliance.Install(t)
+		a.Write("sealkeeper.yaml", strings.Replace(appliance.Configuration(a.Ports[:]...), "limits: {", "limits: {give_up_after: 3s, ", 1))
+		a.Start("SEAL_CRASH=ca.issue.reserved")
+		_, _, _ = a.Post("ward-office-1", "/v1/credentials", client.NewKey(), a.Request(appliance.NewPhone(t, 1), "given-up-1"))
+		died(t, a)
+		a.Launch(env)
+		died(t, a)
+		a.Start()
+		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+			h, err := a.As("auditor").Holder(t.Context(), contract.StateRequest{DocumentType: appliance.KR, Subject: "given-up-1"})
+			must(t, err)
+			if !h.Bound && len(h.Credentials) > 0 && h.Credentials[0].Status == "revoked" {
+				a.Eventually(h.Credentials[0].StatusRef, verifier.Invalid)
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("not given up: %+v", h)
+			}
 		}
 		a.Stop()
 		a.Check()

@@ -1,0 +1,240 @@
+package ledger
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"slices"
+	"sync"
+	"time"
+
+	"sealkeeper/internal/crashpoint"
+	"sealkeeper/ledger/state"
+	"sealkeeper/policy"
+)
+
+// same: nothing that is stored has changed. (Phases may change without a new epoch.)
+func same(a, b state.State) bool { return a.Epoch == b.Epoch && bytes.Equal(encode(a), encode(b)) }
+
+// dueRows keep the table of what is due in step with a subject's orders.
+func dueRows(documentType string, p policy.Pseudonym, before, after state.State) (rows []Row) {
+	keys := func(s state.State) (all [][]byte, values [][]byte) {
+		for _, o := range s.Orders {
+			all = append(all, dueKey(documentType, p, o))
+			values = append(values, encode(DueRecord{DocumentType: documentType, Subject: p, Order: o.ID}))
+		}
+		return all, values
+	}
+	old, _ := keys(before)
+	now, values := keys(after)
+	in := func(all [][]byte, k []byte) bool {
+		return slices.ContainsFunc(all, func(o []byte) bool { return bytes.Equal(o, k) })
+	}
+	for _, k := range old {
+		if !in(now, k) {
+			rows = append(rows, Row{Table: TableDue, Key: k, If: Any})
+		}
+	}
+	for i, k := range now {
+		if !in(old, k) {
+			rows = append(rows, Row{Table: TableDue, Key: k, Value: values[i], If: Any})
+		}
+	}
+	return rows
+}
+
+// duePage is how many subjects' orders are carried out at once, and share a commit: at midnight of a month's first there are many.
+const duePage = 64
+
+// Due carries out what is ordered for instants up to at: locks, their ends, closings. next is when it has to be called again at the latest;
+// zero: nothing is ordered. A subject's orders are one commit, and what is done is done once: it does not matter how often or how late it is called.
+func (l *Ledger) Due(ctx context.Context, at time.Time) (done int, next time.Time, err error) {
+	if err := l.ready(); err != nil {
+		return 0, next, err
+	}
+	for {
+		entries, err := l.store.Scan(ctx, TableDue, nil, duePage)
+		if err != nil {
+			return done, next, l.readFailed(err)
+		}
+		subjects := map[string]bool{}
+		var work sync.WaitGroup
+		results := make(chan error, duePage)
+		for _, e := range entries {
+			if due := time.Unix(int64(binary.BigEndian.Uint64(e.Key)), 0); due.After(at) {
+				next = due
+				break
+			}
+			r, err := decode[DueRecord](TableDue, e.Value)
+			if err != nil {
+				return done, next, err
+			}
+			if k := string(slotKey(r.DocumentType, r.Subject)); !subjects[k] {
+				subjects[k] = true
+				work.Go(func() { results <- l.carryOut(ctx, *r, e.Key, at) })
+			}
+		}
+		work.Wait()
+		close(results)
+		for err := range results {
+			if err != nil {
+				return done, next, err
+			}
+			done++
+		}
+		if len(subjects) == 0 {
+			return done, next, nil
+		}
+		next = time.Time{}
+	}
+}
+
+// carryOut does what is due for one subject.
+func (l *Ledger) carryOut(ctx context.Context, r DueRecord, row []byte, at time.Time) error {
+	secrets, err := l.unlocked()
+	if err != nil {
+		return err
+	}
+	key := slotKey(r.DocumentType, r.Subject)
+	defer l.slots.lock(string(key))()
+	for {
+		before, rev, err := l.slot(ctx, key)
+		if err != nil {
+			return err
+		}
+		next, changes, err := before.Apply(state.Event{At: at, Due: &state.Due{}})
+		if err != nil {
+			return refuseState(err)
+		}
+		commitment, salt, err := l.commitment(secrets, r.Subject)
+		if err != nil {
+			return err
+		}
+		leaf := Leaf{Kind: "schedule", At: at, Subject: commitment, Name: r.Order, Effect: "none"}
+		if i := slices.IndexFunc(before.Orders, func(o state.Order) bool { return o.ID == r.Order }); i >= 0 {
+			o := before.Orders[i]
+			leaf.Client, leaf.Class, leaf.Reason = o.Client, o.Class, o.Lock.Reason+o.Close
+		}
+		rows := []Row{{Table: TableCommitments, Key: commitment, Value: salt[:]}}
+		if same(before, next) { // done before, with another order of the subject
+			rows = append(rows, Row{Table: TableDue, Key: row, If: Any})
+		} else {
+			leaf.Effect = "apply"
+			rows = append(rows, Row{Table: TableSlots, Key: key, Value: encode(SlotRecord{DocumentType: r.DocumentType, Subject: r.Subject, State: next}), If: rev})
+			rows = append(rows, dueRows(r.DocumentType, r.Subject, before, next)...)
+		}
+		status, _, applied, err := l.statusRows(changes)
+		if err != nil {
+			return err
+		}
+		crashpoint.Here("schedule.due.before-commit")
+		out, err := l.commit(ctx, leaf, append(rows, status...), true, applied)
+		if err != nil {
+			return err
+		}
+		if out.Conflict != nil {
+			continue
+		}
+		crashpoint.Here("schedule.due.after-commit")
+		if len(changes) > 0 {
+			l.wake()
+		}
+		return nil
+	}
+}
+
+// Orders of a subject that wait or are being carried out.
+func (s Snapshot) Orders() []state.Order { return slices.Clone(s.state.Orders) }
+
+// GiveUp ends what nobody finished in time: reservations that were never settled and can be resumed no more, and credentials whose phone did
+// not acknowledge them where it must. Their indices stay burnt and become INVALID, since a signature may exist. now is a trusted time: a
+// wall that jumped ahead must not end a request that is under way.
+func (l *Ledger) GiveUp(ctx context.Context, now time.Time) (ended int, err error) {
+	if err := l.ready(); err != nil {
+		return 0, err
+	}
+	if _, err := l.unlocked(); err != nil {
+		return 0, err
+	}
+	open, oldest := 0, now
+	err = scan(ctx, l.store, TableRequests, nil, func(e Entry) error {
+		r, err := decode[RequestRecord](TableRequests, e.Value)
+		if err != nil {
+			return err
+		}
+		switch {
+		case r.Settled.IsZero() && now.Sub(r.At) >= l.o.GiveUpAfter:
+			err = l.giveUp(ctx, e, *r, now, "unfinished")
+		case !r.Settled.IsZero() && !r.AckBy.IsZero() && !now.Before(r.AckBy):
+			err = l.giveUp(ctx, e, *r, now, "unacknowledged")
+		default:
+			if r.Settled.IsZero() {
+				open++
+				if r.At.Before(oldest) {
+					oldest = r.At
+				}
+			}
+			return nil
+		}
+		ended++
+		return err
+	})
+	if err != nil {
+		return ended, err
+	}
+	l.o.Metrics.ReservationsOpen.Set(float64(open))
+	l.o.Metrics.ReservationOldest.Set(now.Sub(oldest).Seconds())
+	return ended, nil
+}
+
+// giveUp is one commit. A request that moved meanwhile is left alone: the next round looks again.
+func (l *Ledger) giveUp(ctx context.Context, e Entry, r RequestRecord, now time.Time, why string) error {
+	rec, rev, err := get[ReservationRecord](ctx, l, TableReservations, []byte(r.Reservation))
+	if err != nil || rec == nil {
+		return err
+	}
+	secrets, err := l.unlocked()
+	if err != nil {
+		return err
+	}
+	key := slotKey(rec.DocumentType, rec.Subject)
+	defer l.slots.lock(string(key))()
+	before, slotRev, err := l.slot(ctx, key)
+	if err != nil {
+		return err
+	}
+	unfinished := why == "unfinished"
+	next, changes, err := before.Apply(state.Event{At: now, Abandon: &state.Abandon{Reservation: rec.ID, Unacknowledged: !unfinished}})
+	if err != nil {
+		return refuseState(err)
+	}
+	leaf := Leaf{Kind: "give-up", At: now, Client: rec.Client, Subject: commit(secrets, rec.Subject, rec.Salt), Reservation: rec.ID, Reason: why, Effect: "none"}
+	var rows []Row
+	if unfinished {
+		rows = append(rows, Row{Table: TableRequests, Key: e.Key, If: If(e.Revision)})
+		rec.Progress, rec.Seq = GivenUp, rev-1
+		rows = append(rows, Row{Table: TableReservations, Key: []byte(rec.ID), Value: encode(rec), If: If(rev)})
+	} else {
+		r.AckBy = time.Time{}
+		rows = append(rows, Row{Table: TableRequests, Key: e.Key, Value: encode(r), If: If(e.Revision)})
+	}
+	if !same(before, next) {
+		leaf.Effect = "apply"
+		rows = append(rows, Row{Table: TableSlots, Key: key, Value: encode(SlotRecord{DocumentType: rec.DocumentType, Subject: rec.Subject, State: next}), If: slotRev})
+	}
+	status, _, applied, err := l.statusRows(changes)
+	if err != nil {
+		return err
+	}
+	crashpoint.Here("ledger.give-up.before-commit")
+	out, err := l.commit(ctx, leaf, append(rows, status...), true, applied)
+	if err != nil || out.Conflict != nil {
+		return err
+	}
+	crashpoint.Here("ledger.give-up.after-commit")
+	l.o.Metrics.GivenUp.WithLabelValues(why).Inc()
+	if len(changes) > 0 {
+		l.wake()
+	}
+	return nil
+}

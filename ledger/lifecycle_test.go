@@ -1,0 +1,207 @@
+package ledger
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"sealkeeper/policy"
+)
+
+const ministry = "ministry"
+
+func (w *town) commit(a *policy.Approval, d policy.Decision) ChangeResult {
+	w.t.Helper()
+	if a == nil {
+		w.t.Fatalf("refused: %s %s", d.Code, d.Detail)
+	}
+	c, err := w.Change(context.Background(), a)
+	must(w.t, err)
+	return c
+}
+
+func (w *town) slotOf(person byte) policy.Slot {
+	w.t.Helper()
+	s, err := w.Subject(context.Background(), resident, policy.Pseudonym{person})
+	must(w.t, err)
+	return s.Slot()
+}
+
+func (w *town) order(person byte, id string, op policy.Operation, reason string, from, to time.Time, replaces string) ChangeResult {
+	w.t.Helper()
+	a, d := w.bundle.DecideOrder(policy.OrderRequest{Client: ministry, DocumentType: resident, Subject: policy.Pseudonym{person}, ID: id, Operation: op,
+		Reason: reason, From: from, To: to, Replaces: replaces}, w.slotOf(person), w.clock.Now())
+	return w.commit(a, d)
+}
+
+// due carries out and says how many steps that were, and when the next one is.
+func (w *town) due(want int, next time.Time) {
+	w.t.Helper()
+	done, at, err := w.Due(context.Background(), w.clock.Now())
+	must(w.t, err)
+	if done != want || !at.Equal(next) {
+		w.t.Fatalf("%d steps were due, the next at %s; want %d, %s", done, at, want, next)
+	}
+}
+
+// S6: a lock from one instant to another is there in time and goes in time: not a second early, also if the wall steps back, and when the
+// appliance was down it is done at the start, as if it had been done in time.
+func TestOrdersAreCarriedOutInTime(t *testing.T) {
+	w := newTown(t)
+	w.issue(w.request(policy.OpIssue, 1, w.phone(), false))
+	from, to := noon.Add(time.Hour), noon.Add(2*time.Hour)
+	w.order(1, "case-1", policy.OpLock, "admin_hold", from, to, "")
+	if c := w.order(1, "case-1", policy.OpLock, "admin_hold", from, to, ""); c.Changed {
+		t.Error("the same order twice is two")
+	}
+	w.clock.Advance(time.Hour - time.Second)
+	w.due(0, from)
+	w.wants(1, "mso_mdoc valid", "dc+sd-jwt valid")
+	w.again() // whoever ordered it is gone, and so is what was in memory
+	w.clock.Advance(time.Second)
+	w.due(1, to)
+	w.wants(1, "mso_mdoc revoked", "dc+sd-jwt suspended")
+	w.clock.Jump(-3 * time.Hour)
+	w.due(0, to)
+	w.wants(1, "mso_mdoc revoked", "dc+sd-jwt suspended")
+	w.clock.Jump(3 * time.Hour)
+	w.again()
+	w.clock.Advance(time.Hour)
+	w.due(1, time.Time{})
+	w.wants(1, "mso_mdoc revoked", "dc+sd-jwt valid")
+
+	// The whole of it while the appliance was down.
+	w.order(1, "case-2", policy.OpLock, "fraud", w.clock.Now().Add(time.Hour), w.clock.Now().Add(2*time.Hour), "")
+	w.order(1, "case-3", policy.OpLock, "admin_hold", w.clock.Now().Add(3*time.Hour), time.Time{}, "")
+	must(t, w.Close())
+	w.clock.Advance(50 * time.Hour)
+	w.open()
+	w.due(1, time.Time{}) // all of one subject at once
+	w.wants(1, "mso_mdoc revoked", "dc+sd-jwt suspended")
+	w.change(ministry, policy.OpUnlock, 1, "admin_hold") // without an end it is an ordinary lock
+	w.wants(1, "mso_mdoc revoked", "dc+sd-jwt valid")
+	w.check()
+}
+
+// An order is replaced or taken back by its own authority alone; what it locked is unlocked then, but not what somebody else locked too.
+func TestOrdersAreTakenBack(t *testing.T) {
+	w := newTown(t)
+	w.issue(w.request(policy.OpIssue, 1, w.phone(), false))
+	cancel := func(id string) ChangeResult {
+		t.Helper()
+		a, d := w.bundle.DecideCancel(policy.CancelRequest{Client: ministry, DocumentType: resident, Subject: policy.Pseudonym{1}, ID: id}, w.slotOf(1), w.clock.Now())
+		return w.commit(a, d)
+	}
+	hour := func(n int) time.Time { return noon.Add(time.Duration(n) * time.Hour) }
+	w.order(1, "a", policy.OpLock, "admin_hold", hour(1), hour(3), "")
+	w.order(1, "b", policy.OpLock, "admin_hold", hour(2), hour(3), "a")
+	w.clock.Advance(time.Hour)
+	w.due(0, hour(2))
+	w.clock.Advance(time.Hour)
+	w.due(1, hour(3))
+	w.wants(1, "mso_mdoc revoked", "dc+sd-jwt suspended")
+	cancel("b")
+	w.wants(1, "mso_mdoc revoked", "dc+sd-jwt valid")
+	if cancel("b").Changed {
+		t.Error("an order was taken back twice")
+	}
+	w.due(0, time.Time{})
+
+	w.order(1, "c", policy.OpLock, "admin_hold", hour(2), hour(3), "")
+	w.due(1, hour(3))
+	if !w.change(ministry, policy.OpLock, 1, "admin_hold").Changed {
+		t.Error("a lock beside the order's is not noticed")
+	}
+	w.clock.Advance(time.Hour)
+	w.due(1, time.Time{})
+	w.wants(1, "mso_mdoc revoked", "dc+sd-jwt suspended")
+	_, d := w.bundle.DecideCancel(policy.CancelRequest{Client: "loss-desk", DocumentType: resident, Subject: policy.Pseudonym{1}, ID: "d"}, policy.Slot{Orders: []policy.Order{{ID: "d", Class: "ministry"}}}, hour(3))
+	if d.Code != "schedule.other_authority" {
+		t.Errorf("another authority: %s", d.Code)
+	}
+	w.check()
+}
+
+// b1: who is closed, by an order or at once, has no card ever again, and what else was ordered is gone.
+func TestClosedForEver(t *testing.T) {
+	w := newTown(t)
+	w.issue(w.request(policy.OpIssue, 1, w.phone(), false))
+	w.order(1, "end", policy.OpRevoke, "registration_cancelled", noon.Add(time.Minute), time.Time{}, "")
+	w.order(1, "hold", policy.OpLock, "admin_hold", noon.Add(time.Hour), time.Time{}, "")
+	w.clock.Advance(time.Minute)
+	w.due(1, time.Time{})
+	w.wants(1, "mso_mdoc revoked", "dc+sd-jwt revoked")
+	w.change(ministry, policy.OpRevoke, 2, "deceased") // who never had a card neither
+	w.clock.Advance(time.Hour)
+	w.due(0, time.Time{})
+	for person := byte(1); person <= 2; person++ {
+		if _, d := w.decide(w.request(policy.OpIssue, person, w.phone(), false), w.slotOf(person), false); d.Code != "subject.closed" {
+			t.Errorf("person %d: %s", person, d.Code)
+		}
+		if w.change(ministry, policy.OpLock, person, "fraud").Changed {
+			t.Error("the closed are locked")
+		}
+	}
+	w.check()
+}
+
+// b3: what nobody finishes is given up in bounded time. Its indices are shown as revoked and never given again, a late signature is not
+// released, and the phone that never got anything may ask anew.
+func TestUnfinishedIsGivenUp(t *testing.T) {
+	w := newTown(t)
+	ctx := context.Background()
+	p := w.phone()
+	r, tbs := w.reserve(w.request(policy.OpIssue, 1, p, false))
+	must(t, r.Claim(w.Ledger, tbs))
+	give := func(want int) {
+		t.Helper()
+		if n, err := w.GiveUp(ctx, w.clock.Now()); err != nil || n != want {
+			t.Fatalf("%d were given up, want %d: %v", n, want, err)
+		}
+	}
+	w.clock.Advance(24*time.Hour - time.Second)
+	give(0)
+	w.clock.Advance(time.Second)
+	give(1)
+	give(0)
+	w.wants(1, "mso_mdoc revoked", "dc+sd-jwt revoked")
+	_, _, err := w.Settle(ctx, r, settlement(r, "too late"))
+	refused(t, err, "reservation.superseded")
+	if w.slotOf(1).Bound {
+		t.Error("a phone that never got anything has the card")
+	}
+	w.issue(w.request(policy.OpIssue, 1, p, false))
+	w.wants(1, "mso_mdoc revoked", "dc+sd-jwt revoked", "mso_mdoc valid", "dc+sd-jwt valid")
+
+	// A refresh that is given up takes nothing away.
+	w.clock.Advance(46 * 24 * time.Hour)
+	w.reserve(w.request(policy.OpRefresh, 1, p, false))
+	w.clock.Advance(24 * time.Hour)
+	give(1)
+	if s := w.slotOf(1); !s.Bound || s.Live != 2 {
+		t.Errorf("after the refresh was given up: %+v", s)
+	}
+	w.check()
+}
+
+// b1, NEEDS_RENEW: what the register changed has to be made anew; what was known before says so, older words of the register do nothing.
+func TestNeedsRenew(t *testing.T) {
+	w := newTown(t)
+	w.issue(w.request(policy.OpIssue, 1, w.phone(), false))
+	renew := func(attributes uint64, reasons ...string) ChangeResult {
+		t.Helper()
+		a, d := w.bundle.DecideRenew(policy.RenewRequest{Client: ministry, DocumentType: resident, Subject: policy.Pseudonym{1}, Reasons: reasons, Attributes: attributes}, w.slotOf(1), w.clock.Now())
+		return w.commit(a, d)
+	}
+	renew(3, "name", "address")
+	if renew(3, "address").Changed || renew(2, "photo").Changed {
+		t.Error("what is known already is news")
+	}
+	renew(0, "tech")
+	s := w.slotOf(1)
+	if len(s.Renew) != 3 || s.Renew[0] != "address" || s.Attributes != 3 || s.Outdated != 2 {
+		t.Errorf("to be renewed: %+v", s)
+	}
+	w.again()
+	w.check()
+}

@@ -1,0 +1,208 @@
+package scenario
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"sealkeeper/client"
+	"sealkeeper/contract"
+	"sealkeeper/evidence"
+	"sealkeeper/tests/phone"
+	"sealkeeper/verifier"
+)
+
+func (a *appliance) holder(subject string) contract.Holder {
+	a.t.Helper()
+	h, err := a.As("auditor").Holder(context.Background(), contract.StateRequest{DocumentType: kr, Subject: subject})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return h
+}
+
+func (a *appliance) refused(what string, err error, want string) {
+	a.t.Helper()
+	if client.Code(err) != want {
+		a.t.Errorf("%s: %v, want %s", what, err, want)
+	}
+}
+
+// prove is a phone's proof of possession alone, over a fresh nonce.
+func (a *appliance) prove(p *phone.Phone, issuer string) string {
+	a.t.Helper()
+	n, err := a.As(issuer).Nonce(context.Background(), contract.NonceRequest{DocumentType: kr})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return p.Prove(0, "https://"+issuer+".example", n.Nonce, time.Now(), "")
+}
+
+// The four machines by the shipped programme, from outside: lost card, lost phone and what then may be issued how; an acknowledgement, a
+// deleted app, an address that changed, and an end.
+func TestLifecycle(t *testing.T) {
+	t.Parallel()
+	a, by := installProgramme(t, nil)
+	ctx := context.Background()
+	issue := func(method, subject string, p *phone.Phone, replace bool) (contract.IssueAnswer, error) {
+		c := a.Case(by, "ward-office-1", method, p, subject)
+		c.Request.Replace = replace
+		return a.ask(c)
+	}
+	must := func(out contract.IssueAnswer, err error) contract.IssueAnswer {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	change := func(who string, op func(*client.Client) func(context.Context, contract.ChangeRequest) (contract.ChangeAnswer, error), subject, reason string) error {
+		_, err := op(a.As(who))(ctx, contract.ChangeRequest{DocumentType: kr, Subject: subject, Reason: reason})
+		return err
+	}
+
+	// The holder's acknowledgement, by the phone's own key and once.
+	p := newPhone(t, 1)
+	out := must(issue("office_qr", "life-1", p, false))
+	ack := contract.AcknowledgementRequest{DocumentType: kr, Subject: "life-1", Issuance: out.Issuance, Proof: a.prove(newPhone(t, 1), "ward-office-1")}
+	_, err := a.As("ward-office-1").Acknowledge(ctx, ack)
+	a.refused("another phone's acknowledgement", err, "acknowledgement.key")
+	ack.Proof = a.prove(p, "ward-office-1")
+	if _, err := a.As("ward-office-1").Acknowledge(ctx, ack); err != nil {
+		t.Errorf("acknowledging: %v", err)
+	}
+	_, err = a.As("ward-office-1").Acknowledge(ctx, ack)
+	a.refused("the same proof again", err, "nonce.replayed")
+	ack.Issuance, ack.Proof = "nothing", a.prove(p, "ward-office-1")
+	_, err = a.As("ward-office-1").Acknowledge(ctx, ack)
+	a.refused("nothing", err, "acknowledgement.unknown")
+	for _, c := range a.holder("life-1").Credentials {
+		if !c.Active || c.Issuance != out.Issuance {
+			t.Errorf("not active: %+v", c)
+		}
+	}
+
+	// The card is lost: the mobile stops with it, and nothing is issued until it is found.
+	_, sd := byFormat(out)
+	if err := change("card-system", lock, "life-1", "card_lost"); err != nil {
+		t.Fatal(err)
+	}
+	a.Eventually(sd.Status, verifier.Suspended)
+	_, err = issue("ic_chip", "life-1", newPhone(t, 1), true)
+	a.refused("a new phone while the card is lost", err, "card.locked")
+	a.refused("the holder finds the card", change("loss-desk", unlock, "life-1", "card_lost"), "reason.forbidden")
+	if err := change("card-system", unlock, "life-1", "card_lost"); err != nil {
+		t.Fatal(err)
+	}
+	a.Eventually(sd.Status, verifier.Valid)
+
+	// The address changed: renewed at the next contact, by what the register says now; a new name needs the chip.
+	renew := contract.RenewalRequest{DocumentType: kr, Subject: "life-1", Reasons: []string{"address", "name"}, Attributes: 2}
+	if _, err := a.As("ministry").Renew(ctx, renew); err != nil {
+		t.Fatal(err)
+	}
+	_, err = a.As("loss-desk").Renew(ctx, renew)
+	a.refused("the desk changes an address", err, "client.forbidden")
+	a.Eventually(sd.Status, verifier.Outdated)
+	refresh := func(method string, epoch uint64) error {
+		c := a.Case(by, "ward-office-1", method, p, "life-1")
+		bend(by, c, evidence.KindRegistryMatch, func(m *evidence.RegistryMatch) { m.Epoch = epoch })
+		_, err := a.As("ward-office-1").Refresh(ctx, client.NewKey(), c.Request)
+		return err
+	}
+	a.refused("by a technical refresh", refresh("technical_refresh", 2), "renewal.method")
+	a.refused("by what the register said before", refresh("renewal", 1), "evidence.registry_match_outdated")
+	if err := refresh("renewal", 2); err != nil {
+		t.Errorf("renewal: %v", err)
+	}
+	if h := a.holder("life-1"); len(h.Renew) > 0 || h.Attributes != 2 {
+		t.Errorf("after the renewal: %+v", h)
+	}
+
+	// The phone is lost: a new one gets the card by the methods of that reason.
+	if err := change("loss-desk", lock, "life-1", "self_lost"); err != nil {
+		t.Fatal(err)
+	}
+	c := a.Case(by, "portal", "ic_chip", newPhone(t, 1), "life-1")
+	bend(by, c, evidence.KindRegistryMatch, func(m *evidence.RegistryMatch) { m.Epoch = 2 })
+	c.Request.Replace = true
+	must(a.ask(c))
+	a.Eventually(sd.Status, verifier.Invalid)
+	if h := a.holder("life-1"); len(h.Locks) > 0 {
+		t.Errorf("the new phone is locked: %+v", h.Locks)
+	}
+
+	// The app is deleted: the slot is empty, and the same person gets a card again.
+	last := must(issue("office_qr", "life-2", p, false))
+	if err := change("portal", revoke, "life-2", "app_deleted"); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range last.Credentials {
+		a.Eventually(c.Status, verifier.Invalid)
+	}
+	last = must(issue("ic_chip", "life-2", p, false))
+
+	// The end, which takes all copies at once.
+	if err := change("ministry", revoke, "life-2", "deceased"); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range last.Credentials {
+		a.Eventually(c.Status, verifier.Invalid)
+	}
+	_, err = issue("ic_chip", "life-2", newPhone(t, 1), false)
+	a.refused("the dead", err, "subject.closed")
+	_, err = a.As("ministry").Schedule(ctx, contract.ScheduleRequest{DocumentType: kr, Subject: "life-2", Schedule: "x", Operation: "lock", Reason: "fraud", From: time.Now()})
+	a.refused("an order for the dead", err, "subject.closed")
+	a.Stop()
+	a.Check()
+}
+
+// S6: a lock from a date and to a date, carried out while nobody asks and across a restart; refused when it can't be, replaced, taken back.
+func TestSchedules(t *testing.T) {
+	t.Parallel()
+	a := install(t).start()
+	ctx := context.Background()
+	out := a.Issue(newPhone(t, 1), "order-1", false)
+	_, sd := byFormat(out)
+	now := time.Now().Truncate(time.Second)
+	order := func(who string, bend func(*contract.ScheduleRequest)) error {
+		r := contract.ScheduleRequest{DocumentType: kr, Subject: "order-1", Schedule: "case-1", Operation: "lock", Reason: "admin_hold", From: now.Add(2 * time.Second), To: now.Add(5 * time.Second)}
+		if bend != nil {
+			bend(&r)
+		}
+		_, err := a.As(who).Schedule(ctx, r)
+		return err
+	}
+	a.refused("a lost phone, later", order("loss-desk", func(r *contract.ScheduleRequest) { r.Reason = "self_lost" }), "schedule.reason")
+	a.refused("another's reason", order("loss-desk", nil), "reason.forbidden")
+	a.refused("backwards", order("ministry", func(r *contract.ScheduleRequest) { r.To = r.From }), "schedule.time")
+	a.refused("in the last century", order("ministry", func(r *contract.ScheduleRequest) { r.From = time.Unix(1, 0) }), "schedule.time")
+	a.refused("what is not there", order("ministry", func(r *contract.ScheduleRequest) { r.Replaces = "case-0" }), "schedule.unknown")
+	a.refused("revoked later, for no reason that closes", order("ministry", func(r *contract.ScheduleRequest) { r.Operation, r.Reason, r.To = "revoke", "fraud", time.Time{} }), "schedule.reason")
+	a.refused("a carrier orders", order("telecom-a", nil), "route.forbidden")
+	for range 2 {
+		if err := order("ministry", nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.refused("the same id", order("ministry", func(r *contract.ScheduleRequest) { r.To = r.To.Add(time.Hour) }), "schedule.known")
+	if err := order("ministry", func(r *contract.ScheduleRequest) { r.Schedule, r.From, r.To = "far", now.Add(time.Hour), now.Add(2*time.Hour) }); err != nil {
+		t.Fatal(err)
+	}
+	if h := a.holder("order-1"); len(h.Schedules) != 2 || len(h.Locks) != 0 {
+		t.Errorf("ordered: %+v", h)
+	}
+	a.Stop()
+	time.Sleep(time.Until(now.Add(2500 * time.Millisecond))) // it begins while the appliance is down
+	a.start()
+	a.Eventually(sd.Status, verifier.Suspended)
+	a.Eventually(sd.Status, verifier.Valid)
+	if _, err := a.As("ministry").CancelSchedule(ctx, contract.ScheduleCancel{DocumentType: kr, Subject: "order-1", Schedule: "far"}); err != nil {
+		t.Fatal(err)
+	}
+	if h := a.holder("order-1"); len(h.Schedules) != 0 || len(h.Locks) != 0 {
+		t.Errorf("at the end: %+v", h)
+	}
+	a.Stop()
+	a.Check()
+}
