@@ -158,14 +158,13 @@ func decodeClaims(schema *object, data []byte) ([]Value, *refusal) {
 		return nil, refuse(ruleClaims, "claims.size", "the claims have %d bytes, at most %d are allowed", len(data), maxClaimBytes)
 	}
 	d := jsontext.NewDecoder(bytes.NewBuffer(data)) // refuses duplicate names and invalid UTF-8
-	malformed := refuse(ruleClaims, "claims.malformed", "the claims are not one JSON object without duplicate names")
 	if d.PeekKind() != '{' {
-		return nil, malformed
+		return nil, claimsMalformed()
 	}
 	values, missing, r := decodeObject(d, schema, "")
 	if r == nil {
 		if _, err := d.ReadToken(); err != io.EOF {
-			return nil, malformed
+			return nil, claimsMalformed()
 		}
 	}
 	switch {
@@ -177,6 +176,10 @@ func decodeClaims(schema *object, data []byte) ([]Value, *refusal) {
 		return nil, r
 	}
 	return values, nil
+}
+
+func claimsMalformed() *refusal {
+	return refuse(ruleClaims, "claims.malformed", "the claims are not one JSON object without duplicate names")
 }
 
 func syntax(path string) *refusal {
@@ -233,13 +236,15 @@ func join(path, name string) string {
 	return path + "." + name
 }
 
+// begins says how a value of each kind begins.
+var begins = map[string]string{"string": `"`, "date": `"`, "bytes": `"`, "bool": "tf", "int": "0", "array": "[", "object": "{"}
+
 func decodeValue(d *jsontext.Decoder, n *node, path string) (v Value, missing []string, r *refusal) {
 	v = Value{Name: n.name, Kind: n.kind, MediaType: n.mediaType, Element: n.element, Namespace: n.namespace, SDName: n.sdName, Disclosure: n.disclosure}
-	want := map[string]string{"string": `"`, "date": `"`, "bytes": `"`, "bool": "tf", "int": "0", "array": "[", "object": "{"}[n.kind]
 	switch k := d.PeekKind(); {
 	case k == 0 || k == '}' || k == ']': // there is no value
 		return v, nil, syntax(path)
-	case !strings.ContainsRune(want, rune(k)):
+	case !strings.ContainsRune(begins[n.kind], rune(k)):
 		return v, nil, claimWrong("type", path, "must be of kind %s", n.kind)
 	}
 	switch n.kind {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"bytes"
 	"maps"
 	"slices"
 	"strings"
@@ -265,20 +266,29 @@ func (t *docType) covered(f facts, r IssueRequest, values []Value) *refusal {
 	if s == nil { // the method does not ask for it
 		return nil
 	}
-	var claims map[string]jsontext.Value
-	if err := json.Unmarshal(r.Claims, &claims); err != nil || len(claims) != len(values) {
-		return refuse(ruleClaims, "claims.malformed", "the claims are not one JSON object without duplicate names")
-	}
 	own := t.methods[r.Method].statements[s.Kind].Uncovered
 	var missing []string
-	for _, v := range values {
-		if !slices.Contains(own, v.Name) && !s.RegistryMatch.Covers(v.Name, claims[v.Name]) {
-			missing = append(missing, v.Name)
+	d := jsontext.NewDecoder(bytes.NewBuffer(r.Claims))
+	_, err := d.ReadToken()
+	n := 0
+	for ; err == nil && d.PeekKind() == '"'; n++ {
+		var name jsontext.Token
+		var value jsontext.Value
+		if name, err = d.ReadToken(); err != nil {
+			break
 		}
+		of := name.String() // before the next is read
+		if value, err = d.ReadValue(); err == nil && !slices.Contains(own, of) && !s.RegistryMatch.Covers(of, value) {
+			missing = append(missing, of)
+		}
+	}
+	if err != nil || n != len(values) {
+		return claimsMalformed()
 	}
 	if missing == nil {
 		return nil
 	}
+	slices.Sort(missing)
 	refused := refuse(ruleMethod, "registry.uncovered", "the register does not vouch for these claims as they stand: %s", strings.Join(missing, ", "))
 	refused.missing = missing
 	return refused
