@@ -1,10 +1,14 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
+	"sealkeeper/evidence"
 	"sealkeeper/policy"
 )
 
@@ -203,5 +207,46 @@ func TestNeedsRenew(t *testing.T) {
 		t.Errorf("to be renewed: %+v", s)
 	}
 	w.again()
+	w.check()
+}
+
+// b3: where the phone has to acknowledge, what it did not acknowledge in time is revoked, and what it did is not.
+func TestUnacknowledgedIsRevoked(t *testing.T) {
+	w := newTown(t)
+	ctx := context.Background()
+	data, err := os.ReadFile(filepath.Join("..", "deploy", "policies", "demo.json"))
+	must(t, err)
+	w.bundle, err = policy.Parse("demo.json", bytes.ReplaceAll(data, []byte(`"decoys": 4`), []byte(`"decoys": 4, "lifecycle": {"acknowledge_within": "2h"}`)))
+	must(t, err)
+	for person := byte(1); person <= 3; person++ {
+		p := w.phone()
+		r := w.issue(w.request(policy.OpIssue, person, p, false))
+		if person != 2 {
+			continue
+		}
+		nonce, _ := w.verifier.Nonce(office, resident, noon, [16]byte{99, 99})
+		proof, err := w.verifier.VerifyPossession(evidence.About{Client: office, DocumentType: resident, Audience: "https://ward-office-1.example", At: noon},
+			p.Prove(0, "https://ward-office-1.example", nonce, noon, ""))
+		must(t, err)
+		s, err := w.Subject(ctx, resident, policy.Pseudonym{person})
+		must(t, err)
+		a, d := w.bundle.DecideAck(proof, policy.AckRequest{Client: office, DocumentType: resident, Subject: policy.Pseudonym{person}, Issuance: r.ID(), Keys: [][32]byte{s.Credentials()[0].Key}}, s.Slot(), noon)
+		if !w.commit(a, d).Changed {
+			t.Error("the acknowledgement changed nothing")
+		}
+	}
+	w.again()
+	w.clock.Advance(2*time.Hour - time.Second)
+	if n, err := w.GiveUp(ctx, w.clock.Now()); n != 0 || err != nil {
+		t.Errorf("%d were given up early: %v", n, err)
+	}
+	w.clock.Advance(time.Second)
+	for range 2 {
+		_, err := w.GiveUp(ctx, w.clock.Now())
+		must(t, err)
+	}
+	for person, want := range []string{"revoked", "valid", "revoked"} {
+		w.wants(byte(person+1), "mso_mdoc "+want, "dc+sd-jwt "+want)
+	}
 	w.check()
 }

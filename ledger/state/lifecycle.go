@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -42,7 +43,7 @@ type Order struct {
 	To      time.Time   `json:"to,omitzero"`
 	Class   string      `json:"class"`            // of the authority that ordered it
 	Begun   bool        `json:"begun,omitzero"`   // From has come
-	Held    bool        `json:"held,omitzero"`    // the lock is there for this order alone
+	Held    bool        `json:"held,omitzero"`    // the lock is there for this order, and others that hold it, alone
 	Client  string      `json:"client,omitempty"` // who ordered it
 	Replace string      `json:"-"`                // of the event alone: the order whose place it takes
 }
@@ -53,7 +54,7 @@ type Cancel struct{ ID string }
 // Due carries out what orders say about all instants up to the event's.
 type Due struct{}
 
-// Next is when something is to happen by an order; never: zero.
+// Next is when something is to happen by an order.
 func (o Order) Next() time.Time {
 	if !o.Begun {
 		return o.From
@@ -208,7 +209,7 @@ func (s *State) due(at time.Time) (changed bool) {
 	for {
 		first := -1
 		for i, o := range s.Orders {
-			if !o.Next().After(at) && (first < 0 || o.Next().Before(s.Orders[first].Next())) {
+			if !o.Next().After(at) && (first < 0 || cmp.Or(o.Next().Compare(s.Orders[first].Next()), cmp.Compare(o.ID, s.Orders[first].ID)) < 0) {
 				first = i
 			}
 		}
@@ -223,9 +224,9 @@ func (s *State) due(at time.Time) (changed bool) {
 			s.finish(first)
 		default:
 			o.Begun = true
-			if i, there := slices.BinarySearchFunc(s.Locks, o.Lock, compareLocks); !there {
+			i, there := slices.BinarySearchFunc(s.Locks, o.Lock, compareLocks)
+			if o.Held = !there || slices.Contains(s.held(), o.Lock); !there {
 				s.add1(i, o.Lock)
-				o.Held = true
 			}
 			if o.To.IsZero() { // it is an ordinary lock from now on
 				s.release(o.Lock)
@@ -235,18 +236,12 @@ func (s *State) due(at time.Time) (changed bool) {
 	}
 }
 
-// finish ends an order: its lock goes, or is held by another order that wants it too.
+// finish ends an order: its lock goes, unless another order holds it too.
 func (s *State) finish(at int) {
 	o := s.Orders[at]
 	s.remove(at)
-	if !o.Held {
+	if !o.Held || slices.Contains(s.held(), o.Lock) {
 		return
-	}
-	for i := range s.Orders {
-		if p := &s.Orders[i]; p.Begun && p.Lock == o.Lock {
-			p.Held = true
-			return
-		}
 	}
 	if i, there := slices.BinarySearchFunc(s.Locks, o.Lock, compareLocks); there {
 		s.drop(i)
@@ -259,7 +254,7 @@ func (s *State) remove(i int) {
 	}
 }
 
-// release makes a lock nobody's order's; it reports whether it was one's.
+// release makes a lock no order's any more; it reports whether it was one's.
 func (s *State) release(l policy.Lock) (was bool) {
 	for i := range s.Orders {
 		if o := &s.Orders[i]; o.Held && o.Lock == l {
@@ -269,7 +264,7 @@ func (s *State) release(l policy.Lock) (was bool) {
 	return was
 }
 
-// held are the locks that are there for an order alone.
+// held are the locks that are there for orders alone.
 func (s State) held() (locks []policy.Lock) {
 	for _, o := range s.Orders {
 		if o.Held {

@@ -24,11 +24,99 @@ type oracle struct {
 	keys   map[[32]byte]bool
 	locks  map[policy.Lock]bool
 	cards  []*issued
+
+	closed     bool
+	attributes uint64
+	renew      map[string]bool
+	orders     map[string]*ordered
 }
 
 type issued struct {
 	Credential
 	waits, dead bool // for its signature; revoked or abandoned
+	active      bool // acknowledged
+	old, shown  bool // says what has changed; and its status says so
+}
+
+// ordered is an order with what it claims: a lock that is there stays while anybody claims it, and an authority's own word ends all claims.
+type ordered struct {
+	Order
+	runs, claims bool
+}
+
+func (o *oracle) claimed(l policy.Lock) bool {
+	for _, p := range o.orders {
+		if p.claims && p.Lock == l {
+			return true
+		}
+	}
+	return false
+}
+
+func (o *oracle) unclaim(l policy.Lock) (any bool) {
+	for _, p := range o.orders {
+		if p.claims && p.Lock == l {
+			p.claims, any = false, true
+		}
+	}
+	return any
+}
+
+func (o *oracle) lock(l policy.Lock) {
+	o.locks[l] = true
+	for _, c := range o.cards {
+		c.dead = c.dead || c.Format == policy.MDoc
+	}
+}
+
+func (o *oracle) stop(id string) {
+	p := o.orders[id]
+	delete(o.orders, id)
+	if p.claims && !o.claimed(p.Lock) {
+		delete(o.locks, p.Lock)
+	}
+}
+
+func (o *oracle) close() {
+	o.end()
+	o.closed, o.orders = true, nil
+}
+
+// pass lets time pass second by second of what is ordered: begins before ends would not matter, for an order ends after it begins.
+func (o *oracle) pass(at time.Time) (any bool) {
+	for {
+		var first *ordered
+		var when time.Time
+		for _, p := range o.orders {
+			next := p.From
+			if p.runs {
+				next = p.To
+			}
+			if !next.After(at) && (first == nil || next.Before(when) || next.Equal(when) && p.ID < first.ID) {
+				first, when = p, next
+			}
+		}
+		if first == nil {
+			return any
+		}
+		any = true
+		switch {
+		case first.Close != "":
+			o.close()
+		case first.runs:
+			o.stop(first.ID)
+		default:
+			first.runs = true
+			first.claims = !o.locks[first.Lock] || o.claimed(first.Lock)
+			if !o.locks[first.Lock] {
+				o.lock(first.Lock)
+			}
+			if first.To.IsZero() {
+				o.unclaim(first.Lock)
+				delete(o.orders, first.ID)
+			}
+		}
+	}
 }
 
 // stays: reasons that are about the person.
@@ -54,7 +142,7 @@ func (o *oracle) end() {
 			delete(o.locks, l)
 		}
 	}
-	o.device, o.keys = "", nil
+	o.device, o.keys, o.renew = "", nil, nil
 }
 
 func (o *oracle) make(made []Credential) {
@@ -70,6 +158,8 @@ func (o *oracle) apply(e Event) (changed bool, want error) {
 	switch {
 	case e.Issue != nil && e.Issue.Refresh:
 		switch i := e.Issue; {
+		case o.closed:
+			return false, ErrClosed
 		case o.device == "":
 			return false, ErrUnbound
 		case o.device != i.Device:
@@ -80,10 +170,13 @@ func (o *oracle) apply(e Event) (changed bool, want error) {
 			for _, k := range i.Keys {
 				o.keys[k] = true
 			}
+			o.renew = nil
 			o.make(i.Credentials)
 		}
 	case e.Issue != nil:
 		switch i := e.Issue; {
+		case o.closed:
+			return false, ErrClosed
 		case o.anyLock(stays), i.Device == o.device && len(o.locks) > 0:
 			return false, ErrLocked
 		case o.device != "" && !i.Replace:
@@ -134,15 +227,16 @@ func (o *oracle) apply(e Event) (changed bool, want error) {
 		o.make(e.Again.Credentials)
 	case e.Lock != nil:
 		switch l := e.Lock; {
-		case elsewhere(l.Device), o.locks[l.Lock]:
+		case o.closed, elsewhere(l.Device):
 			return false, nil
+		case o.locks[l.Lock]:
+			if !o.unclaim(l.Lock) {
+				return false, nil
+			}
 		case o.device == "" && !stays(l.Lock):
 			return false, ErrUnbound
 		default:
-			o.locks[l.Lock] = true
-			for _, c := range o.cards {
-				c.dead = c.dead || c.Format == policy.MDoc
-			}
+			o.lock(l.Lock)
 		}
 	case e.Unlock != nil:
 		switch u := e.Unlock; {
@@ -150,6 +244,7 @@ func (o *oracle) apply(e Event) (changed bool, want error) {
 			return false, nil
 		case o.locks[u.Lock]:
 			delete(o.locks, u.Lock)
+			o.unclaim(u.Lock)
 		case o.anyLock(func(l policy.Lock) bool { return l.Reason == u.Lock.Reason }):
 			return false, ErrClass
 		default:
@@ -163,8 +258,92 @@ func (o *oracle) apply(e Event) (changed bool, want error) {
 			return false, ErrUnbound
 		}
 		o.end()
+	case e.Ack != nil:
+		for _, c := range o.cards {
+			if c.Reservation == e.Ack.Reservation && !c.waits && !c.dead && !c.active {
+				c.active, changed = true, true
+			}
+		}
+		if !changed {
+			return false, nil
+		}
+	case e.Abandon != nil:
+		device := ""
+		for _, c := range o.cards {
+			if c.Reservation == e.Abandon.Reservation && !c.dead && !c.active && c.waits != e.Abandon.Unacknowledged {
+				c.dead, device = true, c.Device
+			}
+		}
+		if device == "" {
+			return false, nil
+		}
+		others := slices.ContainsFunc(o.cards, func(c *issued) bool { return c.Device == device && c.Reservation != e.Abandon.Reservation })
+		if device == o.device && !others {
+			o.end()
+		}
+	case e.Close != nil:
+		if o.closed {
+			return false, nil
+		}
+		o.close()
+	case e.Renew != nil:
+		r := e.Renew
+		if o.closed || r.Attributes != 0 && r.Attributes <= o.attributes {
+			return false, nil
+		}
+		news := r.Attributes != 0
+		o.attributes = max(o.attributes, r.Attributes)
+		switch {
+		case o.device == "":
+		case r.Revoke:
+			o.end()
+			news = true
+		default:
+			if o.renew == nil {
+				o.renew = map[string]bool{}
+			}
+			for _, reason := range r.Reasons {
+				news = news || !o.renew[reason]
+				o.renew[reason] = true
+			}
+			for _, c := range o.cards {
+				if news && !c.dead {
+					c.old, c.shown = true, c.shown || r.Show
+				}
+			}
+		}
+		if !news {
+			return false, nil
+		}
+	case e.Order != nil:
+		n := e.Order
+		switch {
+		case o.closed:
+			return false, ErrClosed
+		case o.orders[n.ID] != nil:
+			return false, ErrEvent
+		case n.Replace != "" && o.orders[n.Replace] == nil:
+			return false, ErrNoOrder
+		case n.Replace == "" && len(o.orders) == 8:
+			return false, ErrOrders
+		case n.Replace != "":
+			o.stop(n.Replace)
+		}
+		if o.orders == nil {
+			o.orders = map[string]*ordered{}
+		}
+		o.orders[n.ID] = &ordered{Order: *n}
+	case e.Cancel != nil:
+		if o.orders[e.Cancel.ID] == nil {
+			return false, nil
+		}
+		o.stop(e.Cancel.ID)
+	case e.Due != nil:
+		if !o.pass(e.At) {
+			return false, nil
+		}
 	}
-	if e.Settle == nil { // which neither policy nor a status can see
+	if e.Settle == nil && e.Ack == nil { // which neither policy nor a status can see
 		o.epoch++
 	}
 	o.cards = slices.DeleteFunc(o.cards, func(c *issued) bool { return e.At.After(c.NotAfter) })
@@ -176,6 +355,14 @@ func (o *oracle) agrees(w *world) error {
 	s := w.Slot(w.at)
 	if s.Epoch != o.epoch || s.Bound != (o.device != "") || s.Device != o.device || len(s.Keys) != len(o.keys) || len(s.Locks) != len(o.locks) {
 		return fmt.Errorf("slot %+v, want epoch %d, device %q, %d keys, locks %v", s, o.epoch, o.device, len(o.keys), o.locks)
+	}
+	if (s.Closed != "") != o.closed || s.Attributes != o.attributes || len(s.Renew) != len(o.renew) || len(s.Orders) != len(o.orders) {
+		return fmt.Errorf("slot %+v, want closed %v, attributes %d, renew %v, orders %v", s, o.closed, o.attributes, o.renew, o.orders)
+	}
+	for _, p := range w.Orders {
+		if q := o.orders[p.ID]; q == nil || q.runs != p.Begun || q.claims != p.Held {
+			return fmt.Errorf("order %+v, want %+v", p, q)
+		}
 	}
 	for _, k := range s.Keys {
 		if !o.keys[k] {
@@ -196,6 +383,11 @@ func (o *oracle) agrees(w *world) error {
 			want = 1
 		} else if c.Format != policy.MDoc && len(o.locks) > 0 {
 			want = 2
+		} else if c.Format != policy.MDoc && c.shown {
+			want = 3
+		}
+		if got := w.Credentials[i].Phase == Active; got != c.active && !c.dead || w.Credentials[i].Outdated != c.old {
+			return fmt.Errorf("%+v, want active %v, out of date %v", w.Credentials[i], c.active, c.old)
 		}
 		if got := w.image[c.place()]; got != want || w.Credentials[i].place() != c.place() {
 			return fmt.Errorf("the list shows %d for %+v, want %d", got, c.Credential, want)
@@ -223,6 +415,7 @@ func TestAnyHistory(t *testing.T) {
 	classes := rapid.SampledFrom([]string{"telecom", "ministry"})
 	phones := rapid.SampledFrom([]string{"p1", "p2", "p3"})
 	some := rapid.SampledFrom([]string{"", "", "p1", "p2", "p3"})
+	orders := rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f", "g", "h", "i"})
 	types := rapid.SampledFrom([]string{"kr-resident", "eu-pid", "mdl"})
 	began, steps, outcomes := time.Now(), 0, map[string]int{}
 	rapid.Check(t, func(t *rapid.T) {
@@ -285,6 +478,37 @@ func TestAnyHistory(t *testing.T) {
 				}
 			},
 			"revoke": func(t *rapid.T) { do("revoke", Event{Revoke: &Revoke{"fraud", some.Draw(t, "phone")}}) },
+			"ack":    func(t *rapid.T) { do("ack", Event{Ack: &Ack{reservation(t)}}) },
+			"abandon": func(t *rapid.T) {
+				do("abandon", Event{Abandon: &Abandon{reservation(t), rapid.Bool().Draw(t, "unacknowledged")}})
+			},
+			"close": func(t *rapid.T) {
+				if rapid.IntRange(0, 19).Draw(t, "rarely") == 0 { // nothing happens to who is closed
+					do("close", Event{Close: &Close{"deceased"}})
+				}
+			},
+			"renew": func(t *rapid.T) { // Korea keeps what is out of date and shows it, Europe revokes it
+				do("renew", Event{Renew: &Renew{Reasons: []string{rapid.SampledFrom([]string{"address", "name"}).Draw(t, "why")},
+					Attributes: rapid.Uint64Range(0, 20).Draw(t, "count"), Revoke: typ == "eu-pid", Show: typ == "kr-resident"}})
+			},
+			"order": func(t *rapid.T) {
+				o := Order{ID: orders.Draw(t, "order"), From: w.at.Add(time.Duration(rapid.IntRange(-1, 100).Draw(t, "from")) * 24 * time.Hour)}
+				o.Lock = policy.Lock{Reason: rapid.SampledFrom([]string{"admin_hold", "court"}).Draw(t, "reason"), Class: "ministry"}
+				o.Class = o.Lock.Class
+				switch rapid.IntRange(0, 19).Draw(t, "sort") {
+				case 0:
+					o.Lock, o.Close = policy.Lock{}, "deceased"
+				case 1, 2, 3:
+				default:
+					o.To = o.From.Add(time.Duration(rapid.IntRange(1, 100).Draw(t, "days")) * 24 * time.Hour)
+				}
+				if rapid.IntRange(0, 3).Draw(t, "replace") == 0 {
+					o.Replace = orders.Draw(t, "replaces")
+				}
+				do("order", Event{Order: &o})
+			},
+			"cancel": func(t *rapid.T) { do("cancel", Event{Cancel: &Cancel{orders.Draw(t, "order")}}) },
+			"due":    func(t *rapid.T) { do("due", Event{Due: &Due{}}) },
 			"wait":   func(t *rapid.T) { w.at = w.at.Add(life / 4 * time.Duration(rapid.IntRange(1, 5).Draw(t, "quarters"))) },
 		})
 	})

@@ -67,7 +67,7 @@ func (w *world) apply(e Event) error {
 func (w *world) take(next State, changes []Change, e Event) error {
 	same := reflect.DeepEqual(next, w.State)
 	switch raised := next.Epoch - w.Epoch; {
-	case raised > 1, raised == 1 && same, raised == 0 && !same && e.Settle == nil, raised == 0 && len(changes) > 0, raised == 1 && e.Settle != nil:
+	case raised > 1, raised == 1 && same, raised == 0 && !same && e.Settle == nil && e.Ack == nil, raised == 0 && len(changes) > 0, raised == 1 && (e.Settle != nil || e.Ack != nil):
 		return fmt.Errorf("BROKEN: epoch %d → %d, same state: %v, changes: %v", w.Epoch, next.Epoch, same, changes)
 	}
 	for _, c := range changes {
