@@ -27,6 +27,7 @@ const (
 type attester struct {
 	key         *ecdsa.PublicKey
 	spki        []byte
+	anchor      [32]byte // SHA-256 of the root's SubjectPublicKeyInfo
 	subject     string
 	from, until time.Time
 }
@@ -121,6 +122,7 @@ func (c *chains) check(x5c jsontext.Value, at time.Time) (*attester, error) {
 		return nil, refuse("attestation_chain_order", "x5c holds a certificate that is not on the way from the leaf to the anchor")
 	}
 	a := &attester{key: leaf.PublicKey.(*ecdsa.PublicKey), spki: leaf.RawSubjectPublicKeyInfo, subject: subject, from: leaf.NotBefore, until: leaf.NotAfter}
+	a.anchor = sha256.Sum256(paths[whole][len(certs)].RawSubjectPublicKeyInfo)
 	for _, cert := range paths[whole] {
 		if cert.NotBefore.After(a.from) {
 			a.from = cert.NotBefore

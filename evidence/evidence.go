@@ -175,7 +175,7 @@ func (v *Verifier) Verify(about About, b Bundle) (*Verified, error) {
 	if about.Client == "" || about.DocumentType == "" || about.Audience == "" || v.trust.NonceKey == [32]byte{} {
 		return nil, refuse("unconfigured", "client, document type, audience and nonce key must all be known before evidence can be bound to them")
 	}
-	app, items, err := appItem(b.Items)
+	app, wallet, items, err := phoneItems(b.Items)
 	if err != nil {
 		return nil, err
 	}
@@ -207,6 +207,9 @@ func (v *Verifier) Verify(about About, b Bundle) (*Verified, error) {
 		return nil, err
 	}
 	if err := v.checkApp(about, p.nonce, h, app); err != nil {
+		return nil, err
+	}
+	if err := v.checkWallet(about, p.nonce, h, wallet); err != nil {
 		return nil, err
 	}
 
@@ -268,6 +271,7 @@ func (v *Verifier) byProvider(about About, p *proof, beside string) (*holder, er
 	}
 	h.facts = Facts{Kinds: []string{KindKeyAttestation}, KeyStorage: a.keyStorage, UserAuthentication: a.userAuthentication,
 		AttestationIssuer: issuer.subject, AttestationExpires: a.expires, Reused: reused, Statuses: statuses}
+	h.anchor = issuer.anchor
 	if !reused { // what is used again was burnt the first time
 		h.burns = append(h.burns, a.burn(issuer.spki, v.trust.Skew))
 	}

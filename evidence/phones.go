@@ -49,7 +49,8 @@ type Profile struct {
 // holder is what an attestation says of the keys of a request.
 type holder struct {
 	keys    []Key
-	proving int // index of the key that made the proof
+	proving int      // index of the key that made the proof
+	anchor  [32]byte // SHA-256 of the wallet provider's root's SubjectPublicKeyInfo; zero: there is no provider
 	facts   Facts
 	burns   []Burn
 }
@@ -168,20 +169,22 @@ func keyOf(public crypto.PublicKey) (Key, error) {
 	return Key{}, refuse("jwk_unsupported", "a key is none of EC P-256, EC P-384 and Ed25519")
 }
 
-// appItem takes the one item that is no statement out of a request's items.
-func appItem(items []Item) (token string, rest []Item, err error) {
-	i := slices.IndexFunc(items, func(o Item) bool { return o.Kind == KindAppAttest })
-	if i < 0 {
-		return "", items, nil
+// phoneItems takes those items out of a request's that are no statements of authorities: about the app and about the wallet.
+func phoneItems(items []Item) (app, wallet string, rest []Item, err error) {
+	for _, item := range items {
+		to := map[string]*string{KindAppAttest: &app, KindWallet: &wallet}[item.Kind]
+		switch {
+		case to == nil:
+			rest = append(rest, item)
+		case *to != "":
+			return "", "", nil, refuse("kind_twice", "the request carries two items of kind "+item.Kind)
+		case item.Token == "":
+			return "", "", nil, refuse(map[string]string{KindAppAttest: "app_attest_malformed", KindWallet: "wallet_malformed"}[item.Kind], "the item is empty")
+		default:
+			*to = item.Token
+		}
 	}
-	rest = slices.Delete(slices.Clone(items), i, i+1)
-	if slices.ContainsFunc(rest, func(o Item) bool { return o.Kind == KindAppAttest }) {
-		return "", nil, refuse("kind_twice", "the request carries two items of kind "+KindAppAttest)
-	}
-	if items[i].Token == "" {
-		return "", nil, refuse("app_attest_malformed", "the item is empty")
-	}
-	return items[i].Token, rest, nil
+	return app, wallet, rest, nil
 }
 
 // AppClientData is what an app has attested: the nonce of its request and the key that makes the proof. So neither can be exchanged, and as

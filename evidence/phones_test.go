@@ -338,6 +338,73 @@ func TestStatusesOfWallets(t *testing.T) {
 	}
 }
 
+// A wallet attestation says which wallet asks and where its status stands; it holds for one request and beside its own provider's key attestation.
+func TestWalletAttestation(t *testing.T) {
+	w := newPhoneWorld(t)
+	const uri = "https://wallet.example/status/1"
+	w.about.Status = status(t, now, map[string][]byte{uri: {0b01_00}}) // 1 is revoked
+	wallet, year := newPhone(t, phone.New, 2), now.Add(365*24*time.Hour)
+	dated := func(i int) phone.Option {
+		return phone.Claim("client_status", map[string]any{"status": map[string]any{"status_list": map[string]any{"idx": i, "uri": uri}}, "exp": year.Unix()})
+	}
+	type options = []phone.Option
+	make := func(provider *phone.Provider, a, p options) string {
+		return wallet.AttestWallet(provider, 0, audience, w.nonce, now, append(options{dated(0)}, a...), p)
+	}
+	ask := func(token, attestation string) (*evidence.Verified, string) {
+		return w.verify(evidence.Bundle{Proof: w.prove(0), KeyAttestation: attestation, Items: []evidence.Item{{Kind: evidence.KindWallet, Token: token}}})
+	}
+	good := make(w.provider, nil, nil)
+	v, got := ask(good, w.attest())
+	if got != "" {
+		t.Fatal(got)
+	}
+	if s := v.Facts().Statuses; len(s) != 1 || s[0].Name != evidence.StatusWallet || !s[0].Known || !s[0].Ends.Equal(year) || !slices.Contains(v.Facts().Kinds, evidence.KindWallet) {
+		t.Errorf("%+v", v.Facts())
+	}
+	other := provider(t, phone.Bend{})
+	w.trust.WalletProviders = append(w.trust.WalletProviders, other.Anchor())
+	w.verifier = evidence.NewVerifier(w.trust)
+	before, after, _ := strings.Cut(good, "~")
+	for name, c := range map[string]struct{ token, want string }{
+		"with nonce for challenge":     {make(w.provider, nil, options{phone.Claim("challenge", nil), phone.Claim("nonce", w.nonce)}), ""},
+		"without iat":                  {make(w.provider, options{phone.Claim("iat", nil)}, nil), ""},
+		"of a revoked wallet":          {make(w.provider, options{dated(1)}, nil), "status_revoked"},
+		"of another request":           {make(w.provider, nil, options{phone.Claim("challenge", "another")}), "wallet_proof"},
+		"with a nonce beside it":       {make(w.provider, nil, options{phone.Claim("challenge", "another"), phone.Claim("nonce", w.nonce)}), "wallet_proof"},
+		"for another issuer":           {make(w.provider, nil, options{phone.Claim("aud", "https://else.example")}), "wallet_proof"},
+		"for two issuers":              {make(w.provider, nil, options{phone.Claim("aud", []string{audience, "https://else.example"})}), "wallet_proof"},
+		"of another provider":          {make(other, nil, nil), "wallet_provider"},
+		"of a stranger":                {make(provider(t, phone.Bend{}), nil, nil), "attestation_untrusted"},
+		"over":                         {make(w.provider, options{phone.Expires(now.Add(-time.Hour))}, nil), "wallet_time"},
+		"for two days":                 {make(w.provider, options{phone.Expires(now.Add(48 * time.Hour))}, nil), "wallet_time"},
+		"of tomorrow":                  {make(w.provider, options{phone.Claim("iat", now.Add(time.Hour).Unix())}, nil), "wallet_time"},
+		"with an old proof":            {make(w.provider, nil, options{phone.Claim("iat", now.Add(-time.Hour).Unix())}), "wallet_time"},
+		"proven by another key":        {make(w.provider, nil, options{phone.SignedByKey(wallet, 1)}), "wallet_signature"},
+		"signed by the wallet":         {make(w.provider, options{phone.SignedByKey(wallet, 0)}, nil), "wallet_signature"},
+		"of another type":              {make(w.provider, options{phone.Header("typ", "key-attestation+jwt")}, nil), "wallet_type"},
+		"with a proof of another type": {make(w.provider, nil, options{phone.Header("typ", "openid4vci-proof+jwt")}), "wallet_type"},
+		"critical":                     {make(w.provider, options{phone.Header("crit", []string{"x"})}, nil), "wallet_malformed"},
+		"without a chain":              {make(w.provider, options{phone.Header("x5c", nil)}, nil), "wallet_malformed"},
+		"without exp":                  {make(w.provider, options{phone.Claim("exp", nil)}, nil), "wallet_malformed"},
+		"without a key":                {make(w.provider, options{phone.Claim("cnf", map[string]any{})}, nil), "jwk_malformed"},
+		"without its proof":            {before, "wallet_malformed"},
+		"its proof alone":              {"~" + after, "wallet_malformed"},
+		"empty":                        {"", "wallet_malformed"},
+		"too large":                    {good + strings.Repeat("A", 96<<10), "wallet_malformed"},
+	} {
+		if _, got := ask(c.token, w.attest()); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+	if _, got := ask(good, w.attest(dated(0))); got != "attestation_ambiguous" {
+		t.Errorf("with a client_status in the key attestation too: %q", got)
+	}
+	if _, got := w.verify(evidence.Bundle{Proof: w.prove(0), Android: w.chains(1, w.nonce, nil), Items: []evidence.Item{{Kind: evidence.KindWallet, Token: good}}}); got != "wallet_provider" {
+		t.Errorf("beside an Android phone's own word: %q", got)
+	}
+}
+
 func TestPhoneStatusIsReadStrictly(t *testing.T) {
 	good := string(statusJSON(t, now, map[string][]byte{"https://wallet.example/status/1": {0, 0}}))
 	s, err := evidence.ParsePhoneStatus([]byte(good))
@@ -367,6 +434,29 @@ func TestPhoneStatusIsReadStrictly(t *testing.T) {
 			t.Errorf("%s was taken", name)
 		}
 	}
+}
+
+func FuzzWallet(f *testing.F) {
+	w := newPhoneWorld(f)
+	wallet := newPhone(f, phone.New, 1)
+	seeds := [][]byte{[]byte(wallet.AttestWallet(w.provider, 0, audience, w.nonce, now, []phone.Option{phone.Claim("client_status", map[string]any{"exp": now.Unix() + 100})}, nil))}
+	good := string(seeds[0])
+	b := evidence.Bundle{Proof: w.prove(0), KeyAttestation: w.attest()}
+	signedParts := func(s string) string {
+		first, second, _ := strings.Cut(s, "~")
+		return first[:max(0, strings.LastIndexByte(first, '.'))] + "~" + second[:max(0, strings.LastIndexByte(second, '.'))]
+	}
+	fuzzing.Run(f, fuzzing.Options{}, seeds, func(t *testing.T, in []byte) bool {
+		b.Items = []evidence.Item{{Kind: evidence.KindWallet, Token: string(in)}}
+		v, err := w.verifier.Verify(w.about, b)
+		if err == nil && signedParts(string(in)) != signedParts(good) {
+			t.Errorf("a wallet was believed that nobody attested: %s", in)
+		}
+		if (err == nil) != v.Valid() {
+			t.Error("valid and refused at once")
+		}
+		return err == nil
+	})
 }
 
 func FuzzPhoneStatus(f *testing.F) {

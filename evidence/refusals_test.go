@@ -512,7 +512,7 @@ func TestRefusals(t *testing.T) {
 
 // elsewhere: codes whose cases are in TestLineEvent, TestPhonesInRequests, and the tests of the phone makers' formats.
 func elsewhere(code string) bool {
-	for _, prefix := range []string{"line_event_", "android_", "apple_", "app_attest_", "phone_status_", "status_", "proof_key_order", "proof_unasked", "proof_of_each"} {
+	for _, prefix := range []string{"line_event_", "android_", "apple_", "app_attest_", "wallet_", "phone_status_", "status_", "proof_key_order", "proof_unasked", "proof_of_each"} {
 		if strings.HasPrefix(code, "evidence."+prefix) {
 			return true
 		}

@@ -344,6 +344,9 @@ func (t *docType) judgePhone(f facts) *refusal {
 	if slices.Contains(f.Kinds, evidence.KindAppAttest) && !slices.Contains(t.evidence.Apps, evidence.KindAppAttest) {
 		return refuse(ruleEvidence, "evidence.unasked", "type %s asks for no App Attest: leave it out", t.name)
 	}
+	if slices.Contains(f.Kinds, evidence.KindWallet) && !slices.Contains(t.evidence.Status, evidence.StatusWallet) {
+		return refuse(ruleEvidence, "evidence.unasked", "type %s asks for no status of the wallet: leave its attestation out", t.name)
+	}
 	if len(t.evidence.Apps) > 0 && !slices.ContainsFunc(t.evidence.Apps, func(k string) bool { return slices.Contains(f.Kinds, k) }) {
 		r := refuse(ruleEvidence, "evidence.app_missing", "type %s needs to know the app, by %s", t.name, strings.Join(t.evidence.Apps, " or "))
 		r.missing = t.evidence.Apps

@@ -173,6 +173,7 @@ func TestPhonesAreJudgedByTheType(t *testing.T) {
 		"a wallet provider's where Android is wanted": {func(b map[string]any) { kind(b, "evidence")["attestations"] = []any{"android_key_attestation"} }, nil, "evidence.attestation_kind"},
 		"App Attest unasked":                          {nil, []func(*scene){app}, "evidence.unasked"},
 		"App Attest asked":                            {func(b map[string]any) { kind(b, "evidence")["apps"] = []any{"app_attest"} }, []func(*scene){app}, ""},
+		"a wallet unasked":                            {nil, []func(*scene){func(s *scene) { s.facts.Kinds = append(s.facts.Kinds, "wallet_attestation") }}, "evidence.unasked"},
 		"no App Attest":                               {func(b map[string]any) { kind(b, "evidence")["apps"] = []any{"app_attest", "android_key_attestation"} }, nil, "evidence.app_missing"},
 		"an Android chain names its app": {func(b map[string]any) {
 			kind(b, "evidence")["apps"] = []any{"app_attest", "android_key_attestation"}

@@ -541,6 +541,12 @@ func TestPhonesByTheirTypes(t *testing.T) {
 		}
 		return ask("kr-status", two(), phone.Claim("client_status", at(wallet, until)), phone.Claim("key_storage_status", at(storage, year)))
 	}
+	walled := func(i int) contract.IssueRequest { // with a wallet attestation, as TS3 has it
+		r := ask("kr-status", two(), phone.Claim("key_storage_status", map[string]any{"status": map[string]any{"status_list": map[string]any{"idx": 1, "uri": uri}}, "exp": year}))
+		r.Evidence = []contract.EvidenceItem{{Kind: "wallet_attestation", Token: newPhone(t, 1).AttestWallet(harness.Provider, 0, audience, nonceOf(t, r.Proof), now,
+			[]phone.Option{phone.Claim("client_status", map[string]any{"status": map[string]any{"status_list": map[string]any{"idx": i, "uri": uri}}, "exp": year})}, nil)}}
+		return r
+	}
 	for name, c := range map[string]struct {
 		r    contract.IssueRequest
 		want string
@@ -565,6 +571,8 @@ func TestPhonesByTheirTypes(t *testing.T) {
 		"key storage that is revoked":           {status(1, 0, year), "evidence.status_revoked"},
 		"a wallet known for less than the card": {status(1, 1, now.Add(89*24*time.Hour).Unix()), "evidence.status_ends"},
 		"a wallet known no longer":              {status(1, 1, now.Add(-time.Second).Unix()), "evidence.status_expired"},
+		"a wallet attestation":                  {walled(1), ""},
+		"a wallet attestation of a revoked one": {walled(0), "evidence.status_revoked"},
 		"no status":                             {ask("kr-status", two()), "evidence.status_missing"},
 	} {
 		if got := p.refused(c.r); got != c.want {
