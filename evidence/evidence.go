@@ -11,6 +11,8 @@ import (
 	"encoding/binary"
 	"slices"
 	"time"
+
+	"sealkeeper/evidence/android"
 )
 
 // Bundle is what came with a request, still undecoded. Every part is outside bytes.
@@ -155,12 +157,13 @@ type Verifier struct {
 	trust       Trust
 	authorities map[string]Authority
 	chains      chains
+	memo        *android.Memo
 }
 
 // NewVerifier makes a verifier. What the snapshot lacks is refused later: no anchor means no trusted attestation, no nonce key no evidence.
 func NewVerifier(t Trust) *Verifier {
 	t.WalletProviders = slices.Clone(t.WalletProviders)
-	v := &Verifier{trust: t, authorities: make(map[string]Authority, len(t.Authorities)), chains: newChains(t.WalletProviders)}
+	v := &Verifier{trust: t, authorities: make(map[string]Authority, len(t.Authorities)), chains: newChains(t.WalletProviders), memo: android.NewMemo()}
 	for _, a := range t.Authorities {
 		v.authorities[a.ID] = a
 	}

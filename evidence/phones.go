@@ -93,7 +93,7 @@ func (v *Verifier) byAndroid(about About, p *proof, beside string, texts [][]str
 		return nil, err
 	}
 	a := v.trust.Android
-	trust := android.Trust{Roots: a.Roots, StatusMaxAge: a.StatusMaxAge, Skew: v.trust.Skew}
+	trust := android.Trust{Roots: a.Roots, StatusMaxAge: a.StatusMaxAge, Skew: v.trust.Skew, Memo: v.memo}
 	if about.Status != nil {
 		trust.Status = about.Status.android
 	}

@@ -130,7 +130,7 @@ func (c chain) serials() []string {
 }
 
 // signatures verifies each certificate with the next one's key, the root's with its own.
-func (c chain) signatures() error {
+func (c chain) signatures(m *Memo) error {
 	if !c.remote() && len(c) != 4 {
 		return refuse("chain_length", "a factory's chain has 4 certificates: leaf, attestation key, intermediate, root")
 	}
@@ -145,7 +145,10 @@ func (c chain) signatures() error {
 	}
 	for i := len(c) - 1; i >= 0; i-- {
 		cert, issuer := c[i], c[min(i+1, len(c)-1)]
-		if issuer.CheckSignature(cert.SignatureAlgorithm, cert.RawTBSCertificate, cert.Signature) != nil { // never SHA-1
+		if i == 0 { // each phone's own
+			m = nil
+		}
+		if !m.signed(cert, issuer) {
 			return refuse("chain_signature", "a certificate is not signed by the next one's key")
 		}
 	}

@@ -589,15 +589,57 @@ func TestCodesAreComplete(t *testing.T) {
 	}
 }
 
+// A memo never says more than a verification: after good chains a broken signature is still refused at each place, and nothing refused is kept.
+func TestMemoKeepsWhatIsTrueForEver(t *testing.T) {
+	w := newWorld(t)
+	w.trust.Memo = NewMemo()
+	for _, a := range []*phone.Android{w.factory, w.remote} {
+		chain := w.chain(a, nil)
+		for range 2 {
+			if _, err := Verify(chain, w.want, w.trust, w.rules); err != nil {
+				t.Fatal(err)
+			}
+		}
+		known := len(w.trust.Memo.good)
+		for i := range chain {
+			bent := slices.Clone(chain)
+			bent[i] = slices.Clone(chain[i])
+			bent[i][len(bent[i])-1] ^= 1 // the signature's last octet
+			if _, err := Verify(bent, w.want, w.trust, w.rules); code(err) != "chain_signature" {
+				t.Errorf("certificate %d of %d, broken: %v", i, len(chain), err)
+			}
+		}
+		if len(w.trust.Memo.good) != known {
+			t.Error("a refused certificate is remembered")
+		}
+	}
+	if n := len(w.trust.Memo.good); n != 3+3 { // each chain without its leaf; one root is both chains'
+		t.Errorf("%d are remembered", n)
+	}
+	// What is known signed by one key is not known signed by another with its name.
+	other := newWorld(t)
+	other.trust.Memo = w.trust.Memo
+	forged := append(slices.Clone(w.chain(w.factory, nil)[:3]), other.chain(other.factory, nil)[3])
+	trust := w.trust
+	trust.Roots = append(slices.Clone(trust.Roots), other.trust.Roots...)
+	if _, err := Verify(forged, w.want, trust, w.rules); code(err) != "chain_signature" {
+		t.Errorf("below another root of the same name: %v", err)
+	}
+}
+
 func BenchmarkVerify(b *testing.B) {
 	w := newWorld(b)
 	for _, v := range []struct {
 		name  string
 		chain [][]byte
-	}{{"factory", w.chain(w.factory, nil)}, {"remote", w.chain(w.remote, nil)}} {
+		memo  *Memo
+	}{{"factory", w.chain(w.factory, nil), nil}, {"remote", w.chain(w.remote, nil), nil},
+		{"factory, of a known batch", w.chain(w.factory, nil), NewMemo()}, {"remote, of a known phone", w.chain(w.remote, nil), NewMemo()}} {
 		b.Run(v.name, func(b *testing.B) {
+			trust := w.trust
+			trust.Memo = v.memo
 			for b.Loop() {
-				if _, err := Verify(v.chain, w.want, w.trust, w.rules); err != nil {
+				if _, err := Verify(v.chain, w.want, trust, w.rules); err != nil {
 					b.Fatal(err)
 				}
 			}
