@@ -151,39 +151,28 @@ func (b *bench) fill(ctx context.Context, file string, n int) error {
 		return err
 	}
 	began, done := time.Now(), 0
-	for pass := range growthPasses {
-		var people []policy.Pseudonym
-		for range (n - pass + growthPasses - 1) / growthPasses {
-			var p policy.Pseudonym
-			rand.Read(p[:])
-			people = append(people, p)
+	batches, failed := make(chan []ledger.Op, 2), make(chan error, 1)
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	go func() { // beside the commits, which are on one CPU
+		defer close(batches)
+		failed <- f.run(ctx, n, batches)
+	}()
+	for ops := range batches {
+		out, err := store.Commit(ctx, ops)
+		if err != nil {
+			return err
 		}
-		slices.SortFunc(people, func(a, b policy.Pseudonym) int { return bytes.Compare(a[:], b[:]) })
-		for i := 0; i < len(people); i += growthBatch {
-			if err := ctx.Err(); err != nil {
-				return err
+		for _, o := range out {
+			if o.Conflict != nil {
+				return fmt.Errorf("a row of %s is there already", o.Conflict.Table)
 			}
-			part := people[i:min(i+growthBatch, len(people))]
-			ops, err := f.ops(part, pass, i, n)
-			if err != nil {
-				return err
-			}
-			out, err := store.Commit(ctx, ops)
-			if err != nil {
-				return err
-			}
-			for _, o := range out {
-				if o.Conflict != nil {
-					return fmt.Errorf("a row of %s is there already", o.Conflict.Table)
-				}
-			}
-			done += len(part)
 		}
-		if n > growthAnswers {
+		if done += growthBatch; done%(n/growthPasses) < growthBatch && n > growthAnswers {
 			b.progress("%d of %d subjects, %.0f /s", done, n, float64(done)/time.Since(began).Seconds())
 		}
 	}
-	return nil
+	return <-failed
 }
 
 type filler struct {
@@ -199,6 +188,29 @@ func (f *filler) name(n uint64) string {
 	rand.Read(b[:])
 	binary.BigEndian.PutUint64(b[:8], uint64(f.made.UnixMilli())<<16+n)
 	return base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+// run makes all batches, pass by pass.
+func (f *filler) run(ctx context.Context, n int, batches chan<- []ledger.Op) error {
+	for pass := range growthPasses {
+		people := make([]policy.Pseudonym, (n-pass+growthPasses-1)/growthPasses)
+		for i := range people {
+			rand.Read(people[i][:])
+		}
+		slices.SortFunc(people, func(a, b policy.Pseudonym) int { return bytes.Compare(a[:], b[:]) })
+		for i := 0; i < len(people); i += growthBatch {
+			ops, err := f.ops(people[i:min(i+growthBatch, len(people))], pass, i, n)
+			if err != nil {
+				return err
+			}
+			select {
+			case batches <- ops:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+	return nil
 }
 
 // ops of a batch. Subject i of a pass has index i·passes + pass, so that each pass goes through all lists in their order.
