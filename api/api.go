@@ -49,6 +49,7 @@ const (
 // Authority is what the edge needs of the conductor.
 type Authority interface {
 	Nonce(ctx context.Context, c ca.Caller, r contract.NonceRequest) (contract.NonceAnswer, error)
+	Code(ctx context.Context, c ca.Caller, r contract.CodeRequest) (contract.CodeAnswer, error)
 	Session(ctx context.Context, c ca.Caller, r contract.SessionRequest) (contract.SessionAnswer, error)
 	Activate(ctx context.Context, c ca.Caller, r contract.PolicyRequest) (contract.Policy, error)
 	Policy(ctx context.Context) (contract.Policy, error)

@@ -77,6 +77,10 @@ func (f *fake) Session(_ context.Context, c ca.Caller, _ contract.SessionRequest
 		ExpiresAt: noon.Add(5 * time.Minute), Pseudonyms: map[string]string{"register": "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"}}, f.call("session", c)
 }
 
+func (f *fake) Code(_ context.Context, c ca.Caller, _ contract.CodeRequest) (contract.CodeAnswer, error) {
+	return contract.CodeAnswer{Code: session, ID: "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs", ExpiresAt: noon.Add(90 * time.Second), Pseudonyms: map[string]string{}}, f.call("code", c)
+}
+
 const session = "AQRM_AnI6DOXkNlZcKoF1mG6QG5kTqkUvZl2TqkA6i4wJ0a3yD3j9i0gVYyPzq3r1xwTqkA6i4wJ0a3yD3j9i0gVYyPzq3r1xw"
 
 func (f *fake) Issue(_ context.Context, c ca.Caller, k ca.Call, _ contract.IssueRequest) ([]byte, error) {
@@ -235,6 +239,7 @@ const goodKey = "5yU0zqKQp4o2m9cX1vWl7Ra3tE8bN6hd"
 var bodies = map[string]string{
 	"/v1/nonces":                      `{"document_type":"kr-resident"}`,
 	"/v1/phones/status":               `{"status":"{\"payload\":{},\"signatures\":[]}"}`,
+	"/v1/codes":                       `{"document_type":"kr-resident","subject":"900101-1234567","authorities":["ward-office-1"]}`,
 	"/v1/policies":                    `{"bundle":"{\"format\":1}","dry_run":true}`,
 	"/v1/sessions":                    `{"document_type":"kr-resident","subject":"900101-1234567","key_thumbprint":"NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs","authorities":["register"]}`,
 	"/v1/credentials":                 `{"document_type":"kr-resident","subject":"900101-1234567","claims":{"family_name":"Hong"},"proof":"e30.e30.c2ln"}`,

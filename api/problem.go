@@ -116,6 +116,7 @@ var rooms = map[string]outcome{
 	"bundle":          {http.StatusUnprocessableEntity, "Policy bundle refused"},
 	"claims":          {http.StatusUnprocessableEntity, "Claims refused"},
 	"client":          {http.StatusForbidden, "Client refused"},
+	"code":            {http.StatusConflict, "Code used before"},
 	"copies":          {http.StatusUnprocessableEntity, "Too many keys"},
 	"evidence":        {http.StatusUnprocessableEntity, "Evidence refused"},
 	"format":          {http.StatusUnprocessableEntity, "Format not available"},

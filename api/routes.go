@@ -31,6 +31,7 @@ func Routes() []Route {
 	)
 	return []Route{
 		{"POST", "/v1/nonces", issuing},
+		{"POST", "/v1/codes", issuing},
 		{"POST", "/v1/sessions", issuing},
 		{"POST", "/v1/credentials", issuing},
 		{"POST", "/v1/credentials/dry-run", issuing},
@@ -63,6 +64,9 @@ func (e *Edge) handlers() map[string]handler {
 	return map[string]handler{
 		"POST /v1/nonces": serve(e, plain, validNonce, func(ctx context.Context, c call, r contract.NonceRequest) (contract.NonceAnswer, error) {
 			return a.Nonce(ctx, c.Caller, r)
+		}),
+		"POST /v1/codes": serve(e, plain, validCode, func(ctx context.Context, c call, r contract.CodeRequest) (contract.CodeAnswer, error) {
+			return a.Code(ctx, c.Caller, r)
 		}),
 		"POST /v1/sessions": serve(e, plain, validSession, func(ctx context.Context, c call, r contract.SessionRequest) (contract.SessionAnswer, error) {
 			return a.Session(ctx, c.Caller, r)

@@ -40,11 +40,25 @@ func validSession(r *contract.SessionRequest) string {
 		return "key_thumbprint must match " + contract.ThumbprintPattern
 	case len(r.Nonce) > contract.MaxNonce:
 		return fmt.Sprintf("c_nonce must have at most %d characters", contract.MaxNonce)
-	case len(r.Authorities) > contract.MaxAuthorities:
+	case len(r.Code) > contract.MaxSession:
+		return fmt.Sprintf("code must have at most %d characters", contract.MaxSession)
+	}
+	return validAuthorities(r.Authorities)
+}
+
+func validCode(r *contract.CodeRequest) string {
+	if wrong := validType(r.DocumentType); wrong != "" {
+		return wrong
+	}
+	return validAuthorities(r.Authorities)
+}
+
+func validAuthorities(ids []string) string {
+	if len(ids) > contract.MaxAuthorities {
 		return fmt.Sprintf("authorities has more than %d elements", contract.MaxAuthorities)
 	}
-	for i, id := range r.Authorities {
-		if !authorityForm.MatchString(id) || slices.Contains(r.Authorities[:i], id) {
+	for i, id := range ids {
+		if !authorityForm.MatchString(id) || slices.Contains(ids[:i], id) {
 			return "authorities must be different names that match " + contract.AuthorityPattern
 		}
 	}

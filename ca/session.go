@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 
 	"sealkeeper/contract"
 	"sealkeeper/evidence"
@@ -54,7 +55,7 @@ func (a *Authority) Session(ctx context.Context, c Caller, r contract.SessionReq
 	if err := a.decided("session", rules.bundle.DecideNonce(c.ID, r.DocumentType)); err != nil {
 		return none, err
 	}
-	subject, err := a.pseudonym(r.Subject)
+	subject, code, err := a.sessionOf(c, r, rules, now)
 	if err != nil {
 		return none, err
 	}
@@ -70,7 +71,7 @@ func (a *Authority) Session(ctx context.Context, c Caller, r contract.SessionReq
 		return none, &Problem{Code: "session.key", Detail: "key_thumbprint is not an RFC 7638 SHA-256 thumbprint in base64url"}
 	}
 	text, until, err := rules.evidence.Seal(evidence.NewSession{Client: c.ID, DocumentType: r.DocumentType, Subject: subject, Thumbprint: thumbprint,
-		Nonce: r.Nonce}, now, [16]byte(random[16:]))
+		Nonce: r.Nonce, Code: code}, now, [16]byte(random[16:]))
 	if err != nil {
 		return none, problem(err, nil)
 	}
@@ -78,12 +79,61 @@ func (a *Authority) Session(ctx context.Context, c Caller, r contract.SessionReq
 	if err != nil {
 		return none, problem(fmt.Errorf("opening the session that was just made: %w", err), nil)
 	}
-	out := contract.SessionAnswer{Session: text, ID: s.ID(), Nonce: r.Nonce, ExpiresAt: until, Pseudonyms: map[string]string{}}
-	for _, id := range r.Authorities {
-		if !rules.evidence.Knows(id) {
-			return none, &Problem{Code: "session.authority", Detail: "the policy lists no evidence authority of one of the names"}
-		}
-		out.Pseudonyms[id] = rules.evidence.Pairwise(id, subject)
+	out := contract.SessionAnswer{Session: text, ID: s.ID(), Nonce: r.Nonce, ExpiresAt: until}
+	out.Pseudonyms, err = rules.pairwise(r.Authorities, subject)
+	return out, err
+}
+
+// sessionOf is the person of a session: whom the client names, or whom the code was made for.
+func (a *Authority) sessionOf(c Caller, r contract.SessionRequest, rules *rules, now time.Time) (subject policy.Pseudonym, code evidence.OfficeCode, err error) {
+	if r.Code == "" {
+		subject, err = a.pseudonym(r.Subject)
+		return subject, code, err
 	}
-	return out, nil
+	if r.Subject != "" {
+		return subject, code, &Problem{Code: "subject.ambiguous", Detail: "the code names the person already: leave the subject out"}
+	}
+	if code, err = rules.evidence.OpenCode(c.ID, r.DocumentType, r.Code, now); err != nil {
+		return subject, code, problem(err, nil)
+	}
+	return code.Subject(), code, nil
+}
+
+// pairwise are the names by which authorities know a person.
+func (r *rules) pairwise(authorities []string, subject policy.Pseudonym) (map[string]string, error) {
+	names := map[string]string{}
+	for _, id := range authorities {
+		if !r.evidence.Knows(id) {
+			return nil, &Problem{Code: "session.authority", Detail: "the policy lists no evidence authority of one of the names"}
+		}
+		names[id] = r.evidence.Pairwise(id, subject)
+	}
+	return names, nil
+}
+
+// Code makes a code for a person at the counter, for a phone that is not known yet.
+func (a *Authority) Code(ctx context.Context, c Caller, r contract.CodeRequest) (contract.CodeAnswer, error) {
+	none := contract.CodeAnswer{}
+	now, err := a.now()
+	if err != nil {
+		return none, err
+	}
+	rules := a.rules()
+	if err := a.decided("code", rules.bundle.DecideNonce(c.ID, r.DocumentType)); err != nil {
+		return none, err
+	}
+	subject, err := a.pseudonym(r.Subject)
+	if err != nil {
+		return none, err
+	}
+	var random [16]byte
+	if _, err := io.ReadFull(a.o.Random, random[:]); err != nil {
+		return none, problem(fmt.Errorf("reading randomness: %w", err), nil)
+	}
+	names, err := rules.pairwise(r.Authorities, subject)
+	if err != nil {
+		return none, err
+	}
+	text, code, until := rules.evidence.SealCode(c.ID, r.DocumentType, subject, now, random)
+	return contract.CodeAnswer{Code: text, ID: code.ID(), ExpiresAt: until, Pseudonyms: names}, nil
 }

@@ -135,6 +135,11 @@ func (c *Client) Nonce(ctx context.Context, r contract.NonceRequest) (contract.N
 	return do[contract.NonceAnswer](ctx, c, call{path: "/v1/nonces", body: r})
 }
 
+// Code makes a code for a person at the counter, which one phone may scan.
+func (c *Client) Code(ctx context.Context, r contract.CodeRequest) (contract.CodeAnswer, error) {
+	return do[contract.CodeAnswer](ctx, c, call{path: "/v1/codes", body: r})
+}
+
 // Session opens a session: what evidence items are bound to.
 func (c *Client) Session(ctx context.Context, r contract.SessionRequest) (contract.SessionAnswer, error) {
 	return do[contract.SessionAnswer](ctx, c, call{path: "/v1/sessions", body: r})

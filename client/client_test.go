@@ -71,6 +71,9 @@ func (a *authority) Policy(context.Context) (contract.Policy, error) {
 	return contract.Policy{Version: 2, Signers: []string{}}, nil
 }
 
+func (a *authority) Code(_ context.Context, c ca.Caller, _ contract.CodeRequest) (contract.CodeAnswer, error) {
+	return contract.CodeAnswer{}, a.next("code", c)
+}
 func (a *authority) Session(_ context.Context, c ca.Caller, r contract.SessionRequest) (contract.SessionAnswer, error) {
 	return contract.SessionAnswer{Session: "session of " + r.Subject, Pseudonyms: map[string]string{}}, a.next("session", c)
 }

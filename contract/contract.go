@@ -181,10 +181,26 @@ type CredentialStatus struct {
 // SessionRequest opens a session: POST /v1/sessions. It is the only request with evidence in which the subject's number stands.
 type SessionRequest struct {
 	DocumentType  string   `json:"document_type"`
-	Subject       string   `json:"subject"`
+	Subject       string   `json:"subject,omitempty"`
+	Code          string   `json:"code,omitempty"`        // of POST /v1/codes, instead of the subject
 	KeyThumbprint string   `json:"key_thumbprint"`        // RFC 7638, of the key that will make the proof
 	Nonce         string   `json:"c_nonce,omitempty"`     // one that was fetched before, where the phone's key attests it; none: a new one
 	Authorities   []string `json:"authorities,omitempty"` // evidence authorities that will be asked
+}
+
+// CodeRequest asks for a code for a person at the counter: POST /v1/codes.
+type CodeRequest struct {
+	DocumentType string   `json:"document_type"`
+	Subject      string   `json:"subject"`
+	Authorities  []string `json:"authorities,omitempty"` // that will speak of it: the office's
+}
+
+// CodeAnswer is a code that one phone may scan.
+type CodeAnswer struct {
+	Code       string            `json:"code"`       // the text of a QR code
+	ID         string            `json:"session_id"` // what the officer's statement names
+	ExpiresAt  time.Time         `json:"expires_at"`
+	Pseudonyms map[string]string `json:"pseudonyms"`
 }
 
 // SessionAnswer is what a request's evidence is bound to.

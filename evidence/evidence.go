@@ -73,6 +73,7 @@ const (
 	BurnNonce       BurnKind = "nonce"
 	BurnAttestation BurnKind = "attestation"
 	BurnEvidence    BurnKind = "evidence"
+	BurnCode        BurnKind = "code"
 )
 
 // Burn is something that must be unused, and is used by this request.
@@ -219,6 +220,9 @@ func (v *Verifier) Verify(about About, b Bundle) (*Verified, error) {
 	facts := h.facts
 	facts.Kinds, facts.Identity = append(facts.Kinds, "proof_of_possession"), IdentityAsserted
 	burns := append([]Burn{nonce}, h.burns...)
+	if about.Session.code.Valid() {
+		burns = append(burns, v.burnCode(about.Session))
+	}
 	for _, s := range statements {
 		burn, err := v.checkStatement(about, about.Session, s)
 		if err != nil {

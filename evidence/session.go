@@ -1,8 +1,6 @@
 package evidence
 
 import (
-	"crypto/aes"
-	"crypto/cipher"
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -18,12 +16,17 @@ import (
 // As bytes: version 1 | 16 random | AES-256-GCM(subject 32 | thumbprint 32 | nonce 57), and then base64url. The key of the GCM is
 // HMAC(session key, label | random | client | document type), so each is used for one message, and a session opens only for the
 // client and type it was made for.
+//
+// A session that was opened with a code has version 2 and, behind the nonce, the code's id (32) and second (8).
 const (
 	sessionVersion  = 1
+	sessionByCode   = 2
 	sessionHead     = 1 + 16
 	sessionBody     = 32 + 32 + nonceSize
 	sessionSize     = sessionHead + sessionBody + 16
+	sessionCodeSize = sessionSize + 32 + 8
 	sessionLabel    = "sealkeeper/evidence/session/1"
+	sessionLabel2   = "sealkeeper/evidence/session/2"
 	pairwiseLabel   = "sealkeeper/evidence/pairwise/1"
 	sessionNonceLen = 12
 )
@@ -36,6 +39,7 @@ type Session struct {
 	nonce      string
 	client     string
 	docType    string
+	code       OfficeCode // that it was opened with, without its person; zero: none
 }
 
 // NewSession is what a session is made of. The nonce must be one that Nonce minted for this client and document type.
@@ -44,6 +48,7 @@ type NewSession struct {
 	Subject              [32]byte // pseudonym
 	Thumbprint           [32]byte // RFC 7638, of the key that will make the proof
 	Nonce                string
+	Code                 OfficeCode // of the same person; zero: none
 }
 
 // Seal makes the opaque text of a session; expires is when its nonce does. random must be crypto/rand outside tests.
@@ -53,44 +58,46 @@ func (v *Verifier) Seal(n NewSession, at time.Time, random [16]byte) (session st
 		return "", time.Time{}, err
 	}
 	nonce, _ := decode64(n.Nonce) // checked: one canonical text of nonceSize bytes
-	raw := make([]byte, sessionHead, sessionSize)
+	raw, label := make([]byte, sessionHead, sessionCodeSize), sessionLabel
 	raw[0] = sessionVersion
+	if n.Code.Valid() {
+		raw[0], label = sessionByCode, sessionLabel2
+	}
 	copy(raw[1:], random[:])
-	body := make([]byte, 0, sessionBody)
+	body := make([]byte, 0, sessionBody+32+8)
 	body = append(append(append(body, n.Subject[:]...), n.Thumbprint[:]...), nonce...)
-	raw = v.sessionCipher(n.Client, n.DocumentType, raw[1:sessionHead]).Seal(raw, make([]byte, sessionNonceLen), body, raw[:1])
+	if n.Code.Valid() {
+		body = binary.BigEndian.AppendUint64(append(body, n.Code.id[:]...), uint64(n.Code.made.Unix()))
+	}
+	raw = v.gcm(label, n.Client, n.DocumentType, raw[1:sessionHead]).Seal(raw, make([]byte, sessionNonceLen), body, raw[:1])
 	return base64.RawURLEncoding.EncodeToString(raw), burn.Until.Add(-v.trust.Skew), nil
 }
 
 // Open authenticates a session's text. It does not ask how old it is: a retry must find its answer after the session is over. Verify does.
 func (v *Verifier) Open(client, documentType, session string) (Session, error) {
-	if len(session) != base64.RawURLEncoding.EncodedLen(sessionSize) {
+	version, label := byte(sessionVersion), sessionLabel
+	switch len(session) {
+	case base64.RawURLEncoding.EncodedLen(sessionSize):
+	case base64.RawURLEncoding.EncodedLen(sessionCodeSize):
+		version, label = sessionByCode, sessionLabel2
+	default:
 		return Session{}, refuse("session_malformed", "the session doesn't have the length of this appliance's sessions")
 	}
 	raw, ok := decode64(session)
-	if !ok || raw[0] != sessionVersion {
+	if !ok || raw[0] != version {
 		return Session{}, refuse("session_malformed", "the session is not one of this appliance's format")
 	}
-	body, err := v.sessionCipher(client, documentType, raw[1:sessionHead]).Open(nil, make([]byte, sessionNonceLen), raw[sessionHead:], raw[:1])
+	body, err := v.gcm(label, client, documentType, raw[1:sessionHead]).Open(nil, make([]byte, sessionNonceLen), raw[sessionHead:], raw[:1])
 	if err != nil {
 		return Session{}, refuse("session_foreign", "the session was not made here for this client and document type")
 	}
-	s := Session{id: sha256.Sum256(raw), client: client, docType: documentType, nonce: base64.RawURLEncoding.EncodeToString(body[64:])}
+	s := Session{id: sha256.Sum256(raw), client: client, docType: documentType, nonce: base64.RawURLEncoding.EncodeToString(body[64:sessionBody])}
 	copy(s.subject[:], body)
 	copy(s.thumbprint[:], body[32:])
+	if code := body[sessionBody:]; len(code) > 0 {
+		s.code = OfficeCode{id: [32]byte(code[:32]), made: time.Unix(int64(binary.BigEndian.Uint64(code[32:])), 0).UTC()}
+	}
 	return s, nil
-}
-
-func (v *Verifier) sessionCipher(client, documentType string, random []byte) cipher.AEAD {
-	block, err := aes.NewCipher(keyed(v.trust.SessionKey, sessionLabel, string(random), client, documentType))
-	if err != nil {
-		panic(err) // 32 bytes are an AES-256 key
-	}
-	gcm, err := cipher.NewGCM(block)
-	if err != nil {
-		panic(err)
-	}
-	return gcm
 }
 
 // Pairwise is the only name by which an evidence authority knows a subject: HMAC over both, so that two authorities can't tell that they

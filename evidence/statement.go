@@ -264,7 +264,8 @@ func (v *Verifier) checkStatement(about About, session Session, s *statement) (B
 		return Burn{}, refuse(code("from_future"), "the statement's iat is later than now; check the authority's clock")
 	case !about.At.Before(s.expires.Add(v.trust.Skew)):
 		return Burn{}, refuse(code("expired"), "the statement is past its exp")
-	case subtle.ConstantTimeCompare([]byte(s.session), []byte(session.ID())) != 1:
+	case subtle.ConstantTimeCompare([]byte(s.session), []byte(session.ID())) != 1 && // or for the code that it was opened with, by the officer who made it
+		(s.InPerson == nil || !session.code.Valid() || subtle.ConstantTimeCompare([]byte(s.session), []byte(session.code.ID())) != 1):
 		return Burn{}, refuse(code("session"), "the statement was made for another session")
 	case subtle.ConstantTimeCompare([]byte(s.subject), []byte(v.Pairwise(s.Authority, session.subject))) != 1:
 		return Burn{}, refuse(code("subject"), "the statement is about another person")

@@ -371,7 +371,7 @@ func payloadOf(t testing.TB, text string) map[string]any {
 
 // The codes that TestMixAndMatchOfStatements and TestSessions show, for the table of all.
 func statementCases() (codes []string) {
-	codes = []string{"session_malformed", "session_foreign", "session_nonce", "session_key", "session_missing", "too_many", "kind_twice"}
+	codes = []string{"session_malformed", "session_foreign", "code_malformed", "code_foreign", "code_expired", "session_nonce", "session_key", "session_missing", "too_many", "kind_twice"}
 	for _, kind := range kinds {
 		for _, reason := range []string{"malformed", "type", "authority", "authority_off", "scope", "key", "key_off", "key_time", "from_future", "expired", "session", "subject", "signature"} {
 			codes = append(codes, kind+"_"+reason)

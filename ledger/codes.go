@@ -5,6 +5,7 @@ package ledger
 var Codes = map[string]string{
 	"nonce.replayed":         "The nonce was used by another request: fetch a new one and prove again. A retry of the same request never meets this, if it has the same idempotency key.",
 	"attestation.replayed":   "The key attestation was used by another request: ask the wallet provider for a new one over a new nonce.",
+	"code.replayed":          "The code was used by another phone: the office makes a new one.",
 	"evidence.replayed":      "The evidence was used by another request.",
 	"budget.exhausted":       "A budget of the policy is used up: the detail says which, and when its window ends. Nothing was issued, and the nonce and the evidence are not used up by this.",
 	"idempotency.mismatch":   "This client used the idempotency key for another request: a new request needs a new key.",

@@ -25,7 +25,7 @@ var rooms = []struct{ name, what string }{
 	{"client", "who asks"},
 	{"idempotency", "retries"},
 	{"subject", "the holder"},
-	{"schedule", "orders for later"}, {"acknowledgement", "the phone's acknowledgement"}, {"reissue", "a new phone while the card is locked"}, {"renewal", "a card that has to be renewed"},
+	{"code", "an office's code"}, {"schedule", "orders for later"}, {"acknowledgement", "the phone's acknowledgement"}, {"reissue", "a new phone while the card is locked"}, {"renewal", "a card that has to be renewed"},
 	{"evidence", "what the phone and its wallet provider say; get new evidence"},
 	{"event", "a carrier's event"},
 	{"line", "the line that a carrier vouched for"},

@@ -2,13 +2,17 @@ package scenario
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
 	"sealkeeper/client"
 	"sealkeeper/contract"
 	"sealkeeper/evidence"
+	"sealkeeper/evidence/statement"
+	harness "sealkeeper/tests/appliance"
 	"sealkeeper/tests/phone"
+	"sealkeeper/tests/programme"
 	"sealkeeper/verifier"
 )
 
@@ -186,7 +190,9 @@ func TestSchedules(t *testing.T) {
 		}
 	}
 	a.refused("the same id", order("ministry", func(r *contract.ScheduleRequest) { r.To = r.To.Add(time.Hour) }), "schedule.known")
-	if err := order("ministry", func(r *contract.ScheduleRequest) { r.Schedule, r.From, r.To = "far", now.Add(time.Hour), now.Add(2*time.Hour) }); err != nil {
+	if err := order("ministry", func(r *contract.ScheduleRequest) {
+		r.Schedule, r.From, r.To = "far", now.Add(time.Hour), now.Add(2*time.Hour)
+	}); err != nil {
 		t.Fatal(err)
 	}
 	if h := a.holder("order-1"); len(h.Schedules) != 2 || len(h.Locks) != 0 {
@@ -202,6 +208,95 @@ func TestSchedules(t *testing.T) {
 	}
 	if h := a.holder("order-1"); len(h.Schedules) != 0 || len(h.Locks) != 0 {
 		t.Errorf("at the end: %+v", h)
+	}
+	a.Stop()
+	a.Check()
+}
+
+// Fact 22: the clerk checks the person and shows a code; of two phones that scan it at once exactly one gets the card, and nobody after it.
+func TestCodeAtTheOffice(t *testing.T) {
+	t.Parallel()
+	a, by := installProgramme(t, nil)
+	ctx := context.Background()
+	office := a.As("ward-office-1")
+	code, err := office.Code(ctx, contract.CodeRequest{DocumentType: kr, Subject: "code-1", Authorities: by.IDs()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if life := time.Until(code.ExpiresAt); life > 90*time.Second || life < 60*time.Second {
+		t.Errorf("the code lives for %s", life)
+	}
+	scan := func(code, subject string) (*harness.Case, error) {
+		p := newPhone(t, 1)
+		s, err := office.Session(ctx, contract.SessionRequest{DocumentType: kr, Code: code, Subject: subject, KeyThumbprint: p.Thumbprint(0), Authorities: by.IDs()})
+		return programme.New("ward-office-1", "office_qr", s, p, harness.Provider, harness.Claims()), err
+	}
+	say := func(c *harness.Case, code string) {
+		c.Request.Evidence = nil
+		for _, kind := range harness.Asked("office_qr") {
+			c.Request.Evidence = append(c.Request.Evidence, by.Say(c, by.Good(c, kind, programme.Jongno), func(m *statement.Common) {
+				if kind == evidence.KindInPerson {
+					m.Session = code
+				}
+			}))
+		}
+	}
+	_, err = scan(code.Code, "code-1")
+	a.refused("a code and a subject", err, "subject.ambiguous")
+	_, err = scan(code.Code[:40], "")
+	a.refused("half a code", err, "evidence.code_malformed")
+	_, err = a.As("ward-office-2").Session(ctx, contract.SessionRequest{DocumentType: kr, Code: code.Code, KeyThumbprint: newPhone(t, 1).Thumbprint(0)})
+	a.refused("at another office", err, "evidence.code_foreign")
+
+	// The code of one person with the officer's word about another's.
+	others, err := office.Code(ctx, contract.CodeRequest{DocumentType: kr, Subject: "code-2", Authorities: by.IDs()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := scan(code.Code, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	say(c, others.ID)
+	_, err = a.ask(c)
+	a.refused("the officer's word about another's code", err, "evidence.in_person_session")
+
+	var results [2]error
+	var both sync.WaitGroup
+	for i := range results {
+		c, err := scan(code.Code, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		say(c, code.ID)
+		c.Request.Replace = i == 1 // whoever comes second does not fail for being second
+		both.Go(func() { _, results[i] = a.ask(c) })
+	}
+	both.Wait()
+	won, lost := 0, 0
+	for _, err := range results {
+		switch client.Code(err) {
+		case "":
+			won++
+		case "code.replayed", "slot.occupied":
+			lost++
+		default:
+			t.Errorf("a phone: %v", err)
+		}
+	}
+	if won != 1 || lost != 1 {
+		t.Errorf("%d phones won, %d lost: %v", won, lost, results)
+	}
+	c, err = scan(code.Code, "") // still within its 90 seconds
+	if err != nil {
+		t.Fatal(err)
+	}
+	say(c, code.ID)
+	c.Request.Replace = true
+	_, err = a.ask(c)
+	a.refused("a third phone", err, "code.replayed")
+	if h := a.holder("code-1"); !h.Bound || len(h.Credentials) != 2 {
+		t.Errorf("one phone has the card: %+v", h)
 	}
 	a.Stop()
 	a.Check()
