@@ -227,6 +227,21 @@ func (a *Audit) Links(ctx context.Context, f func(documentType string, subject p
 	})
 }
 
+// Held calls f for every phone whose MSOs wait for a decision on its carrier's flood.
+func (a *Audit) Held(ctx context.Context, f func(documentType string, subject policy.Pseudonym, key []byte, r HeldRecord) error) error {
+	return each(ctx, a, TableHeld, func(key []byte, _ uint64, r HeldRecord) error {
+		_, _, slot, err := splitFlood(key)
+		if err != nil {
+			return err
+		}
+		name, subject, err := split(TableHeld, slot, len(policy.Pseudonym{}))
+		if err != nil {
+			return err
+		}
+		return f(name, policy.Pseudonym(subject), key, r)
+	})
+}
+
 // Letters calls f for every line that was reported and that nobody is linked to.
 func (a *Audit) Letters(ctx context.Context, f func(tag string, r LetterRecord) error) error {
 	return each(ctx, a, TableLetters, func(key []byte, _ uint64, r LetterRecord) error { return f(string(key), r) })

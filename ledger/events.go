@@ -37,6 +37,7 @@ type LetterRecord struct {
 type LinkRecord struct {
 	Line []byte `json:"line"` // key of its LineRecord
 	state.Link
+	Flood []byte `json:"flood,omitempty"` // key of its HeldRecord, if there is one
 }
 
 // EventRecord remembers an event's id, and what came of it.
@@ -51,6 +52,7 @@ type EventRecord struct {
 // Effects of an event.
 const (
 	EventApplied = "applied" // a lock was added or removed
+	EventHeld    = "held"    // a lock was added; above the carrier's threshold, so its MSOs wait for an operator
 	EventNone    = "none"    // noted; the phone has the lock, or has it not, already, or was replaced
 	EventStale   = "stale"   // overtaken by a newer report
 	EventUnknown = "unknown_line"
@@ -113,6 +115,17 @@ func (l *Ledger) Event(ctx context.Context, a *policy.Approval) (EventResult, er
 	leaf := decided("event", a)
 	leaf.Operation, leaf.Reason, leaf.Class = e.Kind, e.Lock.Reason, e.Lock.Class
 
+	// Counted, and never refused: with a clock so far back that the hour is not counted any more, it counts as a flood.
+	var flood []byte
+	taken, err := l.charge(secrets, a, &leaf)
+	if err != nil {
+		taken, leaf.Charges = nil, nil
+	}
+	defer taken.end()
+	if sort != state.LineFound && (err != nil || l.usedBefore(taken) >= e.Flood) {
+		flood = floodKey(e.Authority, windowAt("", hour, a.At().Unix()).end)
+	}
+
 	line, rev, err := get[LineRecord](ctx, l, TableLines, tag)
 	if err != nil {
 		return EventResult{}, err
@@ -120,6 +133,7 @@ func (l *Ledger) Event(ctx context.Context, a *policy.Approval) (EventResult, er
 	var rows []Row
 	var changes []state.Change
 	applied := func(uint64) {}
+	counted := func() {}
 	if line == nil {
 		var more []Row
 		if more, applied, err = l.letter(ctx, tag, report, a.At()); err != nil {
@@ -133,7 +147,7 @@ func (l *Ledger) Event(ctx context.Context, a *policy.Approval) (EventResult, er
 		}
 		leaf.Subject = commitment
 		rows = append(rows, Row{Table: TableCommitments, Key: commitment, Value: salt[:]})
-		stale := false
+		stale, held := false, false
 		if line.Line, stale = line.Line.Take(report); stale {
 			out.Effect = EventStale
 		} else {
@@ -144,14 +158,19 @@ func (l *Ledger) Event(ctx context.Context, a *policy.Approval) (EventResult, er
 				}
 				key := slotKey(name, line.Subject)
 				defer l.slots.lock(string(key))()
-				more, moved, changed, err := l.follow(ctx, key, tag, name, line, a.At())
+				f, err := l.follow(ctx, key, tag, line, a.At(), flood != nil, flood)
 				if err != nil {
 					return EventResult{}, err
 				}
-				rows, changes = append(rows, more...), append(changes, moved...)
-				out.Changed = out.Changed || changed
+				rows, changes = append(rows, f.rows...), append(changes, f.changes...)
+				out.Changed, held = out.Changed || f.changed, held || f.held
+				before := counted
+				counted = func() { before(); f.count(&l.floods) }
 			}
-			if out.Changed {
+			switch {
+			case out.Changed && held:
+				out.Effect = EventHeld
+			case out.Changed:
 				out.Effect = EventApplied
 			}
 		}
@@ -161,9 +180,14 @@ func (l *Ledger) Event(ctx context.Context, a *policy.Approval) (EventResult, er
 		return EventResult{}, err
 	}
 	out.Lists, leaf.Effect = lists, out.Effect
-	rows = append(append(rows, status...), Row{Table: TableEvents, Key: id, Value: encode(out)})
+	rows = taken.put(append(append(rows, status...), Row{Table: TableEvents, Key: id, Value: encode(out)}))
 	crashpoint.Here("ledger.event.before-commit")
-	done, err := l.commit(ctx, leaf, rows, true, func(seq uint64) { shown(seq); applied(seq) })
+	done, err := l.commit(ctx, leaf, rows, true, func(seq uint64) {
+		shown(seq)
+		applied(seq)
+		counted()
+		taken.applied(&l.budgets)
+	})
 	if err != nil {
 		return EventResult{}, err
 	}
@@ -177,29 +201,63 @@ func (l *Ledger) Event(ctx context.Context, a *policy.Approval) (EventResult, er
 	return EventResult{Seq: done.Seq, Effect: out.Effect, Changed: out.Changed, Lists: lists}, nil
 }
 
-// follow makes a slot what its line's reports ask for. The caller holds the slot.
-func (l *Ledger) follow(ctx context.Context, key, tag []byte, documentType string, line *LineRecord, at time.Time) (
-	rows []Row, changes []state.Change, changed bool, err error) {
+// followed is what a slot's following its line writes.
+type followed struct {
+	rows          []Row
+	changes       []state.Change
+	changed, held bool
+	waits, gone   []byte // keys of rows of TableHeld that come and go
+}
+
+// count the held cards; l.mu is held.
+func (f followed) count(to *floods) {
+	if f.waits != nil {
+		to.add(f.waits, 1)
+	}
+	if f.gone != nil {
+		to.add(f.gone, -1)
+	}
+}
+
+// follow makes a slot what its line's reports ask for, with new locks held or not. The caller holds the slot. flood is the batch of one that
+// is held anew.
+func (l *Ledger) follow(ctx context.Context, key, tag []byte, line *LineRecord, at time.Time, hold bool, flood []byte) (f followed, err error) {
 	link, linkRev, err := get[LinkRecord](ctx, l, TableLinks, key)
 	if err != nil || link == nil || !bytes.Equal(link.Line, tag) {
-		return nil, nil, false, err
+		return f, err
 	}
 	before, rev, err := l.slot(ctx, key)
 	if err != nil {
-		return nil, nil, false, err
+		return f, err
 	}
-	next, moved, changes, err := before.Follow(line.Line, link.Link, at)
+	next, moved, changes, err := before.Follow(line.Line, link.Link, at, hold)
 	if err != nil {
-		return nil, nil, false, refuseState(err)
+		return f, refuseState(err)
 	}
-	if next.Epoch != before.Epoch {
-		rows = append(rows, Row{Table: TableSlots, Key: key, Value: encode(SlotRecord{DocumentType: documentType, Subject: line.Subject, State: next}), If: rev})
+	f.changes, f.changed = changes, next.Epoch != before.Epoch
+	if f.changed {
+		documentType, _, err := split(TableSlots, key, len(line.Subject))
+		if err != nil {
+			return f, err
+		}
+		f.rows = append(f.rows, Row{Table: TableSlots, Key: key, Value: encode(SlotRecord{DocumentType: documentType, Subject: line.Subject, State: next}), If: rev})
 	}
-	if !slices.Equal(moved.Held, link.Held) {
+	was := link.Flood
+	f.held = slices.ContainsFunc(moved.Held, func(lock policy.Lock) bool { return slices.Contains(next.Held, lock) })
+	switch {
+	case f.held && link.Flood == nil && flood != nil:
+		link.Flood = slices.Concat(flood, key)
+		f.waits = link.Flood
+		f.rows = append(f.rows, Row{Table: TableHeld, Key: f.waits, Value: encode(HeldRecord{Line: tag}), If: Any})
+	case !f.held && link.Flood != nil:
+		f.gone, link.Flood = link.Flood, nil
+		f.rows = append(f.rows, Row{Table: TableHeld, Key: f.gone, If: Any})
+	}
+	if !slices.Equal(moved.Held, link.Held) || !bytes.Equal(was, link.Flood) {
 		link.Link = moved
-		rows = append(rows, Row{Table: TableLinks, Key: key, Value: encode(link), If: If(linkRev)})
+		f.rows = append(f.rows, Row{Table: TableLinks, Key: key, Value: encode(link), If: If(linkRev)})
 	}
-	return rows, changes, next.Epoch != before.Epoch, nil
+	return f, nil
 }
 
 // letter keeps a report of a line that nobody is linked to.
@@ -262,17 +320,23 @@ func (l *Ledger) link(ctx context.Context, s *Secrets, i policy.Issue, key []byt
 	if at, there := slices.BinarySearch(line.Types, i.DocumentType); !there {
 		line.Types = slices.Insert(line.Types, at, i.DocumentType)
 	}
+	var old *LinkRecord
 	var linkRev uint64
 	if slot != Absent {
-		if _, linkRev, err = get[LinkRecord](ctx, l, TableLinks, key); err != nil {
+		if old, linkRev, err = get[LinkRecord](ctx, l, TableLinks, key); err != nil {
 			return nil, nil, err
 		}
 	}
-	return []Row{
+	if old != nil && old.Flood != nil { // another phone now
+		rows = append(rows, Row{Table: TableHeld, Key: old.Flood, If: Any})
+		letter := applied
+		applied = func() { letter(); l.floods.add(old.Flood, -1) }
+	}
+	return append(rows, []Row{
 		{Table: TableLines, Key: tag, Value: encode(line), If: If(rev)},
 		{Table: TableLinks, Key: key, Value: encode(LinkRecord{Line: tag, Link: state.Link{Device: device, Since: i.Line.Since}}), If: If(linkRev)},
 		{Table: TableLetters, Key: tag, If: If(letterRev)}, // gone, or still none
-	}, applied, nil
+	}...), applied, nil
 }
 
 // letters counts the rows of TableLetters.

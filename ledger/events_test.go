@@ -5,7 +5,11 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -22,11 +26,27 @@ type carrier struct {
 	verifier *evidence.Verifier
 }
 
-func newCarrier(t *testing.T) *carrier {
+// newCarrier reports as many lines as it likes in an hour; above flood they are held.
+func newCarrier(t *testing.T, flood int) *carrier {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
-	return &carrier{newTown(t), key, evidence.NewVerifier(evidence.Trust{Skew: time.Minute, Authorities: []evidence.Authority{{ID: "carrier-a",
-		Kinds: []string{evidence.KindLineEvent}, Keys: []evidence.AuthorityKey{{ID: "k", Public: &key.PublicKey, NotBefore: noon.Add(-time.Hour)}}}}})}
+	point, err := key.PublicKey.Bytes()
+	must(t, err)
+	data, err := os.ReadFile(filepath.Join("..", "deploy", "policies", "demo.json"))
+	must(t, err)
+	var b map[string]any
+	must(t, json.Unmarshal(data, &b))
+	b64 := base64.RawURLEncoding.EncodeToString
+	b["authorities"] = []any{map[string]any{"id": "carrier-a", "kinds": []string{evidence.KindLineEvent}, "flood": flood, "keys": []any{map[string]any{
+		"kid": "k", "not_before": noon.Add(-time.Hour), "not_after": noon.AddDate(1, 0, 0),
+		"jwk": map[string]string{"kty": "EC", "crv": "P-256", "x": b64(point[1:33]), "y": b64(point[33:])}}}}}
+	data, err = json.Marshal(b)
+	must(t, err)
+	c := &carrier{town: newTown(t), key: key}
+	c.bundle, err = policy.Parse("carrier.json", data)
+	must(t, err)
+	c.verifier = evidence.NewVerifier(evidence.Trust{Skew: time.Minute, Authorities: c.bundle.Authorities()})
+	return c
 }
 
 func (c *carrier) event(id, line string, seq uint64, kind string, occurred time.Time) (EventResult, error) {
@@ -74,7 +94,7 @@ func (c *carrier) locks(person byte) []policy.Lock {
 func (c *carrier) wantsEffect(effect string) func(EventResult, error) EventResult {
 	return func(r EventResult, err error) EventResult {
 		c.t.Helper()
-		if err != nil || r.Effect != effect || r.Changed != (effect == EventApplied) {
+		if err != nil || r.Effect != effect || r.Changed != (effect == EventApplied || effect == EventHeld) {
 			c.t.Errorf("%+v, %v: want %s", r, err, effect)
 		}
 		return r
@@ -82,7 +102,7 @@ func (c *carrier) wantsEffect(effect string) func(EventResult, error) EventResul
 }
 
 func TestEventsOfALine(t *testing.T) {
-	c := newCarrier(t)
+	c := newCarrier(t, 100)
 	c.issue(c.request(policy.OpIssue, 1, c.phone(), false))
 	c.vouch(1, "line-1", noon)
 	lost := c.wantsEffect(EventApplied)(c.event("1", "line-1", 1, "lost", noon.Add(time.Second)))
@@ -105,7 +125,7 @@ func TestEventsOfALine(t *testing.T) {
 }
 
 func TestReportsOfUnknownLinesWait(t *testing.T) {
-	c := newCarrier(t)
+	c := newCarrier(t, 100)
 	c.issue(c.request(policy.OpIssue, 1, c.phone(), false))
 	for i := range 3 {
 		c.wantsEffect(EventUnknown)(c.event(fmt.Sprint(i), fmt.Sprint("line-", i), 1, "lost", noon.Add(time.Second)))
@@ -121,5 +141,95 @@ func TestReportsOfUnknownLinesWait(t *testing.T) {
 	if c.Ledger.letters.Load() != 0 {
 		t.Errorf("%d letters after their time", c.Ledger.letters.Load())
 	}
+	c.check()
+}
+
+// Above the threshold cards are suspended, MSOs wait, and one decision is about all of them; it comes to its end also after a restart.
+func TestFloods(t *testing.T) {
+	c := newCarrier(t, 2)
+	for i := range byte(6) {
+		c.issue(c.request(policy.OpIssue, i+1, c.phone(), false))
+		c.vouch(i+1, fmt.Sprint("line-", i+1), noon)
+	}
+	report := func(person int, seq uint64, kind, effect string) {
+		t.Helper()
+		c.wantsEffect(effect)(c.event(fmt.Sprint(kind, person, seq), fmt.Sprint("line-", person), seq, kind, c.clock.Now()))
+	}
+	begin := noon.Truncate(time.Hour)
+	waits := func(cards, msos int, deciding string) {
+		t.Helper()
+		all, err := c.Ledger.Floods(context.Background())
+		must(t, err)
+		var want []Flood
+		if cards > 0 {
+			want = []Flood{{Carrier: "carrier-a", Hour: begin, Cards: cards, MSOs: msos, Deciding: deciding}}
+		}
+		if !slices.Equal(all, want) || c.Ledger.HeldCards()["carrier-a"] != cards {
+			t.Errorf("waiting: %+v, %v; want %+v", all, c.Ledger.HeldCards(), want)
+		}
+	}
+	decided := func() {
+		t.Helper()
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			if all, err := c.Ledger.Floods(context.Background()); err != nil || len(all) == 0 || time.Now().After(end) {
+				must(t, err)
+				break
+			}
+		}
+	}
+	c.clock.Advance(time.Minute)
+	report(1, 1, "lost", EventApplied)
+	report(2, 1, "ported", EventApplied)
+	c.wants(1, "mso_mdoc revoked", "dc+sd-jwt suspended")
+	waits(0, 0, "")
+	report(3, 1, "lost", EventHeld)
+	report(4, 1, "ported", EventHeld)
+	report(5, 1, "lost", EventHeld)
+	report(6, 1, "lost", EventHeld)
+	for person := 3; person <= 6; person++ {
+		c.wants(byte(person), "mso_mdoc valid", "dc+sd-jwt suspended")
+	}
+	waits(4, 4, "")
+	c.again() // and after a restart
+	waits(4, 4, "")
+	report(5, 2, "found", EventApplied) // its own report
+	c.wants(5, "mso_mdoc valid", "dc+sd-jwt valid")
+	c.change("ministry", policy.OpLock, 6, "admin_hold") // somebody else's lock is none of the flood
+	c.wants(6, "mso_mdoc revoked", "dc+sd-jwt suspended")
+	waits(3, 2, "")
+
+	_, err := c.Ledger.DecideFlood(context.Background(), "operator", "carrier-a", begin.Add(time.Hour), true)
+	refused(t, err, "flood.unknown")
+	n, err := c.Ledger.DecideFlood(context.Background(), "operator", "carrier-a", begin, true)
+	if must(t, err); n != 3 {
+		t.Errorf("%d cards are decided on", n)
+	}
+	decided()
+	for _, person := range []byte{3, 4} {
+		c.wants(person, "mso_mdoc valid", "dc+sd-jwt valid")
+	}
+	if l := c.locks(6); len(l) != 1 || l[0].Reason != "admin_hold" {
+		t.Errorf("locks %v", l)
+	}
+	c.wants(1, "mso_mdoc revoked", "dc+sd-jwt suspended") // before it was a flood
+	waits(0, 0, "")
+	c.check()
+
+	// The same hour goes on: what comes now waits for a decision of its own, which the process does not live to carry out.
+	report(3, 2, "lost", EventHeld)
+	report(4, 2, "lost", EventHeld)
+	_, err = c.Ledger.commit(context.Background(), Leaf{Kind: "flood", At: noon, Name: "carrier-a", Operation: "confirm"}, []Row{{Table: TableFloods, Key: floodKey("carrier-a", begin.Unix()+3600),
+		Value: encode(DecisionRecord{Through: c.Ledger.through})}}, false, nil)
+	must(t, err)
+	waits(2, 2, "confirm")
+	c.again()
+	decided()
+	for _, person := range []byte{3, 4} {
+		c.wants(person, "mso_mdoc revoked", "dc+sd-jwt suspended")
+	}
+	// A report of the next hour is none of the flood.
+	c.clock.Advance(time.Hour)
+	report(5, 3, "lost", EventApplied)
+	c.wants(5, "mso_mdoc revoked", "dc+sd-jwt suspended")
 	c.check()
 }

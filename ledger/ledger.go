@@ -69,6 +69,7 @@ type Ledger struct {
 	issued  time.Time
 	budgets budgets
 	letters letters
+	floods  floods
 
 	pools keyed
 	open  sync.Map // pool name → *pool
@@ -170,6 +171,9 @@ func open(ctx context.Context, o Options, s Store) (_ *Ledger, err error) {
 	if err = l.loadLetters(ctx); err != nil {
 		return nil, err
 	}
+	if err = l.loadFloods(ctx); err != nil {
+		return nil, err
+	}
 	reasons, err := l.lookOutside(ctx)
 	if err != nil {
 		return nil, err
@@ -186,6 +190,7 @@ func open(ctx context.Context, o Options, s Store) (_ *Ledger, err error) {
 	go l.commits.run()
 	l.tasks.Go(l.sweeper)
 	l.tasks.Go(l.highWater)
+	l.tasks.Go(l.decider)
 	if len(reasons) > 0 {
 		f := &Fenced{Reasons: reasons}
 		l.fenced.Store(f)
@@ -406,8 +411,12 @@ const (
 	LabelPseudonym = "sealkeeper/v1/pseudonym" // ca
 )
 
-// Unlock gives the ledger its secrets; Lease, Recall and Reserve of credentials need them.
-func (l *Ledger) Unlock(s Secrets) { l.secrets.Store(&s) }
+// Unlock gives the ledger its secrets; Lease, Recall and Reserve of credentials need them, and a decision on held cards that did not come to
+// its end.
+func (l *Ledger) Unlock(s Secrets) {
+	l.secrets.Store(&s)
+	l.floods.decide()
+}
 
 // Head is the log's size and root hash.
 func (l *Ledger) Head(ctx context.Context) (size uint64, root [32]byte, err error) {

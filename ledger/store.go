@@ -110,6 +110,8 @@ const (
 	TableLines        Table = "lines"        // HMAC(lookup key, carrier, line) → LineRecord
 	TableLinks        Table = "links"        // type ‖ 0 ‖ pseudonym → LinkRecord
 	TableLetters      Table = "letters"      // as lines → LetterRecord
+	TableHeld         Table = "held"         // carrier ‖ 0 ‖ end of the hour ‖ type ‖ 0 ‖ pseudonym → HeldRecord
+	TableFloods       Table = "floods"       // carrier ‖ 0 ‖ end of the hour → DecisionRecord
 	TableEvents       Table = "events"       // HMAC(lookup key, carrier, event id) → EventRecord
 	TableDue          Table = "due"          // second ‖ type ‖ 0 ‖ pseudonym ‖ 0 ‖ order → DueRecord
 )
@@ -121,5 +123,5 @@ var tables = [][]Table{{
 }, {
 	TableCharges, TableLatches,
 }, {
-	TableLines, TableLinks, TableLetters, TableEvents, TableDue,
+	TableLines, TableLinks, TableLetters, TableEvents, TableDue, TableHeld, TableFloods,
 }}

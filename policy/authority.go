@@ -22,6 +22,9 @@ type AuthoritySpec struct {
 	// Keys with their times. To rotate, the next one is listed before it is used, and the old one until its last statement has expired.
 	Keys []AuthorityKeySpec `json:"keys"`
 	Off  bool               `json:"off,omitempty"` // kill switch: nothing that it says is believed
+	// Flood is how many lines a carrier may report lost or changed in an hour before it looks like an accident or an attack: what comes then
+	// suspends and stops refreshes as ever, but MSOs are revoked only when an operator has confirmed the hour. For line_event alone.
+	Flood uint64 `json:"flood,omitempty"`
 }
 
 // AuthorityKeySpec is one key of an authority.
@@ -36,6 +39,7 @@ type AuthorityKeySpec struct {
 const (
 	maxAuthorities = 10_000
 	maxKeys        = 8
+	maxFlood       = 1_000_000
 )
 
 // authorities checks and builds the registry that evidence is verified with.
@@ -45,6 +49,7 @@ func (c *checker) authorities(at jsontext.Pointer, b *Bundle, specs []AuthorityS
 		return
 	}
 	seen := make(map[string]bool, len(specs))
+	b.floods = make(map[string]uint64, len(specs))
 	for i, s := range specs {
 		at := pointer(at, i)
 		a := evidence.Authority{ID: s.ID, Kinds: s.Kinds, Off: s.Off, Districts: s.Districts, Clients: s.Clients}
@@ -59,6 +64,10 @@ func (c *checker) authorities(at jsontext.Pointer, b *Bundle, specs []AuthorityS
 			c.wrong(at, "authority %s has %d keys, 1 to %d are allowed", s.ID, len(s.Keys), maxKeys)
 		}
 		seen[s.ID] = true
+		if reports := slices.Contains(s.Kinds, evidence.KindLineEvent); reports != (s.Flood > 0) || s.Flood > maxFlood {
+			c.wrong(at.AppendToken("flood"), "authority %s: an authority of kind line_event, and no other, needs a flood of 1 to %d reports in an hour", s.ID, uint64(maxFlood))
+		}
+		b.floods[s.ID] = s.Flood
 		for j, k := range s.Kinds {
 			if evidence.StatementType(k) == "" && k != evidence.KindLineEvent || slices.Contains(s.Kinds[:j], k) {
 				c.wrong(pointer(at.AppendToken("kinds"), j), "%q is no kind of statement, or is there twice", k)

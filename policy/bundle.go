@@ -229,6 +229,7 @@ type Bundle struct {
 	types         map[string]*docType
 	rules         ruleSet
 	authorities   []evidence.Authority
+	floods        map[string]uint64 // reports of an hour, by carrier
 	wallets       []walletProvider
 	phones        phones
 	tests         []testCase

@@ -26,6 +26,7 @@ type Event struct {
 	Until                     time.Time // from then on it would be refused for its age
 	Lock                      Lock      // what a loss adds and its found removes, or a change of the line adds
 	Types                     []string  // document types that the client may lock; sorted
+	Flood                     uint64    // locks of this carrier in an hour from which on further ones are held
 }
 
 // Event returns what was approved.
@@ -36,6 +37,12 @@ const (
 	reasonLost    = "telecom_lost"
 	reasonChanged = "line_changed"
 )
+
+// FloodBudget counts what carriers report in an hour. No bundle has a budget of this name: it is no id.
+const FloodBudget = "(events)"
+
+// MaxBudget bounds what only counts.
+const MaxBudget = 1 << 62
 
 // DecideEvent decides on a carrier's event. As of a lock, no rule and no budget is asked: it must get through.
 func (b *Bundle) DecideEvent(e evidence.LineEvent, at time.Time) (*Approval, Decision) {
@@ -72,7 +79,11 @@ func (b *Bundle) DecideEvent(e evidence.LineEvent, at time.Time) (*Approval, Dec
 		return nil, b.denied(ruleReasons, "reason.forbidden", "authorities of class "+c.Class+" may not lock for "+reason)
 	}
 	d := b.decision(Allowed, ruleClient, ruleReasons, ruleAuthority)
-	return &Approval{kind: KindEvent, decision: d, client: c.ID, at: at, lane: LaneLock, event: Event{Authority: e.Authority(), ID: e.ID(), Line: e.Line(),
+	var conditions Conditions
+	if needs == OpLock { // counted, and never refused
+		conditions.Charges = []Charge{{Budget: FloodBudget, Window: time.Hour, Limit: MaxBudget, Whom: e.Authority()}}
+	}
+	return &Approval{kind: KindEvent, decision: d, client: c.ID, at: at, lane: LaneLock, conditions: conditions, event: Event{Flood: b.floods[e.Authority()], Authority: e.Authority(), ID: e.ID(), Line: e.Line(),
 		Kind: e.Kind(), Digest: e.Digest(), Seq: e.Seq(), OccurredAt: e.OccurredAt(), Until: e.Until(), Lock: Lock{Reason: reason, Class: c.Class}, Types: types}}, d
 }
 

@@ -551,8 +551,16 @@ func (f *run) subjects() error {
 	return f.a.Slots(f.ctx, func(_ uint64, r ledger.SlotRecord) error {
 		c.Checked++
 		who := fmt.Sprintf("subject %.8s… (%s)", r.Subject.String(), r.DocumentType)
+		for _, held := range r.State.Held {
+			if !slices.Contains(r.State.Locks, held) {
+				c.fail("%s: the lock %s of class %s is held and not there", who, held.Reason, held.Class)
+			}
+		}
 		for _, cr := range r.State.Credentials {
 			live := cr.Phase == state.Reserved || cr.Phase == state.Signed
+			if live && cr.Format == policy.MDoc && len(r.State.Locks) > len(r.State.Held) {
+				c.fail("%s: a live MSO while a lock stands that is not held", who)
+			}
 			if live && (r.State.Device == nil || r.State.Device.ID != cr.Device) {
 				c.fail("%s: a live credential of device %s, which is not bound", who, cr.Device)
 			}
@@ -580,7 +588,7 @@ func (f *run) subjects() error {
 // somebody although the line has its holder (I3).
 func (f *run) lines() error {
 	c := f.r.check("I3", "phones are linked to their lines, and what these hold locked was reported")
-	lines := map[string]ledger.LineRecord{}
+	lines, waits := map[string]ledger.LineRecord{}, map[string]string{}
 	if err := f.a.Lines(f.ctx, func(tag string, r ledger.LineRecord) error {
 		c.Checked++
 		lines[tag] = r
@@ -591,6 +599,9 @@ func (f *run) lines() error {
 	if err := f.a.Links(f.ctx, func(name string, subject policy.Pseudonym, r ledger.LinkRecord) error {
 		c.Checked++
 		who := fmt.Sprintf("subject %.8s… (%s)", subject.String(), name)
+		if r.Flood != nil {
+			waits[string(r.Flood)] = who
+		}
 		line, there := lines[string(r.Line)]
 		if !there {
 			c.fail("%s: linked to a line that is nowhere", who)
@@ -607,6 +618,20 @@ func (f *run) lines() error {
 		return nil
 	}); err != nil {
 		return err
+	}
+	if err := f.a.Held(f.ctx, func(name string, subject policy.Pseudonym, key []byte, _ ledger.HeldRecord) error {
+		c.Checked++
+		who := fmt.Sprintf("subject %.8s… (%s)", subject.String(), name)
+		if waits[string(key)] != who {
+			c.fail("%s: waits for a decision on a flood, and its phone does not", who)
+		}
+		delete(waits, string(key))
+		return nil
+	}); err != nil {
+		return err
+	}
+	for _, who := range waits {
+		c.fail("%s: its phone waits for a decision on a flood that nobody will make", who)
 	}
 	return f.a.Letters(f.ctx, func(tag string, _ ledger.LetterRecord) error {
 		c.Checked++

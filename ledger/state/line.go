@@ -25,6 +25,8 @@ type Report struct {
 	Seq  uint64      `json:"seq"` // grows strictly with the reports of a line
 	At   time.Time   `json:"at"`  // when it occurred, by the carrier's clock
 	Lock policy.Lock `json:"lock"`
+	// Undone is a report of a flood that turned out to be none of the line's: it counts as told, and asks for nothing.
+	Undone bool `json:"undone,omitempty"`
 }
 
 // Sort of a report.
@@ -54,6 +56,19 @@ func (l Line) Take(r Report) (next Line, stale bool) {
 	return next, false
 }
 
+// Undo what asked for a lock: the reports of a flood that were of nobody's phone.
+func (l Line) Undo(lock policy.Lock) Line {
+	undone := func(r *Report) *Report {
+		if r == nil || r.Lock != lock || r.Sort == LineFound {
+			return r
+		}
+		u := *r
+		u.Undone = true
+		return &u
+	}
+	return Line{Loss: undone(l.Loss), Void: undone(l.Void)}
+}
+
 // overtakes: of two reports with one number, which a carrier must not send, the loss counts.
 func (r Report) overtakes(o Report) bool {
 	switch {
@@ -75,10 +90,10 @@ type Link struct {
 
 // wants are the locks that the line's reports ask for. Carriers' times are seconds: what was reported of the one in which the carrier vouched counts.
 func (l Line) wants(since time.Time) (locks []policy.Lock) {
-	if l.Loss != nil && l.Loss.Sort == LineLost && !l.Loss.At.Before(since) {
+	if l.Loss != nil && l.Loss.Sort == LineLost && !l.Loss.Undone && !l.Loss.At.Before(since) {
 		locks = append(locks, l.Loss.Lock)
 	}
-	if l.Void != nil && !l.Void.At.Before(since) && !slices.Contains(locks, l.Void.Lock) {
+	if l.Void != nil && !l.Void.Undone && !l.Void.At.Before(since) && !slices.Contains(locks, l.Void.Lock) {
 		locks = append(locks, l.Void.Lock)
 	}
 	return locks
@@ -88,8 +103,9 @@ func (l Line) wants(since time.Time) (locks []policy.Lock) {
 func (l Line) Good(since time.Time) bool { return len(l.wants(since)) == 0 }
 
 // Follow makes the linked phone's locks what the line's reports ask for, without touching s. What somebody else locked stays locked, and a
-// phone that does not have the card any more is left alone: a late found never revives it, a late loss never locks the next one.
-func (s State) Follow(l Line, link Link, at time.Time) (State, Link, []Change, error) {
+// phone that does not have the card any more is left alone: a late found never revives it, a late loss never locks the next one. With hold,
+// new locks are held; without, none of the line's stays held.
+func (s State) Follow(l Line, link Link, at time.Time, hold bool) (State, Link, []Change, error) {
 	if !s.bound(link.Device) {
 		return s, link, nil, nil
 	}
@@ -106,10 +122,10 @@ func (s State) Follow(l Line, link Link, at time.Time) (State, Link, []Change, e
 		return nil
 	}
 	for _, lock := range want { // first, so that the card is never unlocked in between
-		if slices.Contains(next.Locks, lock) {
+		if slices.Contains(next.Locks, lock) && (hold || !slices.Contains(next.Held, lock)) {
 			continue
 		}
-		if err := apply(Event{Lock: &Lock{Lock: lock, Device: link.Device}}); err != nil {
+		if err := apply(Event{Lock: &Lock{Lock: lock, Device: link.Device, Held: hold}}); err != nil {
 			return s, link, nil, err
 		}
 		link.Held = append(slices.DeleteFunc(link.Held, func(h policy.Lock) bool { return h == lock }), lock)

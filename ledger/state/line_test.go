@@ -24,11 +24,12 @@ type follower struct {
 	link  Link
 	now   time.Time
 	n     int
+	hold  bool
 }
 
 func (f *follower) follow(t interface{ Fatalf(string, ...any) }) {
 	before := f.state
-	next, link, changes, err := f.state.Follow(f.line, f.link, f.now)
+	next, link, changes, err := f.state.Follow(f.line, f.link, f.now, f.hold)
 	if err != nil {
 		t.Fatalf("following: %v", err)
 	}
@@ -219,6 +220,39 @@ func TestAFoundRemovesOnlyItsOwn(t *testing.T) {
 	f.issue(t, second(5))
 	if len(f.state.Locks) != 0 {
 		t.Errorf("locks %v", f.state.Locks)
+	}
+}
+
+// A flood: SD-JWT VCs are suspended, MSOs wait. Undone, the card is what it was; a report after the flood confirms.
+func TestAFloodWaits(t *testing.T) {
+	for name, lost := range map[string]Report{"lost": {Sort: LineLost, Seq: 1, At: second(2), Lock: lineLost}, "ported": {Sort: LineVoid, Seq: 1, At: second(2), Lock: lineChanged}} {
+		f := &follower{now: second(1), hold: true}
+		f.issue(t, second(1))
+		f.report(t, lost)
+		shows := func(when string, mso, vc byte) {
+			t.Helper()
+			if got := [2]byte{f.state.Status(f.state.Credentials[0]), f.state.Status(f.state.Credentials[1])}; got != [2]byte{mso, vc} {
+				t.Errorf("%s, %s: mso and vc are %v, want %d %d", name, when, got, mso, vc)
+			}
+		}
+		shows("held", Valid, Suspended)
+		f.line = f.line.Undo(lost.Lock)
+		f.follow(t)
+		shows("undone", Valid, Valid)
+		if f.report(t, lost); len(f.state.Locks) != 0 {
+			t.Errorf("%s: the report that was undone locks again", name)
+		}
+		again := lost
+		again.Seq, again.At, f.hold = 2, second(3), false
+		f.report(t, again)
+		shows("after the flood", Invalid, Suspended)
+
+		f = &follower{now: second(1), hold: true}
+		f.issue(t, second(1))
+		f.report(t, lost)
+		f.hold = false
+		f.report(t, again)
+		shows("confirmed by a report after the flood", Invalid, Suspended)
 	}
 }
 

@@ -23,6 +23,7 @@ type oracle struct {
 	device string // empty: unbound
 	keys   map[[32]byte]bool
 	locks  map[policy.Lock]bool
+	held   map[policy.Lock]bool // those of locks whose mdocs wait
 	cards  []*issued
 
 	closed     bool
@@ -74,6 +75,7 @@ func (o *oracle) stop(id string) {
 	delete(o.orders, id)
 	if p.claims && !o.claimed(p.Lock) {
 		delete(o.locks, p.Lock)
+		delete(o.held, p.Lock)
 	}
 }
 
@@ -140,6 +142,7 @@ func (o *oracle) end() {
 	for l := range o.locks {
 		if !stays(l) {
 			delete(o.locks, l)
+			delete(o.held, l)
 		}
 	}
 	o.device, o.keys, o.renew = "", nil, nil
@@ -229,13 +232,18 @@ func (o *oracle) apply(e Event) (changed bool, want error) {
 		switch l := e.Lock; {
 		case o.closed, elsewhere(l.Device):
 			return false, nil
-		case o.locks[l.Lock]:
+		case o.locks[l.Lock] && (l.Held || !o.held[l.Lock]):
 			if !o.unclaim(l.Lock) {
 				return false, nil
 			}
 		case o.device == "" && !stays(l.Lock):
 			return false, ErrUnbound
 		default:
+			o.unclaim(l.Lock)
+			if delete(o.held, l.Lock); l.Held {
+				o.locks[l.Lock], o.held[l.Lock] = true, true
+				break
+			}
 			o.lock(l.Lock)
 		}
 	case e.Unlock != nil:
@@ -244,6 +252,7 @@ func (o *oracle) apply(e Event) (changed bool, want error) {
 			return false, nil
 		case o.locks[u.Lock]:
 			delete(o.locks, u.Lock)
+			delete(o.held, u.Lock)
 			o.unclaim(u.Lock)
 		case o.anyLock(func(l policy.Lock) bool { return l.Reason == u.Lock.Reason }):
 			return false, ErrClass
@@ -374,6 +383,9 @@ func (o *oracle) agrees(w *world) error {
 			return fmt.Errorf("lock %v was not added, or was removed", l)
 		}
 	}
+	if len(w.Held) != len(o.held) || slices.ContainsFunc(w.Held, func(l policy.Lock) bool { return !o.held[l] }) {
+		return fmt.Errorf("held %v, want %v", w.Held, o.held)
+	}
 	if len(w.Credentials) != len(o.cards) {
 		return fmt.Errorf("%d credentials, want %d", len(w.Credentials), len(o.cards))
 	}
@@ -419,7 +431,7 @@ func TestAnyHistory(t *testing.T) {
 	types := rapid.SampledFrom([]string{"kr-resident", "eu-pid", "mdl"})
 	began, steps, outcomes := time.Now(), 0, map[string]int{}
 	rapid.Check(t, func(t *rapid.T) {
-		w, o, typ := newWorld(), &oracle{locks: map[policy.Lock]bool{}}, types.Draw(t, "type")
+		w, o, typ := newWorld(), &oracle{locks: map[policy.Lock]bool{}, held: map[policy.Lock]bool{}}, types.Draw(t, "type")
 		credentials := func(phone string) []Credential {
 			c := w.credentials(phone)
 			if typ == "mdl" {
@@ -469,7 +481,9 @@ func TestAnyHistory(t *testing.T) {
 			"again": func(t *rapid.T) {
 				do("again", Event{Again: &Again{reservation(t), credentials(phones.Draw(t, "phone"))}})
 			},
-			"lock":    func(t *rapid.T) { do("lock", Event{Lock: &Lock{lock(t), some.Draw(t, "phone")}}) },
+			"lock": func(t *rapid.T) {
+				do("lock", Event{Lock: &Lock{lock(t), some.Draw(t, "phone"), rapid.Bool().Draw(t, "held")}})
+			},
 			"unlock":  func(t *rapid.T) { do("unlock", Event{Unlock: &Unlock{lock(t), some.Draw(t, "phone")}}) },
 			"unlock2": func(t *rapid.T) { do("unlock", Event{Unlock: &Unlock{Lock: lock(t)}}) }, // or locks would pile up
 			"release": func(t *rapid.T) {

@@ -6,6 +6,7 @@
 //   - locks are a set of {reason, class}; each is removable only by its own class; the card is suspended while the set is not empty
 //   - REVOKED is terminal; an mdoc status only ever goes 0 → 1
 //   - a lock suspends SD-JWT VCs and revokes MSOs; a refresh makes new MSOs after the last lock is gone
+//   - a held lock is one of many that came at once: it suspends and blocks as any other, but MSOs are revoked only when it is confirmed
 //   - device locks (telecom_lost, self_lost, line_changed) end with their device; the others stay with the subject and block issuing
 //   - CLOSED is terminal: everything is revoked and nothing is ever issued again
 //
@@ -46,6 +47,7 @@ type State struct {
 	Epoch       uint64        `json:"epoch"`
 	Device      *Device       `json:"device,omitempty"`
 	Locks       []policy.Lock `json:"locks,omitempty"` // sorted by reason, class; no duplicates
+	Held        []policy.Lock `json:"held,omitempty"`  // those of Locks for which MSOs are not revoked yet; sorted
 	Credentials []Credential  `json:"credentials,omitempty"`
 
 	Closed     string   `json:"closed,omitempty"`     // why the person has no card any more; terminal
@@ -119,10 +121,12 @@ type Again struct {
 }
 
 // Lock adds a reason. Device limits it to that device: if it is not bound (any more) nothing happens. A subject lock may be added to an
-// unbound slot, where it blocks issuing; a device lock without a device to stop is refused with ErrUnbound.
+// unbound slot, where it blocks issuing; a device lock without a device to stop is refused with ErrUnbound. A held lock that is added
+// again without Held is confirmed; one that stands is not held any more by being added again with Held.
 type Lock struct {
 	Lock   policy.Lock
 	Device string
+	Held   bool
 }
 
 // Unlock removes a reason; the class must be the one that added it. A reason that is not there, or a Device that is not bound any more
@@ -293,7 +297,7 @@ func (s State) clone() State {
 		d.Keys = slices.Clone(d.Keys)
 		s.Device = &d
 	}
-	s.Locks, s.Credentials = slices.Clone(s.Locks), slices.Clone(s.Credentials)
+	s.Locks, s.Held, s.Credentials = slices.Clone(s.Locks), slices.Clone(s.Held), slices.Clone(s.Credentials)
 	s.Renew, s.Orders = slices.Clone(s.Renew), slices.Clone(s.Orders)
 	return s
 }
@@ -420,16 +424,31 @@ func (s *State) lock(e Lock) (bool, error) {
 		return false, ErrUnbound
 	}
 	i, there := slices.BinarySearchFunc(s.Locks, e.Lock, compareLocks)
-	if there {
+	at, held := slices.BinarySearchFunc(s.Held, e.Lock, compareLocks)
+	switch {
+	case there && (e.Held || !held):
 		return s.release(e.Lock), nil // an order's end does not take it away any more
+	case there:
+		s.confirm(at)
+		s.release(e.Lock)
+		s.endMSOs()
+	case e.Held:
+		s.Locks = slices.Insert(s.Locks, i, e.Lock)
+		s.Held = slices.Insert(s.Held, at, e.Lock)
+	default:
+		s.add1(i, e.Lock)
 	}
-	s.add1(i, e.Lock)
 	return true, nil
 }
 
 // add1 adds a lock at its place.
 func (s *State) add1(i int, l policy.Lock) {
 	s.Locks = slices.Insert(s.Locks, i, l)
+	s.endMSOs()
+}
+
+// endMSOs revokes what knows no suspension.
+func (s *State) endMSOs() {
 	for i := range s.Credentials {
 		if c := &s.Credentials[i]; c.Format == policy.MDoc && c.live() {
 			c.Phase = Revoked
@@ -456,8 +475,18 @@ func (s *State) unlock(e Unlock) (bool, error) {
 }
 
 func (s *State) drop(i int) {
+	if at, held := slices.BinarySearchFunc(s.Held, s.Locks[i], compareLocks); held {
+		s.confirm(at)
+	}
 	if s.Locks = slices.Delete(s.Locks, i, i+1); len(s.Locks) == 0 {
 		s.Locks = nil
+	}
+}
+
+// confirm makes a held lock one like any other.
+func (s *State) confirm(i int) {
+	if s.Held = slices.Delete(s.Held, i, i+1); len(s.Held) == 0 {
+		s.Held = nil
 	}
 }
 
@@ -483,6 +512,9 @@ func (s *State) end() {
 	}
 	if s.Locks = slices.DeleteFunc(s.Locks, isDeviceLock); len(s.Locks) == 0 {
 		s.Locks = nil
+	}
+	if s.Held = slices.DeleteFunc(s.Held, isDeviceLock); len(s.Held) == 0 {
+		s.Held = nil
 	}
 	s.Device, s.Renew = nil, nil
 }

@@ -91,7 +91,7 @@ func (w *world) take(next State, changes []Change, e Event) error {
 		if c.live() {
 			devices[c.Device] = true
 		}
-		if c.live() && c.Format == policy.MDoc && len(next.Locks) > 0 {
+		if c.live() && c.Format == policy.MDoc && len(next.Locks) > len(next.Held) {
 			return fmt.Errorf("BROKEN: a live MSO while locked: %+v", c)
 		}
 	}

@@ -1,0 +1,335 @@
+package ledger
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"sealkeeper/internal/crashpoint"
+)
+
+// Floods. What a carrier reports above its hourly threshold is held: the card is suspended and not refreshed, its MSOs wait. The carrier and
+// the hour name the batch, which an operator confirms or undoes as a whole; reports of the same hour that come later wait for the next
+// decision. A decision is durable before its first card is touched, and is carried out to its end by whatever process finds it.
+
+// HeldRecord is a phone whose MSOs wait.
+type HeldRecord struct {
+	Line []byte `json:"line"` // key of its LineRecord
+}
+
+// DecisionRecord is a decision that is being carried out.
+type DecisionRecord struct {
+	Undo    bool      `json:"undo"`
+	Through uint64    `json:"through"` // what was held by this journal entry is decided
+	Client  string    `json:"client"`
+	At      time.Time `json:"at"`
+}
+
+// Flood is a batch of held phones.
+type Flood struct {
+	Carrier  string
+	Hour     time.Time // its begin
+	Cards    int
+	MSOs     int    // that a confirmation revokes: each is a refresh later
+	Deciding string // confirm or undo, while it is being carried out
+}
+
+// floodKey names a batch; a phone's row has its slot's key behind it.
+func floodKey(carrier string, end int64) []byte {
+	return binary.BigEndian.AppendUint64(append([]byte(carrier), 0), uint64(end))
+}
+
+func splitFlood(key []byte) (carrier string, end int64, slot []byte, err error) {
+	i := slices.Index(key, 0)
+	if i < 1 || len(key) < i+9 {
+		return "", 0, nil, fmt.Errorf("a key of table %s has %d bytes and no carrier and hour", TableHeld, len(key))
+	}
+	return string(key[:i]), int64(binary.BigEndian.Uint64(key[i+1:])), key[i+9:], nil
+}
+
+const hour = int64(time.Hour / time.Second)
+
+// floods is what waits, in memory.
+type floods struct {
+	held map[string]int // cards by batch; l.mu
+	wake chan struct{}
+}
+
+func (f *floods) add(key []byte, n int) {
+	_, _, slot, err := splitFlood(key)
+	if err != nil {
+		return
+	}
+	batch := string(key[:len(key)-len(slot)])
+	if f.held[batch] += n; f.held[batch] <= 0 {
+		delete(f.held, batch)
+	}
+}
+
+func (l *Ledger) loadFloods(ctx context.Context) error {
+	l.floods.held, l.floods.wake = map[string]int{}, make(chan struct{}, 1)
+	return scan(ctx, l.store, TableHeld, nil, func(e Entry) error {
+		l.floods.add(e.Key, 1)
+		return nil
+	})
+}
+
+// HeldCards counts the cards that wait for a decision, by carrier.
+func (l *Ledger) HeldCards() map[string]int {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	out := map[string]int{}
+	for batch, n := range l.floods.held {
+		if carrier, _, _, err := splitFlood([]byte(batch)); err == nil {
+			out[carrier] += n
+		}
+	}
+	return out
+}
+
+// Floods lists the batches that wait, the oldest of each carrier first.
+func (l *Ledger) Floods(ctx context.Context) (out []Flood, err error) {
+	err = scan(ctx, l.store, TableHeld, nil, func(e Entry) error {
+		carrier, end, key, err := splitFlood(e.Key)
+		if err != nil {
+			return err
+		}
+		begin := time.Unix(end-hour, 0).UTC()
+		if n := len(out); n == 0 || out[n-1].Carrier != carrier || !out[n-1].Hour.Equal(begin) {
+			f := Flood{Carrier: carrier, Hour: begin}
+			d, _, err := get[DecisionRecord](ctx, l, TableFloods, floodKey(carrier, end))
+			if err != nil {
+				return err
+			}
+			if d != nil {
+				f.Deciding = decisionName(d.Undo)
+			}
+			out = append(out, f)
+		}
+		f := &out[len(out)-1]
+		f.Cards++
+		s, _, err := l.slot(ctx, key)
+		if err == nil && len(s.Held) > 0 && len(s.Held) == len(s.Locks) {
+			f.MSOs += s.Slot(l.o.Clock.Now()).MSOs
+		}
+		return err
+	})
+	return out, err
+}
+
+func decisionName(undo bool) string {
+	if undo {
+		return "undo"
+	}
+	return "confirm"
+}
+
+// DecideFlood makes a decision on a batch durable, and has it carried out. It returns how many cards it is about.
+func (l *Ledger) DecideFlood(ctx context.Context, client, carrier string, begin time.Time, undo bool) (cards int, err error) {
+	if err := l.ready(); err != nil {
+		return 0, err
+	}
+	key := floodKey(carrier, begin.Unix()+hour)
+	l.mu.RLock()
+	cards, through := l.floods.held[string(key)], l.through
+	l.mu.RUnlock()
+	if cards == 0 || begin.Unix()%hour != 0 {
+		return 0, refuse("flood.unknown", "nothing of carrier %s and that hour waits", carrier)
+	}
+	leaf := Leaf{Kind: "flood", At: l.o.Clock.Now(), Client: client, Name: carrier, Operation: decisionName(undo), Count: uint64(cards), Reasons: []string{begin.UTC().Format(time.RFC3339)}}
+	crashpoint.Here("ledger.flood.before-commit")
+	out, err := l.commit(ctx, leaf, []Row{{Table: TableFloods, Key: key, Value: encode(DecisionRecord{Undo: undo, Through: through, Client: client, At: leaf.At})}}, true, nil)
+	if err != nil {
+		return 0, err
+	}
+	if out.Conflict != nil {
+		return 0, refuse("flood.deciding", "a decision on these cards is being carried out")
+	}
+	crashpoint.Here("ledger.flood.after-commit")
+	l.floods.decide()
+	return cards, nil
+}
+
+// decide has decisions carried out.
+func (f *floods) decide() {
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// decider carries decisions out. It ends with the ledger.
+func (l *Ledger) decider() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() { // ends with the ledger, whose stop it passes on
+		<-l.stop
+		cancel()
+	}()
+	var again <-chan time.Time
+	for {
+		select {
+		case <-l.stop:
+			return
+		case <-l.floods.wake:
+		case <-again:
+		}
+		again = nil
+		for more := true; more && l.fenced.Load() == nil; {
+			var err error
+			if more, err = l.carryOutFlood(ctx); err != nil && ctx.Err() == nil && !l.dead.Load() {
+				l.o.Log.Error("carrying out a decision on held cards; it goes on in a second", "error", err)
+				again = time.After(time.Second)
+			}
+		}
+	}
+}
+
+// usedBefore is what the first window of a charge holds without it.
+func (l *Ledger) usedBefore(t *charge) uint64 {
+	if t == nil {
+		return 0
+	}
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.budgets.used[string(t.rows[0].Key)]
+}
+
+const floodAtOnce = 32 // cards that are decided on together share a commit
+
+// carryOutFlood carries out the first decision that there is.
+func (l *Ledger) carryOutFlood(ctx context.Context) (more bool, err error) {
+	all, err := l.store.Scan(ctx, TableFloods, nil, 1)
+	if err != nil || len(all) == 0 {
+		return false, err
+	}
+	d, err := decode[DecisionRecord](TableFloods, all[0].Value)
+	if err != nil {
+		return false, err
+	}
+	var mu sync.Mutex
+	var failed error
+	var wg sync.WaitGroup
+	places := make(chan struct{}, floodAtOnce)
+	err = scan(ctx, l.store, TableHeld, all[0].Key, func(e Entry) error {
+		if e.Revision-1 > d.Through {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case places <- struct{}{}:
+		}
+		wg.Go(func() {
+			defer func() { <-places }()
+			if err := l.decideCard(ctx, e, d); err != nil {
+				mu.Lock()
+				failed = errors.Join(failed, err)
+				mu.Unlock()
+			}
+		})
+		return nil
+	})
+	wg.Wait()
+	if err = errors.Join(err, failed); err != nil {
+		return false, err
+	}
+	crashpoint.Here("ledger.flood.carried-out")
+	carrier, _, _, err := splitFlood(all[0].Key)
+	if err != nil {
+		return false, err
+	}
+	_, err = l.commit(ctx, Leaf{Kind: "flood-done", At: l.o.Clock.Now(), Client: d.Client, Name: carrier, Operation: decisionName(d.Undo)},
+		[]Row{{Table: TableFloods, Key: all[0].Key, If: If(all[0].Revision)}}, false, nil)
+	return err == nil, err
+}
+
+// decideCard confirms or undoes what is held of one card. What was decided or overtaken meanwhile changes nothing.
+func (l *Ledger) decideCard(ctx context.Context, e Entry, d *DecisionRecord) error {
+	r, err := decode[HeldRecord](TableHeld, e.Value)
+	if err != nil {
+		return err
+	}
+	_, _, key, err := splitFlood(e.Key)
+	if err != nil {
+		return err
+	}
+	secrets, err := l.unlocked()
+	if err != nil {
+		return err
+	}
+	for {
+		again, err := l.decideCardOnce(ctx, secrets, e, r, key, d)
+		if err != nil || !again {
+			return err
+		}
+	}
+}
+
+func (l *Ledger) decideCardOnce(ctx context.Context, secrets *Secrets, e Entry, r *HeldRecord, key []byte, d *DecisionRecord) (again bool, err error) {
+	defer l.slots.lock("\x00line" + string(r.Line))()
+	defer l.slots.lock(string(key))()
+	if _, rev, err := get[HeldRecord](ctx, l, TableHeld, e.Key); err != nil || rev != e.Revision { // found, or replaced
+		return false, err
+	}
+	line, rev, err := get[LineRecord](ctx, l, TableLines, r.Line)
+	if err != nil {
+		return false, err
+	}
+	leaf := Leaf{Kind: "flood-card", At: l.o.Clock.Now(), Client: d.Client, Operation: decisionName(d.Undo), Effect: "none"}
+	var rows []Row
+	var done followed
+	if line != nil {
+		s, _, err := l.slot(ctx, key)
+		if err != nil {
+			return false, err
+		}
+		if d.Undo {
+			for _, held := range s.Held {
+				line.Line = line.Line.Undo(held)
+			}
+			rows = append(rows, Row{Table: TableLines, Key: r.Line, Value: encode(line), If: If(rev)})
+		}
+		if done, err = l.follow(ctx, key, r.Line, line, leaf.At, d.Undo, nil); err != nil {
+			return false, err
+		}
+		rows = append(rows, done.rows...)
+		if done.changed {
+			leaf.Effect = "apply"
+		}
+		var salt [16]byte
+		if leaf.Subject, salt, err = l.commitment(secrets, line.Subject); err != nil {
+			return false, err
+		}
+		rows = append(rows, Row{Table: TableCommitments, Key: leaf.Subject, Value: salt[:]})
+	}
+	if !bytes.Equal(done.gone, e.Key) {
+		rows = append(rows, Row{Table: TableHeld, Key: e.Key, If: If(e.Revision)})
+	}
+	status, _, shown, err := l.statusRows(done.changes)
+	if err != nil {
+		return false, err
+	}
+	out, err := l.commit(ctx, leaf, append(rows, status...), false, func(seq uint64) {
+		shown(seq)
+		done.count(&l.floods)
+		if !bytes.Equal(done.gone, e.Key) {
+			l.floods.add(e.Key, -1)
+		}
+	})
+	if err != nil {
+		return false, err
+	}
+	if out.Conflict != nil {
+		return true, nil
+	}
+	if len(done.changes) > 0 {
+		l.wake()
+	}
+	return false, nil
+}
