@@ -49,6 +49,8 @@ func Routes() []Route {
 		{"POST", "/v1/policies", []string{RoleOperator}},
 		{"POST", "/v1/phones/status", []string{RoleOperator}},
 		{"GET", "/v1/policies/active", []string{RoleOperator, RoleAuditor}},
+		{"POST", "/v1/floods/decisions", []string{RoleOperator}},
+		{"GET", "/v1/floods", []string{RoleOperator, RoleAuditor}},
 		{"GET", "/v1/whoami", Roles()},
 		{"GET", "/openapi.yaml", Roles()},
 	}
@@ -106,6 +108,12 @@ func (e *Edge) handlers() map[string]handler {
 		}),
 		"POST /v1/acknowledgements": serve(e, plain, validAcknowledgement, func(ctx context.Context, c call, r contract.AcknowledgementRequest) (contract.ChangeAnswer, error) {
 			return a.Acknowledge(ctx, c.Caller, r)
+		}),
+		"POST /v1/floods/decisions": serve(e, plain, validFlood, func(ctx context.Context, c call, r contract.FloodRequest) (contract.FloodAnswer, error) {
+			return a.DecideFlood(ctx, c.Caller, r)
+		}),
+		"GET /v1/floods": serve(e, how{}, none, func(ctx context.Context, _ call, _ struct{}) (contract.Floods, error) {
+			return a.Floods(ctx)
 		}),
 		"POST /v1/holders/state": serve(e, plain, validState, func(ctx context.Context, c call, r contract.StateRequest) (contract.Holder, error) {
 			return a.Holder(ctx, c.Caller, r)

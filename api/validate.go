@@ -93,6 +93,18 @@ func validChange(r *contract.ChangeRequest) string {
 	return ""
 }
 
+func validFlood(r *contract.FloodRequest) string {
+	switch {
+	case r.Carrier == "" || len(r.Carrier) > 64:
+		return "carrier must have 1 to 64 characters"
+	case r.Hour.IsZero():
+		return "hour must be the instant at which the hour began"
+	case r.Decision != "confirm" && r.Decision != "undo":
+		return "decision must be confirm or undo"
+	}
+	return ""
+}
+
 func validEvent(r *contract.EventRequest) string {
 	if r.Event == "" || len(r.Event) > contract.MaxEvent {
 		return fmt.Sprintf("event must have 1 to %d characters", contract.MaxEvent)

@@ -43,3 +43,23 @@ func (a *Authority) Event(ctx context.Context, c Caller, r contract.EventRequest
 	}
 	return contract.EventAnswer{Event: e.ID(), Effect: done.Effect, Changed: done.Changed, Sequence: done.Seq, Lists: uris, Decision: decision(d)}, nil
 }
+
+// Floods lists what carriers reported above their thresholds and nobody decided on yet.
+func (a *Authority) Floods(ctx context.Context) (contract.Floods, error) {
+	out := contract.Floods{Floods: []contract.Flood{}}
+	all, err := a.o.Ledger.Floods(ctx)
+	for _, f := range all {
+		out.Floods = append(out.Floods, contract.Flood{Carrier: f.Carrier, Hour: f.Hour, Cards: f.Cards, MDocs: f.MSOs, Deciding: f.Deciding})
+	}
+	return out, problem(err, nil)
+}
+
+// DecideFlood has a flood confirmed or undone.
+func (a *Authority) DecideFlood(ctx context.Context, c Caller, r contract.FloodRequest) (contract.FloodAnswer, error) {
+	cards, err := a.o.Ledger.DecideFlood(ctx, c.ID, r.Carrier, r.Hour, r.Decision == "undo")
+	if err != nil {
+		return contract.FloodAnswer{}, problem(err, nil)
+	}
+	a.o.Log.Info("a carrier's flood was decided on", "carrier", r.Carrier, "hour", r.Hour, "decision", r.Decision, "cards", cards, "client", c.ID)
+	return contract.FloodAnswer{Carrier: r.Carrier, Hour: r.Hour.UTC(), Decision: r.Decision, Cards: cards}, nil
+}

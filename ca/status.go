@@ -103,6 +103,9 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 				"budget %s: one %s has used %d of its %d of this %s", b.ID, b.Per, b.used, b.limit, b.window)
 		}
 	}
+	for carrier, cards := range a.o.Ledger.HeldCards() {
+		note("carrier-flood", Critical, "ask the carrier, then confirm or undo it: sealctl floods", "%d cards wait for a decision on what carrier %s reported", cards, carrier)
+	}
 	if err := a.selftest.last(); err != nil {
 		wrong("selftest-failed", "look at the key's token; nothing that this key signs is released until it verifies", "the self test failed: %v", err)
 	}
@@ -248,6 +251,10 @@ func (a *Authority) look() {
 			m.KeyUseEnds.DeleteLabelValues(k.ID)
 			m.CertExpires.DeleteLabelValues(k.ID)
 		}
+	}
+	m.HeldCards.Reset()
+	for carrier, cards := range a.o.Ledger.HeldCards() {
+		m.HeldCards.WithLabelValues(carrier).Set(float64(cards))
 	}
 	m.BudgetUsed.Reset() // another policy may have others
 	for _, b := range a.budgets(a.o.Guard.ForLists()) {

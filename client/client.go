@@ -205,6 +205,16 @@ func (c *Client) Acknowledge(ctx context.Context, r contract.AcknowledgementRequ
 	return do[contract.ChangeAnswer](ctx, c, call{path: "/v1/acknowledgements", body: r, once: true})
 }
 
+// Floods lists what carriers reported above their thresholds.
+func (c *Client) Floods(ctx context.Context) (contract.Floods, error) {
+	return do[contract.Floods](ctx, c, call{path: "/v1/floods"})
+}
+
+// DecideFlood confirms or undoes a flood. A repetition after a lost answer is refused with flood.deciding or flood.unknown, and does nothing.
+func (c *Client) DecideFlood(ctx context.Context, r contract.FloodRequest) (contract.FloodAnswer, error) {
+	return do[contract.FloodAnswer](ctx, c, call{path: "/v1/floods/decisions", body: r})
+}
+
 // Holder reads a holder's state.
 func (c *Client) Holder(ctx context.Context, r contract.StateRequest) (contract.Holder, error) {
 	return do[contract.Holder](ctx, c, call{path: "/v1/holders/state", body: r})

@@ -113,6 +113,10 @@ func (a *authority) CancelSchedule(_ context.Context, c ca.Caller, _ contract.Sc
 func (a *authority) Acknowledge(_ context.Context, c ca.Caller, _ contract.AcknowledgementRequest) (contract.ChangeAnswer, error) {
 	return contract.ChangeAnswer{Sequence: 8}, a.next("acknowledge", c)
 }
+func (a *authority) Floods(context.Context) (contract.Floods, error) { return contract.Floods{}, nil }
+func (a *authority) DecideFlood(_ context.Context, c ca.Caller, _ contract.FloodRequest) (contract.FloodAnswer, error) {
+	return contract.FloodAnswer{Cards: 3}, a.next("flood", c)
+}
 func (a *authority) Holder(_ context.Context, c ca.Caller, _ contract.StateRequest) (contract.Holder, error) {
 	return contract.Holder{Epoch: 7}, a.next("state", c)
 }

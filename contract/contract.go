@@ -134,11 +134,41 @@ type EventRequest struct {
 // EventAnswer is sent once the event is durable and the lists that it changes are on their way.
 type EventAnswer struct {
 	Event    string   `json:"event"`    // its jti
-	Effect   string   `json:"effect"`   // applied, none, stale, unknown_line
+	Effect   string   `json:"effect"`   // applied, held, none, stale, unknown_line
 	Changed  bool     `json:"changed"`  // a lock was added or removed
 	Sequence uint64   `json:"sequence"` // lists whose version covers it carry the change
 	Lists    []string `json:"lists"`    // URIs of the lists that change
 	Decision Decision `json:"decision"`
+}
+
+// Flood is what a carrier reported above its hourly threshold: cards that are suspended and whose mdocs wait for a decision. GET /v1/floods
+// lists them as Floods.
+type Flood struct {
+	Carrier  string    `json:"carrier"`
+	Hour     time.Time `json:"hour"`               // its begin
+	Cards    int       `json:"cards"`              // that wait
+	MDocs    int       `json:"mdocs"`              // that a confirmation revokes; each is a refresh later
+	Deciding string    `json:"deciding,omitempty"` // confirm or undo, while it is being carried out
+}
+
+// Floods that wait, or are being decided on.
+type Floods struct {
+	Floods []Flood `json:"floods"`
+}
+
+// FloodRequest decides on a flood as a whole: POST /v1/floods/decisions. The answer is a FloodAnswer.
+type FloodRequest struct {
+	Carrier  string    `json:"carrier"`
+	Hour     time.Time `json:"hour"`
+	Decision string    `json:"decision"` // confirm: revoke the mdocs; undo: unlock the cards
+}
+
+// FloodAnswer is sent once the decision is durable. It is carried out from then on, also through a restart.
+type FloodAnswer struct {
+	Carrier  string    `json:"carrier"`
+	Hour     time.Time `json:"hour"`
+	Decision string    `json:"decision"`
+	Cards    int       `json:"cards"` // it is about
 }
 
 // StateRequest asks for a holder's state: POST /v1/holders/state (in the body: a subject number never stands in a URL).
