@@ -2,6 +2,7 @@ package faults
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -49,6 +50,9 @@ var crashes = []crash{
 	{point: "ledger.event.before-commit", by: "event"},
 	{point: "ledger.event.after-commit", by: "event"},
 	{point: "ca.event.committed", by: "event"},
+	{point: "ledger.flood.before-commit", by: "flood"},
+	{point: "ledger.flood.after-commit", by: "flood"},
+	{point: "ledger.flood.carried-out", by: "flood"},
 	// Every step of a replacement: afterwards the old phone has the card, or the new one, and never both.
 	{point: "ca.issue.drafted", by: "replace"},
 	{point: "ledger.reserve.issue.before-commit", by: "replace"},
@@ -387,6 +391,50 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 			if time.Now().After(deadline) {
 				t.Fatalf("not given up: %+v", h)
 			}
+		}
+		a.Stop()
+		a.Check()
+	case "flood": // a decision that is durable comes to its end, whoever dies meanwhile; one that is not has no effect
+		b, by := appliance.InstallProgramme(t, "kr-resident.json", func(bundle map[string]any) {
+			bundle["clients"] = append(bundle["clients"].([]any), map[string]any{"id": "operator-1", "role": "operator", "may": map[string]any{"kr-resident": []string{"state"}}})
+			for _, v := range bundle["authorities"].([]any) {
+				if v := v.(map[string]any); v["id"] == "telecom-a" {
+					v["flood"] = 1
+				}
+			}
+		})
+		a = b.Start()
+		var cards []contract.Credential
+		for i := range 3 {
+			p, err := phone.New(1)
+			must(t, err)
+			person := a.Case(by, "portal", "ic_chip", p, fmt.Sprint("flood-", i))
+			card, err := a.As("portal").Issue(t.Context(), client.NewKey(), person.Request)
+			must(t, err)
+			_, err = a.As("telecom-a").Event(t.Context(), by.Event(person.Line(), 1, evidence.LineLost))
+			must(t, err)
+			if i > 0 { // the first is none of the flood
+				cards = append(cards, card.Credentials...)
+			}
+		}
+		all, err := a.As("operator-1").Floods(t.Context())
+		must(t, err)
+		if len(all.Floods) != 1 || all.Floods[0].Cards != 2 || all.Floods[0].MDocs != 2 {
+			t.Fatalf("waiting: %+v", all)
+		}
+		undo := contract.FloodRequest{Carrier: "telecom-a", Hour: all.Floods[0].Hour, Decision: "undo"}
+		a.Stop()
+		a.Launch(env)
+		a.UntilUp()
+		_, _, _ = a.Post("operator-1", "/v1/floods/decisions", "", undo)
+		died(t, a)
+		a.Start()
+		if c.point == "ledger.flood.before-commit" {
+			_, err = a.As("operator-1").DecideFlood(t.Context(), undo)
+			must(t, err)
+		}
+		for _, c := range cards {
+			a.Eventually(c.Status, verifier.Valid)
 		}
 		a.Stop()
 		a.Check()

@@ -2,12 +2,18 @@ package scenario
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"sealkeeper/client"
 	"sealkeeper/contract"
 	"sealkeeper/evidence"
 	harness "sealkeeper/tests/appliance"
+	"sealkeeper/tests/phone"
 	"sealkeeper/verifier"
 )
 
@@ -70,7 +76,7 @@ func TestCarrierEvents(t *testing.T) {
 
 	// The number goes to another carrier: the phone is not its owner's line any more, and an old statement does not help.
 	next := newPhone(t, 1)
-	old := a.Case(by, "portal", "ic_chip", next, "events-1")
+	old := a.Case(by, "ward-office-1", "office_qr", next, "events-1")
 	old.Request.Replace = true
 	event("telecom-a", by.Event(c.Line(), 6, evidence.LinePorted), "applied")
 	if l := locks("events-1"); len(l) != 1 || l[0] != "line_changed" {
@@ -101,6 +107,95 @@ func TestCarrierEvents(t *testing.T) {
 		if _, err := a.As(f.through).Event(context.Background(), f.event); client.Code(err) != f.code {
 			t.Errorf("%s: %v, want %s", name, err, f.code)
 		}
+	}
+	a.Stop()
+	a.Check()
+}
+
+// Above a carrier's threshold cards stop at once and mdocs wait; an operator decides on the hour as a whole, from the command line.
+func TestCarrierFlood(t *testing.T) {
+	t.Parallel()
+	a, by := installProgramme(t, func(bundle map[string]any) {
+		bundle["clients"] = append(bundle["clients"].([]any), map[string]any{"id": "operator-1", "role": "operator", "may": map[string]any{harness.KR: []string{"state"}}})
+		for _, v := range bundle["authorities"].([]any) {
+			if v := v.(map[string]any); v["id"] == "telecom-a" {
+				v["flood"] = 1
+			}
+		}
+	})
+	type person struct {
+		line    string
+		mdoc    contract.StatusRef
+		vc      contract.StatusRef
+		subject string
+		phone   *phone.Phone
+	}
+	var people []person
+	for i := range 4 {
+		p := newPhone(t, 1)
+		subject := fmt.Sprint("flood-", i)
+		c := a.Case(by, "portal", "ic_chip", p, subject)
+		out, err := a.ask(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, s := byFormat(out)
+		people = append(people, person{c.Line(), m.Status, s.Status, subject, p})
+	}
+	report := func(p person, seq uint64, kind, effect string) {
+		t.Helper()
+		if out, err := a.As("telecom-a").Event(context.Background(), by.Event(p.line, seq, kind)); err != nil || out.Effect != effect {
+			t.Fatalf("%+v, %v: want %s", out, err, effect)
+		}
+	}
+	floods := func(args ...string) ran {
+		t.Helper()
+		r := execute(t, harness.Sealctl, "", append(append([]string{"floods"}, args...), "--url", fmt.Sprintf("https://127.0.0.1:%d", a.Ports[0]), "--identity", filepath.Join(a.Dir, "clients", "operator-1"))...)
+		if r.code != 0 {
+			t.Fatalf("%v: %d %s", args, r.code, r.err)
+		}
+		return r
+	}
+	report(people[0], 1, evidence.LineLost, "applied")
+	for _, p := range people[1:] {
+		report(p, 1, evidence.LineLost, "held")
+		a.Eventually(p.vc, verifier.Suspended)
+		if m := a.Status(p.mdoc); m != verifier.Valid {
+			t.Errorf("the mdoc of a held card is %d", m)
+		}
+	}
+	again := a.Case(by, "portal", "technical_refresh", people[1].phone, people[1].subject)
+	if _, err := a.As("portal").Refresh(context.Background(), client.NewKey(), again.Request); client.Code(err) != "card.locked" {
+		t.Errorf("a held card is refreshed: %v", err)
+	}
+	report(people[3], 2, evidence.LineFound, "applied") // it really was lost, and is found
+	a.Eventually(people[3].vc, verifier.Valid)
+
+	var list contract.Floods
+	if err := json.Unmarshal([]byte(floods("--json").out), &list); err != nil || len(list.Floods) != 1 || list.Floods[0].Cards != 2 || list.Floods[0].MDocs != 2 || list.Floods[0].Carrier != "telecom-a" {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	hour := list.Floods[0].Hour.Format(time.RFC3339)
+	if out := floods().out; !strings.Contains(out, hour) || !strings.Contains(out, "telecom-a") {
+		t.Errorf("the table: %s", out)
+	}
+	if m := a.Metrics(); !strings.Contains(m, `sealkeeper_held_cards{carrier="telecom-a"} 2`) {
+		t.Error("the metric does not say that two cards wait")
+	}
+	floods("undo", "telecom-a", hour)
+	for _, p := range people[1:3] {
+		a.Eventually(p.vc, verifier.Valid)
+	}
+	report(people[1], 2, evidence.LineLost, "held") // the hour goes on
+	floods("confirm", "telecom-a", hour)
+	a.Eventually(people[1].mdoc, verifier.Invalid)
+	a.Eventually(people[2].mdoc, verifier.Valid)
+	a.Eventually(people[0].mdoc, verifier.Invalid) // before it was a flood
+	if out := floods().out; !strings.Contains(out, "no card waits") {
+		t.Errorf("after both decisions: %s", out)
+	}
+	if _, err := a.As("operator-1").DecideFlood(context.Background(), contract.FloodRequest{Carrier: "telecom-a", Hour: list.Floods[0].Hour, Decision: "undo"}); client.Code(err) != "flood.unknown" {
+		t.Errorf("a decision on nothing: %v", err)
 	}
 	a.Stop()
 	a.Check()
