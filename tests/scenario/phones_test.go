@@ -371,10 +371,51 @@ func TestPhonesAreRefusedWithoutAFreshStatus(t *testing.T) {
 	if m := p.Metrics(); !strings.Contains(m, "sealkeeper_phone_status_ends_timestamp_seconds 0\n") || !strings.Contains(fmt.Sprint(p.Operations().Conditions), "phone-status") {
 		t.Error("nobody is told that the status is too old")
 	}
-	p.fed(time.Now())
+	p.fed(time.Now().Add(-40 * time.Second))
 	if got := p.refused(p.request(p.factory, newPhone(t, 1), 1, "900101-3000001", nil)); got != "" {
 		t.Errorf("with a fresh status: %s", got)
 	}
+
+	// A request that a crash interrupted after its reservation is decided as of then, but by what is known of phones when it is repeated: not by a
+	// status that was fresh then, and not against what was revoked since.
+	interrupted := func(subject string) (again func() string) {
+		p.Stop()
+		p.Start("SEAL_CRASH=ca.issue.reserved")
+		r, key := p.request(p.factory, newPhone(t, 1), 1, subject, nil), client.NewKey()
+		if status, answer, err := p.Post("ward-office-1", "/v1/credentials", key, r); err == nil {
+			t.Fatalf("the daemon did not crash: %d %s", status, answer)
+		}
+		p.Wait()
+		p.Start()
+		return func() string {
+			status, answer, err := p.Post("ward-office-1", "/v1/credentials", key, r)
+			if err != nil || status == 200 {
+				return fmt.Sprint(status, err)
+			}
+			return code(answer)
+		}
+	}
+	again := interrupted("900101-3000002") // its status is fresh now
+	for deadline := time.Now().Add(2 * time.Minute); p.refused(p.request(p.factory, newPhone(t, 1), 1, "900101-3000004", nil)) != "evidence.android_status_stale"; {
+		if time.Now().After(deadline) {
+			t.Fatal("the status does not grow old")
+		}
+		time.Sleep(time.Second)
+	}
+	if got := again(); got != "evidence.android_status_stale" {
+		t.Errorf("repeated when its status had become too old: %s", got)
+	}
+	p.fed(time.Now())
+	if got := again(); got != "200 <nil>" {
+		t.Errorf("repeated with a newer status: %s", got)
+	}
+	again = interrupted("900101-3000003")
+	p.fed(time.Now(), p.factory.Certificates()[0].SerialNumber.Text(16))
+	if got := again(); got != "evidence.android_revoked" {
+		t.Errorf("repeated after its attestation key was revoked: %s", got)
+	}
+	p.Stop()
+	p.Check()
 }
 
 // What was compromised is switched off by a bundle: a root, an attestation key, a boot key, a model, a patch level. Requests under way end by the
