@@ -163,7 +163,11 @@ listen: %s
 			return err
 		}
 	}
-	return s.fetchFile("/crl/iaca.crl", "trust/iaca.crl")
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) { // it is shown beside the start, which does not wait for it
+		if err := s.fetchFile("/crl/iaca.crl", "trust/iaca.crl"); err == nil || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // serve starts the daemon and waits until it is ready.

@@ -23,8 +23,8 @@ import (
 )
 
 // country is the second story: the resident card of kr-resident.json, on an installation of its own. Nothing of the bundle's rules is
-// changed but three things: its authorities have keys that the story has; there is an operator; and the calendar is moved as a whole, so that
-// the phase of Seoul begins while the story is told. All phases keep their distances to each other.
+// changed but four things: its authorities have keys that the story has; there is an operator; the carrier's flood begins with fewer reports than
+// 500; and the calendar is moved as a whole, so that the phase of Seoul begins while the story is told. All phases keep their distances.
 type country struct {
 	story
 	by      *programme.Authorities
@@ -48,6 +48,8 @@ type resident struct {
 const (
 	sejong     = "3611055000"
 	seoulPhase = "phase-3"
+	flood      = 5 // reports of an hour
+	crowd      = 8
 )
 
 func residents(bin, work string) error {
@@ -65,7 +67,7 @@ func residents(bin, work string) error {
 		return err
 	}
 	defer c.stop()
-	for _, chapter := range []func() error{c.found, c.phases, c.methods, c.line, c.cardLost, c.newRules, c.end} {
+	for _, chapter := range []func() error{c.found, c.phases, c.methods, c.line, c.cardLost, c.flooded, c.newRules, c.end} {
 		if err := chapter(); err != nil {
 			return fmt.Errorf("%s: %w", c.chapter, err)
 		}
@@ -82,6 +84,7 @@ func (c *country) shell(name string, args ...string) error {
 	cmd.Env = append(os.Environ(), "SEALCTL_URL="+c.issuance, "SEALCTL_OPERATIONS="+c.operations)
 	out, err := cmd.CombinedOutput()
 	for _, line := range strings.Split(strings.TrimRight(string(out), "\n"), "\n") {
+		line = line[strings.LastIndexByte(line, '\r')+1:] // of a progress bar, how it ended
 		if line = strings.TrimSpace(line); line != "" {
 			c.say("    %s", line)
 		}
@@ -108,7 +111,12 @@ func (c *country) found() error {
 		return err
 	}
 	data, by, err := programme.Load("deploy/policies/kr-resident.json", func(b map[string]any) {
-		b["clients"] = append(b["clients"].([]any), map[string]any{"id": "operator-1", "role": "operator", "may": map[string]any{}})
+		b["clients"] = append(b["clients"].([]any), map[string]any{"id": "operator-1", "role": "operator", "may": map[string]any{documentType: []string{"state"}}})
+		for _, v := range b["authorities"].([]any) {
+			if a := v.(map[string]any); a["id"] == "telecom-a" {
+				a["flood"] = flood
+			}
+		}
 	})
 	if err != nil {
 		return err
@@ -288,6 +296,16 @@ func (c *country) gets(what string, r *resident) error {
 	if err := c.must(what, r.last.Client, "/v1/credentials", r.key, r.last.Request, &r.issued); err != nil {
 		return err
 	}
+	r.hold()
+	if r.last.Request.Replace != r.issued.Replaced || before == r.issued.Device {
+		return fmt.Errorf("%w: %s: device %s, replaced %v", errStory, what, r.issued.Device, r.issued.Replaced)
+	}
+	c.say("✓ %-46s by %s", what, strings.Join(rulesOf(r.issued.Decision), ", "))
+	return c.shown(r, 0, 0)
+}
+
+// hold remembers where the status of an issued card is.
+func (r *resident) hold() {
 	for _, card := range r.issued.Credentials {
 		ref := card.Status
 		if card.Format == "mso_mdoc" {
@@ -296,11 +314,6 @@ func (c *country) gets(what string, r *resident) error {
 			r.holds.SDJWT = &ref
 		}
 	}
-	if r.last.Request.Replace != r.issued.Replaced || before == r.issued.Device {
-		return fmt.Errorf("%w: %s: device %s, replaced %v", errStory, what, r.issued.Device, r.issued.Replaced)
-	}
-	c.say("✓ %-46s by %s", what, strings.Join(rulesOf(r.issued.Decision), ", "))
-	return c.shown(r, 0, 0)
 }
 
 // rulesOf a decision that are worth a line: the method, the phase and the bundle's own.
@@ -560,6 +573,70 @@ func (c *country) cardLost() error {
 		return err
 	}
 	return c.tell("Kim", kim.holds)
+}
+
+// ---- 13
+
+func (c *country) flooded() error {
+	c.title("13. A carrier's flood: what can't be undone waits for somebody who asks")
+	var people []*resident
+	for i := range crowd {
+		p, err := c.person(fmt.Sprintf("crowd-%d", i), fmt.Sprintf("900101-20000%02d", i), programme.Jongno)
+		if err != nil {
+			return err
+		}
+		if err := c.ask(p, "ward-office-1", "ic_chip", nil); err != nil {
+			return err
+		}
+		if err := c.must("a card for one of a crowd", "ward-office-1", "/v1/credentials", p.key, p.last.Request, &p.issued); err != nil {
+			return err
+		}
+		p.hold()
+		people = append(people, p)
+	}
+	// A faulty job at the carrier: everybody's phone is lost.
+	var stopped, held []*resident
+	for _, p := range people {
+		e, err := c.by.Event(p.last.Line(), 1, evidence.LineLost, time.Now())
+		if err != nil {
+			return err
+		}
+		var a contract.EventAnswer
+		if err := c.must("lost", "telecom-a", "/v1/events", "", e, &a); err != nil {
+			return err
+		}
+		if a.Effect == "held" {
+			held = append(held, p)
+		} else {
+			stopped = append(stopped, p)
+		}
+	}
+	if len(held) == 0 || len(stopped)+len(held) != crowd {
+		return fmt.Errorf("%w: %d cards are stopped and %d held", errStory, len(stopped), len(held))
+	}
+	c.say("✓ %d phones with new cards are reported lost at once; %d reports are above the hour's threshold of %d", crowd, len(held), flood)
+	for _, p := range held {
+		if err := c.shown(p, 0, 2); err != nil {
+			return err
+		}
+	}
+	if err := c.tell("each of the held cards", held[0].holds); err != nil {
+		return err
+	}
+	c.say("(their SD-JWT VCs stop at once; their mdocs, which could never come back, wait for an operator who asks the carrier)")
+	if err := c.shell("sealctl", "floods", "--identity", "clients/operator-1"); err != nil {
+		return err
+	}
+	hour := time.Now().UTC().Truncate(time.Hour).Format(time.RFC3339)
+	if err := c.shell("sealctl", "floods", "undo", "telecom-a", hour, "--identity", "clients/operator-1"); err != nil {
+		return err
+	}
+	for _, p := range held {
+		if err := c.shown(p, 0, 0); err != nil {
+			return err
+		}
+	}
+	return c.tell("each of the held cards", held[0].holds)
 }
 
 // ---- 14
