@@ -62,7 +62,8 @@ func TestDemo(t *testing.T) {
 	for _, want := range []string{
 		"8. ", "version 2 moves the whole calendar",
 		"9. ", "phase.not_open", "phase.residence_only", "by method/office_qr, phase/phase-3",
-		"10. ", "evidence.chip_read_insufficient", "evidence.face_match_session", "registry.uncovered", "by method/ic_chip, phase/phase-3", "phase.not_open",
+		"10. ", "evidence.chip_read_insufficient", "evidence.face_match_session", "registry.uncovered", "by method/ic_chip, phase/phase-3", "by method/office_qr, phase/phase-3", "code.replayed",
+		"slot.occupied", "evidence.in_person_missing", "phase.not_open",
 		"11. ", "SD-JWT VC SUSPENDED", "applied", "stale", "Hong's old phone                   mdoc INVALID, SD-JWT VC INVALID",
 		"12. ", "card.locked",
 		"13. ", "are above the hour's threshold", "mdoc VALID, SD-JWT VC SUSPENDED", "$ sealctl floods undo telecom-a", "mdoc VALID, SD-JWT VC VALID",

@@ -18,6 +18,7 @@ import (
 
 	"sealkeeper/contract"
 	"sealkeeper/evidence"
+	"sealkeeper/evidence/statement"
 	"sealkeeper/tests/phone"
 	"sealkeeper/tests/programme"
 )
@@ -39,6 +40,7 @@ type country struct {
 type resident struct {
 	number, home string
 	phone        *phone.Phone
+	code         contract.CodeAnswer // that the phone scans; empty: the office waits for the phone
 	last         *programme.Case
 	key          string // of the last request
 	issued       contract.IssueAnswer
@@ -265,8 +267,11 @@ func (c *country) person(name, number, home string) (*resident, error) {
 // anybody; nil: nothing.
 func (c *country) ask(r *resident, client, method string, alter func(kind string, body any) any) error {
 	var s contract.SessionAnswer
-	if err := c.must("a session", client, "/v1/sessions", "", contract.SessionRequest{DocumentType: documentType, Subject: r.number,
-		KeyThumbprint: r.phone.Thumbprint(0), Authorities: c.by.IDs()}, &s); err != nil {
+	open := contract.SessionRequest{DocumentType: documentType, Subject: r.number, KeyThumbprint: r.phone.Thumbprint(0), Authorities: c.by.IDs()}
+	if r.code.Code != "" {
+		open.Subject, open.Code = "", r.code.Code
+	}
+	if err := c.must("a session", client, "/v1/sessions", "", open, &s); err != nil {
 		return err
 	}
 	r.last, r.key = programme.New(client, method, s, r.phone, c.provider, claims()), idempotencyKey()
@@ -281,7 +286,11 @@ func (c *country) ask(r *resident, client, method string, alter func(kind string
 		if alter != nil {
 			body = alter(kind, body)
 		}
-		item, err := c.by.Say(r.last, body, nil)
+		item, err := c.by.Say(r.last, body, func(m *statement.Common) {
+			if kind == evidence.KindInPerson && r.code.ID != "" { // the officer saw the person before there was a phone
+				m.Session = r.code.ID
+			}
+		})
 		if err != nil {
 			return err
 		}
@@ -421,7 +430,33 @@ func (c *country) methods() error {
 	if err := c.gets("Kim, by the chip", kim); err != nil {
 		return err
 	}
-	if err := c.no("the same statements for one card more", &resident{last: kim.last, key: idempotencyKey()}, 409, "slot.occupied"); err != nil {
+	choi, err := c.person("choi", "900101-1000005", programme.Jongno)
+	if err != nil {
+		return err
+	}
+	if err := c.must("a code at the counter", "ward-office-1", "/v1/codes", "", contract.CodeRequest{DocumentType: documentType, Subject: choi.number,
+		Authorities: c.by.IDs()}, &choi.code); err != nil {
+		return err
+	}
+	c.say("  (the clerk has checked Choi and shows a code of %d characters: %.0f s, one card)", len(choi.code.Code), time.Until(choi.code.ExpiresAt).Seconds())
+	if err := c.ask(choi, "ward-office-1", "office_qr", nil); err != nil {
+		return err
+	}
+	if err := c.gets("Choi's phone, which scanned it", choi); err != nil {
+		return err
+	}
+	onlooker := &resident{number: choi.number, home: choi.home, code: choi.code}
+	if onlooker.phone, err = phone.New(1); err != nil {
+		return err
+	}
+	if err := c.ask(onlooker, "ward-office-1", "office_qr", nil); err != nil {
+		return err
+	}
+	onlooker.last.Request.Replace = true
+	if err := c.no("somebody who photographed the screen", onlooker, 409, "code.replayed"); err != nil {
+		return err
+	}
+	if err := c.no("Kim's statements for one card more", &resident{last: kim.last, key: idempotencyKey()}, 409, "slot.occupied"); err != nil {
 		return err
 	}
 	park, err := c.person("park", "900101-1000004", programme.Jongno)
