@@ -53,7 +53,7 @@ func theAttestation(inProof, beside string) (string, error) {
 	return beside, nil
 }
 
-func readAttestation(compact string, maxKeys int) (*attestation, error) {
+func readAttestation(compact string, maxKeys int, profile Profile) (*attestation, error) {
 	if len(compact) > maxAttestation {
 		return nil, refuse("attestation_too_large", "the key attestation is larger than 128 KiB")
 	}
@@ -71,8 +71,12 @@ func readAttestation(compact string, maxKeys int) (*attestation, error) {
 	if strict.Loose(t.header, attestationHeader, &h) != nil {
 		return nil, refuse("attestation_malformed", "the key attestation's header is not one strict JSON object with members of the right types")
 	}
-	if h.Typ != "key-attestation+jwt" {
-		return nil, refuse("attestation_type", "the key attestation's typ is not key-attestation+jwt")
+	typ := "key-attestation+jwt"
+	if profile.TS3Type {
+		typ = "keyattestation+jwt"
+	}
+	if h.Typ != typ {
+		return nil, refuse("attestation_type", "the key attestation's typ is not "+typ)
 	}
 	if h.Alg != "ES256" && h.Alg != "ES384" {
 		return nil, refuse("attestation_algorithm", "the key attestation's alg is neither ES256 nor ES384")

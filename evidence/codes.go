@@ -56,7 +56,7 @@ var Codes = append([]Code{
 	{"evidence.attestation_ambiguous", "The key attestation in the proof's header and the one beside the proof differ."},
 	{"evidence.attestation_too_large", "The key attestation is larger than 128 KiB."},
 	{"evidence.attestation_malformed", "The key attestation is not a compact JWS of canonical base64url whose header and payload are strict JSON objects."},
-	{"evidence.attestation_type", "The key attestation's typ must be key-attestation+jwt."},
+	{"evidence.attestation_type", "The key attestation's typ must be key-attestation+jwt, or keyattestation+jwt where the document type's profile says so."},
 	{"evidence.attestation_algorithm", "The key attestation's alg must be ES256 or ES384."},
 	{"evidence.attestation_critical", "The key attestation's header has crit or b64, and no extension of JWS is supported."},
 	{"evidence.attestation_chain_missing", "The key attestation's header needs x5c; kid and trust_chain are not accepted in its place."},

@@ -253,7 +253,7 @@ func (v *Verifier) byProvider(about About, p *proof, beside string) (*holder, er
 	if err != nil {
 		return nil, err
 	}
-	a, err := readAttestation(text, v.trust.MaxKeys)
+	a, err := readAttestation(text, v.trust.MaxKeys, about.Profile)
 	if err != nil {
 		return nil, err
 	}
@@ -304,7 +304,10 @@ func (v *Verifier) provenBy(about About, p *proof, h *holder, more []string) err
 	if about.Profile.EachKey && len(more) != len(h.keys)-1 {
 		return refuse("proof_of_each", "every attested key must prove its possession: send one proof for each, none for others")
 	}
-	proofs := map[int]*proof{h.proving: p}
+	if !p.signedBy(h.keys[h.proving].Public) {
+		return refuse("proof_signature", "the proof isn't signed by the key that it names")
+	}
+	seen := []int{h.proving}
 	for _, text := range more {
 		o, err := readProof(text)
 		if err != nil {
@@ -320,13 +323,10 @@ func (v *Verifier) provenBy(about About, p *proof, h *holder, more []string) err
 		if err != nil {
 			return err
 		}
-		if proofs[i] != nil || o.attestation != "" && o.attestation != p.attestation {
+		if slices.Contains(seen, i) || o.attestation != "" && o.attestation != p.attestation {
 			return refuse("proof_of_each", "two proofs are by one key, or one has a key attestation of its own")
 		}
-		proofs[i] = o
-	}
-	for i, o := range proofs {
-		if !o.signedBy(h.keys[i].Public) {
+		if seen = append(seen, i); !o.signedBy(h.keys[i].Public) {
 			return refuse("proof_signature", "the proof isn't signed by the key that it names")
 		}
 	}

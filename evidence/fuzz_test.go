@@ -267,7 +267,7 @@ func FuzzAttestation(f *testing.F) {
 	o := fuzzing.Options{Repair: w.sign, Longest: maxAttestation + 100}
 	fuzzing.Run(f, o, seeds, func(t *testing.T, in []byte) bool {
 		s := string(in)
-		a, err := readAttestation(s, 4)
+		a, err := readAttestation(s, 4, Profile{})
 		if err != nil {
 			return false
 		}

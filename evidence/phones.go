@@ -40,6 +40,7 @@ type Apple struct {
 type Profile struct {
 	ProofNonce bool // the nonce need not stand in the key attestation (TS3); one that does must be the proof's all the same
 	FirstKey   bool // the proof is by the first of the attested keys (TS3)
+	TS3Type    bool // the key attestation's typ is keyattestation+jwt, as TS3 prints it, and not key-attestation+jwt
 	EachKey    bool // every key proves its possession, not one for all
 	// Reuse: the attestation may be one that was made for an earlier request. It then lacks this request's nonce, and only policy knows
 	// whether its keys are those of the phone that has the card. The conductor sets it for refreshes of types that say so.
@@ -171,15 +172,22 @@ func keyOf(public crypto.PublicKey) (Key, error) {
 
 // phoneItems takes those items out of a request's that are no statements of authorities: about the app and about the wallet.
 func phoneItems(items []Item) (app, wallet string, rest []Item, err error) {
+	ours := func(o Item) bool { return o.Kind == KindAppAttest || o.Kind == KindWallet }
+	if !slices.ContainsFunc(items, ours) {
+		return "", "", items, nil
+	}
 	for _, item := range items {
-		to := map[string]*string{KindAppAttest: &app, KindWallet: &wallet}[item.Kind]
+		to, malformed := &app, "app_attest_malformed"
+		if item.Kind == KindWallet {
+			to, malformed = &wallet, "wallet_malformed"
+		}
 		switch {
-		case to == nil:
+		case !ours(item):
 			rest = append(rest, item)
 		case *to != "":
 			return "", "", nil, refuse("kind_twice", "the request carries two items of kind "+item.Kind)
 		case item.Token == "":
-			return "", "", nil, refuse(map[string]string{KindAppAttest: "app_attest_malformed", KindWallet: "wallet_malformed"}[item.Kind], "the item is empty")
+			return "", "", nil, refuse(malformed, "the item is empty")
 		default:
 			*to = item.Token
 		}

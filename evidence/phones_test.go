@@ -122,6 +122,21 @@ func TestAndroidInRequests(t *testing.T) {
 	if len(v.Burns()) != 1 || v.Burns()[0].Kind != evidence.BurnNonce {
 		t.Errorf("%+v", v.Burns())
 	}
+	// Keys of the other kinds that a card may be bound to.
+	for _, k := range []struct {
+		make        func(int) (*phone.Phone, error)
+		size, curve int
+	}{{phone.NewP384, 384, 2}, {phone.NewEd25519, 256, 4}} {
+		p := newPhone(t, k.make, 1)
+		chains := w.android.Attestation(p, 1, w.nonce, "org.example.wallet", signer, now, func(_ int, d *phone.KeyDescription) {
+			d.Hardware.Set(3, phone.DERInt(k.size))
+			d.Hardware.Set(10, phone.DERInt(k.curve))
+		})
+		v, refused := w.verify(evidence.Bundle{Proof: p.Prove(0, audience, w.nonce, now, ""), Android: chains})
+		if refused != "" || string(v.Keys()[0].JWK) != string(p.JWK(0)) {
+			t.Errorf("a key of %d bits on curve %d: %s", k.size, k.curve, refused)
+		}
+	}
 	// What one key lacks the request lacks.
 	v, refused = w.verify(evidence.Bundle{Proof: w.prove(0), Android: w.chains(2, w.nonce, func(i int, d *phone.KeyDescription) {
 		if i == 1 {
@@ -244,6 +259,8 @@ func TestProfiles(t *testing.T) {
 		"no nonce in the attestation": {evidence.Bundle{Proof: w.prove(0), KeyAttestation: w.attest(phone.Claim("nonce", nil))}, evidence.Profile{ProofNonce: true}, "attestation_nonce", ""},
 		"another nonce in it":         {evidence.Bundle{Proof: w.prove(0), KeyAttestation: other}, evidence.Profile{ProofNonce: true}, "attestation_nonce", "attestation_nonce"},
 		"the proof's nonce in it":     {evidence.Bundle{Proof: w.prove(0), KeyAttestation: w.attest()}, evidence.Profile{ProofNonce: true}, "", ""},
+		"TS3's typ":                   {evidence.Bundle{Proof: w.prove(0), KeyAttestation: w.attest(phone.Header("typ", "keyattestation+jwt"))}, evidence.Profile{TS3Type: true}, "attestation_type", ""},
+		"OpenID4VCI's typ":            {evidence.Bundle{Proof: w.prove(0), KeyAttestation: w.attest()}, evidence.Profile{TS3Type: true}, "", "attestation_type"},
 		"proof by the second key":     {evidence.Bundle{Proof: w.prove(1), KeyAttestation: w.attest()}, evidence.Profile{FirstKey: true}, "", "proof_key_order"},
 		"proof by the first key":      {evidence.Bundle{Proof: w.prove(0), KeyAttestation: w.attest()}, evidence.Profile{FirstKey: true}, "", ""},
 		"one proof for two keys":      {evidence.Bundle{Proof: w.prove(0), KeyAttestation: w.attest()}, evidence.Profile{EachKey: true}, "", "proof_of_each"},

@@ -111,8 +111,10 @@ type AppleAppSpec struct {
 type ProfileSpec struct {
 	// AttestationNonce: "attestation" (default; OpenID4VCI D.1 and F.1): the key attestation has the proof's nonce. "proof" (TS3): it need not.
 	AttestationNonce string `json:"attestation_nonce,omitempty"`
-	ProofKey         string `json:"proof_key,omitempty"` // "any" (default) of the attested keys makes the proof, or the "first" (TS3)
-	Proofs           string `json:"proofs,omitempty"`    // "one" (default) for all keys of the request, or by "each" key
+	// AttestationType is the key attestation's typ: "key-attestation+jwt" (default; OpenID4VCI D.1) or "keyattestation+jwt" (as TS3 prints it).
+	AttestationType string `json:"attestation_type,omitempty"`
+	ProofKey        string `json:"proof_key,omitempty"` // "any" (default) of the attested keys makes the proof, or the "first" (TS3)
+	Proofs          string `json:"proofs,omitempty"`    // "one" (default) for all keys of the request, or by "each" key
 }
 
 var (
@@ -313,6 +315,7 @@ func (c *checker) profile(at jsontext.Pointer, t *docType, s TypeSpec) {
 		return word == other
 	}
 	t.profile.ProofNonce = choose("attestation_nonce", s.Profile.AttestationNonce, "attestation", "proof")
+	t.profile.TS3Type = choose("attestation_type", s.Profile.AttestationType, "key-attestation+jwt", "keyattestation+jwt")
 	t.profile.FirstKey = choose("proof_key", s.Profile.ProofKey, "any", "first")
 	t.profile.EachKey = choose("proofs", s.Profile.Proofs, "one", "each")
 	for _, l := range []struct {

@@ -132,6 +132,7 @@ func TestPhonesOfABundle(t *testing.T) {
 		"status":       {"none of attestation", func(b map[string]any) { kind(b, "evidence")["status"] = []any{"client"} }},
 		"twice":        {"is there twice", func(b map[string]any) { kind(b, "evidence")["status"] = []any{"wallet", "wallet"} }},
 		"nonce":        {"none of attestation and proof", func(b map[string]any) { kind(b, "profile")["attestation_nonce"] = "none" }},
+		"typ":          {"none of key-attestation+jwt", func(b map[string]any) { kind(b, "profile")["attestation_type"] = "jwt" }},
 		"proof key":    {"none of any and first", func(b map[string]any) { kind(b, "profile")["proof_key"] = "last" }},
 		"proofs":       {"none of one and each", func(b map[string]any) { kind(b, "profile")["proofs"] = "none" }},
 		"new old keys": {"choose one", func(b map[string]any) { kind(b, "refresh")["new_keys"] = true }},
@@ -227,16 +228,50 @@ func TestPhonesAreJudgedByTheType(t *testing.T) {
 	}
 }
 
+// A bundle's own tests can say what phones say.
+func TestPhonesInABundlesTests(t *testing.T) {
+	s := aScene("kr-resident")
+	test := func(name, code string, operation Operation, e map[string]any) any {
+		expect := map[string]any{"result": "allowed"}
+		if code != "" {
+			expect = map[string]any{"result": "denied", "code": code}
+		}
+		e["key_storage"], e["user_authentication"] = []any{"iso_18045_high"}, []any{"iso_18045_high"}
+		return map[string]any{"name": name, "expect": expect, "input": map[string]any{"at": noon, "client": "ward-office-1", "operation": operation, "type": "kr-resident",
+			"claims": s.claims, "evidence": e, "slot": map[string]any{"bound": operation == OpRefresh, "live": 1, "msos": 1, "newest": noon.AddDate(0, 0, -50)}}}
+	}
+	status := func(ends time.Time, unknown bool) map[string]any {
+		return map[string]any{"statuses": []any{map[string]any{"name": "wallet", "ends": ends, "unknown": unknown}}}
+	}
+	b, err := bent(t, func(b map[string]any) {
+		kind(b, "evidence")["status"] = []any{"wallet"}
+		b["rules"] = append(b["rules"].([]any), map[string]any{"id": "no-evil", "cedar": `forbid(principal, action, resource) when { context.app == "org.evil" };`})
+		evil, old := status(noon.AddDate(1, 0, 0), false), status(noon.AddDate(1, 0, 0), false)
+		evil["app"], old["reused"], old["same_device"] = "org.evil", true, true
+		b["tests"] = []any{
+			test("good", "", OpIssue, status(noon.AddDate(1, 0, 0), false)), test("none", "evidence.status_missing", OpIssue, map[string]any{}),
+			test("short", "evidence.status_ends", OpIssue, status(noon.AddDate(0, 0, 1), false)), test("unknown", "evidence.status_unknown", OpIssue, status(noon.AddDate(1, 0, 0), true)),
+			test("evil", "rule.no-evil", OpIssue, evil), test("reused", "refresh.reused_attestation", OpRefresh, old),
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Test("b"); err != nil || len(b.Tests()) != 6 {
+		t.Error(err)
+	}
+}
+
 func TestProfileOfAType(t *testing.T) {
 	b, err := bent(t, func(b map[string]any) {
 		p := kind(b, "profile")
-		p["attestation_nonce"], p["proof_key"], p["proofs"] = "proof", "first", "each"
+		p["attestation_nonce"], p["attestation_type"], p["proof_key"], p["proofs"] = "proof", "keyattestation+jwt", "first", "each"
 		kind(b, "refresh")["reuse_attestation"] = true
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ts3 := evidence.Profile{ProofNonce: true, FirstKey: true, EachKey: true}
+	ts3 := evidence.Profile{ProofNonce: true, TS3Type: true, FirstKey: true, EachKey: true}
 	if got := b.Profile("kr-resident", OpIssue); got != ts3 {
 		t.Errorf("%+v", got)
 	}

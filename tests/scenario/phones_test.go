@@ -596,6 +596,7 @@ func TestPhonesByTheirTypes(t *testing.T) {
 		"OpenID4VCI: nonce in the proof":        {ask("kr-strict", two(), phone.Claim("nonce", nil)), "evidence.attestation_nonce"},
 		"TS3: nonce in the proof":               {ask("kr-ts3", two(), phone.Claim("nonce", nil)), ""},
 		"TS3: nonce in both":                    {ask("kr-ts3", two()), ""},
+		"OpenID4VCI: typ of TS3":                {ask("kr-strict", two(), phone.Header("typ", "keyattestation+jwt")), "evidence.attestation_type"},
 		"OpenID4VCI: by the second key":         {bySecond("kr-strict"), ""},
 		"TS3: by the second key":                {bySecond("kr-ts3"), "evidence.proof_key_order"},
 		"one for all: a proof by each":          {byEach("kr-strict"), "evidence.proof_unasked"},
