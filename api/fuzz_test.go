@@ -68,6 +68,23 @@ func FuzzDecodePolicy(f *testing.F) {
 	fuzzDecode[contract.PolicyRequest](f, maxPolicyBody, validPolicy)
 }
 
+func FuzzDecodeRenewal(f *testing.F) {
+	fuzzDecode[contract.RenewalRequest](f, maxBody, validRenewal)
+}
+
+func FuzzDecodeSchedule(f *testing.F) {
+	fuzzDecode[contract.ScheduleRequest](f, maxBody, validSchedule)
+}
+
+func FuzzDecodeScheduleCancel(f *testing.F) {
+	fuzzDecode[contract.ScheduleCancel](f, maxBody, validCancel)
+}
+
+func FuzzDecodeAcknowledgement(f *testing.F) {
+	fuzzDecode[contract.AcknowledgementRequest](f, maxBody, validAcknowledgement)
+}
+func FuzzDecodeCode(f *testing.F) { fuzzDecode[contract.CodeRequest](f, maxBody, validCode) }
+
 func FuzzDecodeSession(f *testing.F) {
 	fuzzDecode[contract.SessionRequest](f, maxBody, validSession)
 }

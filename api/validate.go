@@ -89,6 +89,8 @@ func validChange(r *contract.ChangeRequest) string {
 		return "reason must match " + contract.ReasonPattern
 	case r.Device != "" && !deviceForm.MatchString(r.Device):
 		return "device must match " + contract.DevicePattern
+	case len(r.Card) > 64:
+		return "card must have at most 64 characters"
 	}
 	return ""
 }

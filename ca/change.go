@@ -18,7 +18,7 @@ import (
 // again until the request's deadline, not only five times.
 func (a *Authority) Change(ctx context.Context, c Caller, op policy.Operation, r contract.ChangeRequest) (contract.ChangeAnswer, error) {
 	return a.change(ctx, op, r.DocumentType, r.Subject, func(b *policy.Bundle, subject policy.Pseudonym, s ledger.Snapshot, at time.Time) (*policy.Approval, policy.Decision) {
-		return b.DecideChange(policy.ChangeRequest{Client: c.ID, Operation: op, DocumentType: r.DocumentType, Subject: subject, Reason: r.Reason, Device: r.Device}, s.Slot(), at)
+		return b.DecideChange(policy.ChangeRequest{Client: c.ID, Operation: op, DocumentType: r.DocumentType, Subject: subject, Reason: r.Reason, Device: r.Device, Card: r.Card}, s.Slot(), at)
 	})
 }
 

@@ -69,6 +69,7 @@ type ChangeRequest struct {
 	Subject      string `json:"subject"`
 	Reason       string `json:"reason"`
 	Device       string `json:"device,omitempty"` // act only if this phone still has the card
+	Card         string `json:"card,omitempty"`   // with card_lost: chip readers' pseudonym of the plastic card
 }
 
 // RenewalRequest says that a card has to be made anew: POST /v1/renewals.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"sealkeeper/evidence"
+	"sealkeeper/internal/clock"
 	"sealkeeper/policy"
 )
 
@@ -247,6 +248,35 @@ func TestUnacknowledgedIsRevoked(t *testing.T) {
 	}
 	for person, want := range []string{"revoked", "valid", "revoked"} {
 		w.wants(byte(person+1), "mso_mdoc "+want, "dc+sd-jwt "+want)
+	}
+	w.check()
+}
+
+// Clock steps: the time of orders is that of lists. A wall that jumps ahead begins nothing early, one that jumps back takes nothing back, and
+// what has elapsed counts.
+func TestOrdersUnderClockSteps(t *testing.T) {
+	w := newTown(t)
+	w.issue(w.request(policy.OpIssue, 1, w.phone(), false))
+	w.order(1, "case", policy.OpLock, "admin_hold", noon.Add(time.Hour), noon.Add(2*time.Hour), "")
+	guard := clock.NewGuard(w.clock, noon, 24*time.Hour, false)
+	for _, step := range []struct {
+		jump, pass time.Duration
+		want       string
+	}{
+		{3 * time.Hour, time.Second, "valid"},
+		{-5 * time.Hour, time.Hour - 2*time.Second, "valid"},
+		{0, time.Second, "suspended"},
+		{-24 * time.Hour, time.Minute, "suspended"},
+		{48 * time.Hour, 58*time.Minute + 59*time.Second, "suspended"},
+		{0, time.Second, "valid"},
+	} {
+		w.clock.Jump(step.jump)
+		w.clock.Advance(step.pass)
+		_, _, err := w.Due(context.Background(), guard.ForLists())
+		must(t, err)
+		if got := w.statuses(1)[1]; got != "dc+sd-jwt "+step.want {
+			t.Errorf("after %s and a jump of %s: %s, want %s", step.pass, step.jump, got, step.want)
+		}
 	}
 	w.check()
 }

@@ -190,9 +190,9 @@ func (l *Ledger) Change(ctx context.Context, a *policy.Approval) (ChangeResult, 
 	case c.Effect != "apply":
 		return ChangeResult{}, refuse("approval.kind", "the approved effect %q is unknown", c.Effect)
 	case c.Operation == policy.OpLock:
-		e.Lock = &state.Lock{Lock: c.Lock, Device: c.Device}
+		e.Lock = &state.Lock{Lock: c.Lock, Device: c.Device, Card: c.Card}
 	case c.Operation == policy.OpUnlock:
-		e.Unlock = &state.Unlock{Lock: c.Lock, Device: c.Device}
+		e.Unlock = &state.Unlock{Lock: c.Lock, Device: c.Device, Card: c.Card}
 	case c.Operation == policy.OpRevoke && c.Close:
 		e.Close = &state.Close{Reason: c.Reason}
 	case c.Operation == policy.OpRenew:

@@ -42,6 +42,8 @@ var Codes = map[string]string{
 	"reissue.method":                   "While the card is locked for this reason, a new phone gets it by other methods only; the detail lists them.",
 	"renewal.method":                   "The card has to be renewed for a reason that this method does not heed; the detail lists those that do.",
 	"evidence.registry_match_outdated": "The register's statement is older than a change of the person's data that the register told of.",
+	"card.stopped":                     "The chip that was read is of a plastic card that was reported lost.",
+	"reason.card":                      "A plastic card is named with the reason card_lost alone, by a word of at most 64 letters, digits and _.:+-.",
 	"reason.whole_person":              "The reason is about the person, and the request names a phone.",
 	"schedule.reason":                  "The reason is not one that can be ordered for later: locks that stay with the person and revocations that close can.",
 	"schedule.time":                    "The order begins or ends at an instant that it can't: at most a day ago, at most ten years ahead, the end after the begin.",

@@ -345,6 +345,10 @@ func (b *Bundle) DecideChange(r ChangeRequest, s Slot, at time.Time) (*Approval,
 		change.Lock = Lock{Reason: r.Reason, Class: c.Class}
 		rules = append(rules, ruleAuthority)
 	}
+	if r.Card != "" && (r.Reason != "card_lost" || r.Operation == OpRevoke || !levelForm.MatchString(r.Card)) {
+		return nil, b.denied(ruleReasons, "reason.card", "a plastic card is named when it is lost or found (card_lost), by a word of at most 64 letters, digits and _.:+-")
+	}
+	change.Card = r.Card
 	there := slices.Contains(s.Locks, change.Lock)
 	switch {
 	case r.Device != "" && r.Device != s.Device: // a late event about a phone that no longer has the card
@@ -354,7 +358,7 @@ func (b *Bundle) DecideChange(r ChangeRequest, s Slot, at time.Time) (*Approval,
 	case r.Operation == OpRevoke && !s.Bound && !change.Close:
 		change.Effect = "none"
 	case r.Operation == OpLock && there:
-		if !slices.Contains(s.Scheduled, change.Lock) { // one that an order holds is to stay after the order's end
+		if !slices.Contains(s.Scheduled, change.Lock) && (r.Card == "" || slices.Contains(s.Stopped, r.Card)) { // one that an order holds is to stay after the order's end
 			change.Effect = "none"
 		}
 	case r.Operation == OpLock && !s.Bound && slices.Contains(deviceLocks, r.Reason):

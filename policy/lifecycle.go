@@ -72,6 +72,9 @@ func (t *docType) judgeLife(f facts, r IssueRequest, s Slot) *refusal {
 			return refuse(ruleRenewal, "renewal.method", "the card has to be renewed because of %s, which is done by one of: %s", reason, orNone(methods))
 		}
 	}
+	if c := f.statement(evidence.KindChipRead); c != nil && slices.Contains(s.Stopped, c.ChipRead.Card) {
+		return refuse(ruleLocks, "card.stopped", "this plastic card was reported lost: its chip gets nobody a card")
+	}
 	if m := f.statement(evidence.KindRegistryMatch); m != nil && m.RegistryMatch.Epoch < s.Attributes {
 		return refuse(ruleRenewal, "evidence.registry_match_outdated", "the register has changed the person's data since this statement: ask it again")
 	}

@@ -107,6 +107,7 @@ type Slot struct {
 	Attributes uint64   `json:",omitzero"` // the register's count of changes of the person's data
 	Renew      []string `json:",omitzero"` // why the card has to be made anew
 	Outdated   int      `json:",omitzero"` // of Live, those that say something that has changed
+	Stopped    []string `json:",omitzero"` // plastic cards that are lost, by their readers' pseudonyms
 	Scheduled  []Lock   `json:",omitzero"` // of Locks, those that are there for an order alone
 	Orders     []Order  `json:",omitzero"`
 }
@@ -133,6 +134,7 @@ type ChangeRequest struct {
 	Subject      Pseudonym
 	Reason       string // lock and unlock: a lock reason; revoke: a revocation reason
 	Device       string // optional: act on this device only; if another one is bound by now, nothing happens
+	Card         string // optional, for card_lost: chip readers' pseudonym of the plastic card, whose chip gets nobody a card any more
 }
 
 // Kind of an approval.
@@ -226,7 +228,8 @@ type Change struct {
 	Lock         Lock   // lock and unlock
 	Reason       string // revoke
 	Device       string
-	Close        bool // of a revocation: it ends the subject
+	Card         string // lock and unlock
+	Close        bool   // of a revocation: it ends the subject
 	Renewal      Renewal
 	Order        Order  // order and cancel
 	Replaces     string // order

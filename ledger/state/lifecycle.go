@@ -274,6 +274,19 @@ func (s State) held() (locks []policy.Lock) {
 	return locks
 }
 
+// mostStopped lost plastic cards of one person are remembered; the oldest of more has expired.
+const mostStopped = 16
+
+// stopCard remembers a lost plastic card; it reports whether that is news.
+func (s *State) stopCard(card string) bool {
+	if card == "" || slices.Contains(s.Stopped, card) {
+		return false
+	}
+	s.Stopped = append(s.Stopped, card)
+	s.Stopped = s.Stopped[max(0, len(s.Stopped)-mostStopped):]
+	return true
+}
+
 // orders as policy may see them.
 func (s State) orders() (all []policy.Order) {
 	for _, o := range s.Orders {

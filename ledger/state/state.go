@@ -52,6 +52,7 @@ type State struct {
 
 	Closed     string   `json:"closed,omitempty"`     // why the person has no card any more; terminal
 	Attributes uint64   `json:"attributes,omitempty"` // the register's count of changes of the person's data; what is older is not signed
+	Stopped    []string `json:"stopped,omitempty"`    // plastic cards that were lost, by their readers' pseudonyms: the newest
 	Renew      []string `json:"renew,omitempty"`      // NEEDS_RENEW: why the card has to be made anew; sorted
 	Orders     []Order  `json:"orders,omitempty"`     // what is to happen later, by id
 }
@@ -127,6 +128,7 @@ type Lock struct {
 	Lock   policy.Lock
 	Device string
 	Held   bool
+	Card   string // a plastic card that is lost
 }
 
 // Unlock removes a reason; the class must be the one that added it. A reason that is not there, or a Device that is not bound any more
@@ -134,6 +136,7 @@ type Lock struct {
 type Unlock struct {
 	Lock   policy.Lock
 	Device string
+	Card   string // a plastic card that is found; other lost ones stay stopped
 }
 
 // Revoke ends the device (or, with Device set, only if it is still bound): all its credentials are revoked, the slot is empty.
@@ -251,7 +254,7 @@ func (s State) Status(c Credential) byte {
 // Slot is what policy may see at an instant: credentials expired by then don't count; a device whose credentials all expired is still bound.
 // Live, MSOs and Newest count unrevoked credentials, suspended and reserved ones included.
 func (s State) Slot(at time.Time) policy.Slot {
-	p := policy.Slot{Epoch: s.Epoch, Locks: slices.Clone(s.Locks), Closed: s.Closed, Attributes: s.Attributes, Renew: slices.Clone(s.Renew), Scheduled: s.held(), Orders: s.orders()}
+	p := policy.Slot{Epoch: s.Epoch, Locks: slices.Clone(s.Locks), Closed: s.Closed, Attributes: s.Attributes, Renew: slices.Clone(s.Renew), Stopped: slices.Clone(s.Stopped), Scheduled: s.held(), Orders: s.orders()}
 	if s.Device != nil {
 		p.Bound, p.Device, p.Keys, p.Since = true, s.Device.ID, slices.Clone(s.Device.Keys), s.Device.Since
 	}
@@ -298,7 +301,7 @@ func (s State) clone() State {
 		s.Device = &d
 	}
 	s.Locks, s.Held, s.Credentials = slices.Clone(s.Locks), slices.Clone(s.Held), slices.Clone(s.Credentials)
-	s.Renew, s.Orders = slices.Clone(s.Renew), slices.Clone(s.Orders)
+	s.Renew, s.Orders, s.Stopped = slices.Clone(s.Renew), slices.Clone(s.Orders), slices.Clone(s.Stopped)
 	return s
 }
 
@@ -427,7 +430,8 @@ func (s *State) lock(e Lock) (bool, error) {
 	at, held := slices.BinarySearchFunc(s.Held, e.Lock, compareLocks)
 	switch {
 	case there && (e.Held || !held):
-		return s.release(e.Lock), nil // an order's end does not take it away any more
+		released := s.release(e.Lock)
+		return s.stopCard(e.Card) || released, nil // an order's end does not take it away any more
 	case there:
 		s.confirm(at)
 		s.release(e.Lock)
@@ -438,6 +442,7 @@ func (s *State) lock(e Lock) (bool, error) {
 	default:
 		s.add1(i, e.Lock)
 	}
+	s.stopCard(e.Card)
 	return true, nil
 }
 
@@ -466,6 +471,9 @@ func (s *State) unlock(e Unlock) (bool, error) {
 	if i, there := slices.BinarySearchFunc(s.Locks, e.Lock, compareLocks); there {
 		s.drop(i)
 		s.release(e.Lock)
+		if s.Stopped = slices.DeleteFunc(s.Stopped, func(c string) bool { return c == e.Card }); len(s.Stopped) == 0 {
+			s.Stopped = nil
+		}
 		return true, nil
 	}
 	if slices.ContainsFunc(s.Locks, func(l policy.Lock) bool { return l.Reason == e.Lock.Reason }) {

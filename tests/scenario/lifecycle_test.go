@@ -88,7 +88,7 @@ func TestLifecycle(t *testing.T) {
 
 	// The card is lost: the mobile stops with it, and nothing is issued until it is found.
 	_, sd := byFormat(out)
-	if err := change("card-system", lock, "life-1", "card_lost"); err != nil {
+	if _, err := a.As("card-system").Lock(ctx, contract.ChangeRequest{DocumentType: kr, Subject: "life-1", Reason: "card_lost", Card: "card-1"}); err != nil {
 		t.Fatal(err)
 	}
 	a.Eventually(sd.Status, verifier.Suspended)
@@ -99,6 +99,8 @@ func TestLifecycle(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.Eventually(sd.Status, verifier.Valid)
+	_, err = issue("ic_chip", "life-1", newPhone(t, 1), true)
+	a.refused("by the chip of the lost card, after another was made", err, "card.stopped")
 
 	// The address changed: renewed at the next contact, by what the register says now; a new name needs the chip.
 	renew := contract.RenewalRequest{DocumentType: kr, Subject: "life-1", Reasons: []string{"address", "name"}, Attributes: 2}
@@ -111,6 +113,9 @@ func TestLifecycle(t *testing.T) {
 	refresh := func(method string, epoch uint64) error {
 		c := a.Case(by, "ward-office-1", method, p, "life-1")
 		bend(by, c, evidence.KindRegistryMatch, func(m *evidence.RegistryMatch) { m.Epoch = epoch })
+		if method == "renewal" {
+			bend(by, c, evidence.KindChipRead, func(m *evidence.ChipRead) { m.Card = "card-2" })
+		}
 		_, err := a.As("ward-office-1").Refresh(ctx, client.NewKey(), c.Request)
 		return err
 	}
@@ -129,6 +134,7 @@ func TestLifecycle(t *testing.T) {
 	}
 	c := a.Case(by, "portal", "ic_chip", newPhone(t, 1), "life-1")
 	bend(by, c, evidence.KindRegistryMatch, func(m *evidence.RegistryMatch) { m.Epoch = 2 })
+	bend(by, c, evidence.KindChipRead, func(m *evidence.ChipRead) { m.Card = "card-2" })
 	c.Request.Replace = true
 	must(a.ask(c))
 	a.Eventually(sd.Status, verifier.Invalid)
