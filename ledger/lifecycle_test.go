@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -278,5 +279,38 @@ func TestOrdersUnderClockSteps(t *testing.T) {
 			t.Errorf("after %s and a jump of %s: %s, want %s", step.pass, step.jump, got, step.want)
 		}
 	}
+	w.check()
+}
+
+// Whoever is first: a signature that comes when its reservation is given up is released and its card is good, or it is not and the card is revoked.
+func TestGivingUpRacesWithSettling(t *testing.T) {
+	w := newTown(t)
+	ctx := context.Background()
+	won := map[bool]int{}
+	for i := range 40 {
+		person := byte(i + 1)
+		r, tbs := w.reserve(w.request(policy.OpIssue, person, w.phone(), false))
+		must(t, r.Claim(w.Ledger, tbs))
+		w.clock.Advance(24 * time.Hour)
+		var race sync.WaitGroup
+		var settled, gave error
+		race.Go(func() {
+			if i%2 == 0 {
+				time.Sleep(time.Duration(i) * 20 * time.Microsecond)
+			}
+			_, _, settled = w.Settle(ctx, r, settlement(r, "card"))
+		})
+		race.Go(func() { _, gave = w.GiveUp(ctx, w.clock.Now()) })
+		race.Wait()
+		must(t, gave)
+		won[settled == nil]++
+		if settled == nil {
+			w.wants(person, "mso_mdoc valid", "dc+sd-jwt valid")
+			continue
+		}
+		refused(t, settled, "reservation.superseded")
+		w.wants(person, "mso_mdoc revoked", "dc+sd-jwt revoked")
+	}
+	t.Logf("settled first: %d, given up first: %d", won[true], won[false])
 	w.check()
 }
