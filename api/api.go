@@ -32,7 +32,7 @@ const (
 	maxIssueBody  = 256 << 10 // a portrait of 100 KiB as base64, a proof and an attestation chain (six certificates)
 	maxBody       = 16 << 10
 	maxPolicyBody = 2 << 20 // a bundle as one string, with its quotes and line ends escaped
-	maxStatusBody = 8 << 20 // a status of phones, likewise
+	maxStatusBody = 4 << 20 // a status of phones, likewise
 	maxDepth      = 16
 	maxHeader     = 16 << 10
 	deadline      = 10 * time.Second // of one request in the authority

@@ -22,12 +22,14 @@ import (
 // What the edge takes, it can write down and take again with the same meaning; what it refuses has one of the edge's codes.
 func fuzzDecode[Req any](f *testing.F, limit int, valid func(*Req) string) {
 	seeds := fuzzing.Strings(`{"document_type":"a","subject":"b","claims":{"a":[1,2.5,null,true,"\u00e9"],"b":{"c":"d"}},"formats":["mso_mdoc"],"replace":true,"proof":"p","evidence":[{"kind":"k","token":"t"}]}`,
+		`{"document_type":"a","subject":"b","claims":{"a":1},"proof":"p","proofs":["q"],"android_attestation":[["a","b","c"],["d","e","f"]]}`,
 		`{"claims":{"a":1,"a":2}}`, "{\"document_type\":\"\xff\"}", `null`,
 		`{"claims":{"a":[1`+strings.Repeat(",1", limit/2-20)+`]}}`, `{"`+strings.Repeat("s", limit-20)+`":1}`) // once megabytes of memory
 	for _, name := range slices.Sorted(maps.Keys(bodies)) {
 		seeds = append(seeds, []byte(bodies[name]))
 	}
-	o := fuzzing.Options{Longest: limit + 100, Decode: func(body []byte) {
+	// One long text of an operator is copied when its escapes are taken out.
+	o := fuzzing.Options{Longest: limit + 100, Memory: max(1<<20, 2*int64(limit)), Decode: func(body []byte) {
 		if req, err := decode[Req](body, limit); err == nil {
 			_ = valid(&req)
 		}
@@ -66,6 +68,10 @@ func FuzzDecodeChange(f *testing.F) { fuzzDecode[contract.ChangeRequest](f, maxB
 func FuzzDecodeState(f *testing.F)  { fuzzDecode[contract.StateRequest](f, maxBody, validState) }
 func FuzzDecodePolicy(f *testing.F) {
 	fuzzDecode[contract.PolicyRequest](f, maxPolicyBody, validPolicy)
+}
+
+func FuzzDecodePhoneStatus(f *testing.F) {
+	fuzzDecode[contract.PhoneStatusRequest](f, maxStatusBody, validPhoneStatus)
 }
 
 func FuzzDecodeRenewal(f *testing.F) {

@@ -21,7 +21,7 @@ const (
 	MaxReasons            = 8
 	MaxNonce              = 256
 	MaxPolicy             = 1<<20 + 16<<10 // bytes of a bundle file with its signatures
-	MaxPhoneStatus        = 4<<20 + 16<<10 // bytes of a status file with its signatures
+	MaxPhoneStatus        = 3<<20 + 16<<10 // bytes of a status file with its signatures
 	MaxChains             = 64             // Android key attestations of one request
 	MaxChain              = 6              // certificates of each
 	MaxCertificate        = 10923          // characters: 8 KiB
