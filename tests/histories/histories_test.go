@@ -17,7 +17,7 @@ func TestMain(m *testing.M) { os.Exit(appliance.Main(m)) }
 
 // outcomes that every longer run has: each rule of the model is tried.
 var outcomes = []string{"issue answered", "issue slot.occupied", "issue card.locked", "replace answered", "replace slot.same_device", "replace card.locked",
-	"refresh answered", "refresh slot.empty", "refresh card.locked", "refresh refresh.other_device", "refresh refresh.early", "lock changed", "lock answered",
+	"refresh answered", "refresh slot.empty", "refresh card.locked", "refresh refresh.other_device", "refresh refresh.used_key", "refresh refresh.early", "lock changed", "lock answered",
 	"lock slot.empty", "lock open", "unlock changed", "unlock answered", "unlock open", "revoke changed", "revoke answered", "foreign reason.forbidden",
 	"read answered", "list answered"}
 

@@ -139,8 +139,10 @@ func (c card) step(in Input, out Output) (next card, refusal string, changed boo
 			return c, "slot.empty", false
 		case len(c.locks) > 0:
 			return c, "card.locked", false
-		case in.Type == "kr-resident" && c.keys>>in.Phone&1 == 0: // the same phone's key; eu-pid brings a new one each time
+		case in.Type == "kr-resident" && c.keys>>in.Phone&1 == 0: // the same phone's key; eu-pid takes a new one each time
 			return c, "refresh.other_device", false
+		case in.Type == "eu-pid" && c.keys>>in.Phone&1 == 1:
+			return c, "refresh.used_key", false
 		case in.Type == "kr-resident" && msos: // 45 days have not gone by
 			return c, "refresh.early", false
 		}
