@@ -66,6 +66,8 @@ type Authority interface {
 	Schedule(ctx context.Context, c ca.Caller, r contract.ScheduleRequest) (contract.ChangeAnswer, error)
 	CancelSchedule(ctx context.Context, c ca.Caller, r contract.ScheduleCancel) (contract.ChangeAnswer, error)
 	Acknowledge(ctx context.Context, c ca.Caller, r contract.AcknowledgementRequest) (contract.ChangeAnswer, error)
+	DeadEvents(ctx context.Context) (contract.DeadEvents, error)
+	ReplayEvent(ctx context.Context, c ca.Caller, r contract.ReplayRequest) (contract.EventAnswer, error)
 	Floods(ctx context.Context) (contract.Floods, error)
 	DecideFlood(ctx context.Context, c ca.Caller, r contract.FloodRequest) (contract.FloodAnswer, error)
 	Holder(ctx context.Context, c ca.Caller, r contract.StateRequest) (contract.Holder, error)

@@ -239,6 +239,7 @@ func TestHandlersKeepTheContract(t *testing.T) {
 	for _, code := range []string{"internal", "ledger.stopped"} {
 		house.err = &ca.Problem{Code: code}
 		check("active policy "+code, h, request("GET", "/v1/policies/active", RoleAuditor), true)
+		check("dead events "+code, h, request("GET", "/v1/events/dead", RoleAuditor), true)
 		check("floods "+code, h, request("GET", "/v1/floods", RoleAuditor), true)
 		house.err = nil
 	}

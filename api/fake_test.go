@@ -146,6 +146,14 @@ func (f *fake) Event(_ context.Context, c ca.Caller, _ contract.EventRequest) (c
 	return contract.EventAnswer{Event: "event-0123456789", Effect: "applied", Changed: true, Sequence: 4711, Lists: []string{"https://cards.example/status-lists/f3a1c2"}, Decision: decided}, f.call("event", c)
 }
 
+func (f *fake) DeadEvents(context.Context) (contract.DeadEvents, error) {
+	return contract.DeadEvents{Events: []contract.DeadEvent{{ID: strings.Repeat("0", 32), Client: "telecom-a", Code: "evidence.line_event_key", At: noon}}}, f.err
+}
+
+func (f *fake) ReplayEvent(_ context.Context, c ca.Caller, _ contract.ReplayRequest) (contract.EventAnswer, error) {
+	return contract.EventAnswer{Event: "event-0123456789", Effect: "applied", Changed: true, Sequence: 4711, Lists: []string{}, Decision: decided}, f.call("replay", c)
+}
+
 func (f *fake) Floods(context.Context) (contract.Floods, error) {
 	return contract.Floods{Floods: []contract.Flood{{Carrier: "telecom-a", Hour: noon, Cards: 3, MDocs: 2}}}, f.err
 }
@@ -262,6 +270,7 @@ var bodies = map[string]string{
 	"/v1/schedules":                   `{"document_type":"kr-resident","subject":"900101-1234567","schedule":"case-17","operation":"lock","reason":"admin_hold","from":"2026-12-01T00:00:00+09:00","to":"2027-03-01T00:00:00+09:00"}`,
 	"/v1/schedules/cancel":            `{"document_type":"kr-resident","subject":"900101-1234567","schedule":"case-17"}`,
 	"/v1/acknowledgements":            `{"document_type":"kr-resident","subject":"900101-1234567","issuance":"01JDD7Q0B5GZ","proof":"e30.e30.c2ln"}`,
+	"/v1/events/replay":               `{"id":"00000000000000000000000000000000"}`,
 	"/v1/floods/decisions":            `{"carrier":"telecom-a","hour":"2026-03-01T12:00:00Z","decision":"undo"}`,
 	"/v1/holders/state":               `{"document_type":"kr-resident","subject":"900101-1234567"}`,
 }

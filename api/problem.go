@@ -72,6 +72,7 @@ var exact = map[string]outcome{
 	"ledger.stopped":                      {http.StatusServiceUnavailable, "The ledger is stopped"},
 	"ledger.fenced":                       {http.StatusServiceUnavailable, "The appliance is fenced"},
 	"event.id_reused":                     {http.StatusConflict, "Event id used before"},
+	"event.not_dead":                      {http.StatusConflict, "No such dead letter"},
 	"flood.unknown":                       {http.StatusConflict, "Nothing waits"},
 	"flood.deciding":                      {http.StatusConflict, "A decision is being carried out"},
 	"line.reported":                       {http.StatusUnprocessableEntity, "Line reported lost or changed"},

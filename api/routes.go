@@ -49,6 +49,8 @@ func Routes() []Route {
 		{"POST", "/v1/policies", []string{RoleOperator}},
 		{"POST", "/v1/phones/status", []string{RoleOperator}},
 		{"GET", "/v1/policies/active", []string{RoleOperator, RoleAuditor}},
+		{"GET", "/v1/events/dead", []string{RoleOperator, RoleAuditor}},
+		{"POST", "/v1/events/replay", []string{RoleOperator}},
 		{"POST", "/v1/floods/decisions", []string{RoleOperator}},
 		{"GET", "/v1/floods", []string{RoleOperator, RoleAuditor}},
 		{"GET", "/v1/whoami", Roles()},
@@ -108,6 +110,12 @@ func (e *Edge) handlers() map[string]handler {
 		}),
 		"POST /v1/acknowledgements": serve(e, plain, validAcknowledgement, func(ctx context.Context, c call, r contract.AcknowledgementRequest) (contract.ChangeAnswer, error) {
 			return a.Acknowledge(ctx, c.Caller, r)
+		}),
+		"GET /v1/events/dead": serve(e, how{}, none, func(ctx context.Context, _ call, _ struct{}) (contract.DeadEvents, error) {
+			return a.DeadEvents(ctx)
+		}),
+		"POST /v1/events/replay": serve(e, plain, validReplay, func(ctx context.Context, c call, r contract.ReplayRequest) (contract.EventAnswer, error) {
+			return a.ReplayEvent(ctx, c.Caller, r)
 		}),
 		"POST /v1/floods/decisions": serve(e, plain, validFlood, func(ctx context.Context, c call, r contract.FloodRequest) (contract.FloodAnswer, error) {
 			return a.DecideFlood(ctx, c.Caller, r)

@@ -95,6 +95,13 @@ func validChange(r *contract.ChangeRequest) string {
 	return ""
 }
 
+func validReplay(r *contract.ReplayRequest) string {
+	if len(r.ID) != 32 {
+		return "id must have 32 characters"
+	}
+	return ""
+}
+
 func validFlood(r *contract.FloodRequest) string {
 	switch {
 	case r.Carrier == "" || len(r.Carrier) > 64:

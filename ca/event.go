@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"sealkeeper/contract"
 	"sealkeeper/internal/crashpoint"
@@ -19,11 +21,11 @@ func (a *Authority) Event(ctx context.Context, c Caller, r contract.EventRequest
 	at := a.o.Guard.ForLists()
 	e, err := rules.evidence.LineEvent(c.ID, at, r.Event)
 	if err != nil {
-		return none, problem(err, nil)
+		return none, a.bury(ctx, c, r, at, problem(err, nil))
 	}
 	approval, d := rules.bundle.DecideEvent(e, at)
 	if err := a.decided("event", d); err != nil {
-		return none, err
+		return none, a.bury(ctx, c, r, at, err)
 	}
 	crashpoint.Here("ca.event.decided")
 	var done ledger.EventResult
@@ -37,11 +39,51 @@ func (a *Authority) Event(ctx context.Context, c Caller, r contract.EventRequest
 		return none, problem(fmt.Errorf("committing the event: %w", err), nil)
 	}
 	crashpoint.Here("ca.event.committed")
+	if err := a.o.Ledger.Raise(ctx, r.Event); err != nil { // it stays among the dead letters, and is answered as before when it is sent again
+		a.o.Log.Warn("a dead letter that was carried out could not be erased", "error", err)
+	}
 	uris := make([]string, len(done.Lists))
 	for i, id := range done.Lists {
 		uris[i] = a.o.BaseURL + "/status-lists/" + id
 	}
 	return contract.EventAnswer{Event: e.ID(), Effect: done.Effect, Changed: done.Changed, Sequence: done.Seq, Lists: uris, Decision: decision(d)}, nil
+}
+
+// bury keeps a refused event for whoever mends the cause, unless it is one that nothing mends. The refusal stays what it is.
+func (a *Authority) bury(ctx context.Context, c Caller, r contract.EventRequest, at time.Time, refusal error) error {
+	var p *Problem
+	if !errors.As(refusal, &p) || slices.Contains(hopeless, p.Code) {
+		return refusal
+	}
+	kept, err := a.o.Ledger.Bury(ctx, c.ID, p.Code, r.Event, at)
+	if err != nil || !kept {
+		a.o.Log.Warn("a refused event could not be kept", "client", c.ID, "code", p.Code, "error", err)
+	}
+	return refusal
+}
+
+// hopeless are the refusals of events that are none, or too old for ever.
+var hopeless = []string{"evidence.line_event_malformed", "evidence.line_event_type", "evidence.line_event_expired", "client.unknown", "internal"}
+
+// DeadEvents lists refused events.
+func (a *Authority) DeadEvents(ctx context.Context) (contract.DeadEvents, error) {
+	out := contract.DeadEvents{Events: []contract.DeadEvent{}, UnknownLines: a.o.Ledger.Letters()}
+	all, err := a.o.Ledger.DeadLetters(ctx)
+	for _, d := range all {
+		out.Events = append(out.Events, contract.DeadEvent{ID: d.ID, Client: d.Client, Code: d.Code, At: d.At})
+	}
+	return out, problem(err, nil)
+}
+
+// ReplayEvent judges a dead letter again, as if the carrier's client had sent it now.
+func (a *Authority) ReplayEvent(ctx context.Context, c Caller, r contract.ReplayRequest) (contract.EventAnswer, error) {
+	client, text, err := a.o.Ledger.DeadLetter(ctx, r.ID)
+	if err != nil {
+		return contract.EventAnswer{}, problem(err, nil)
+	}
+	out, err := a.Event(ctx, Caller{ID: client}, contract.EventRequest{Event: text})
+	a.o.Log.Info("a dead letter was tried again", "id", r.ID, "sender", client, "client", c.ID, "error", err)
+	return out, err
 }
 
 // Floods lists what carriers reported above their thresholds and nobody decided on yet.

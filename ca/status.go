@@ -103,6 +103,9 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 				"budget %s: one %s has used %d of its %d of this %s", b.ID, b.Per, b.used, b.limit, b.window)
 		}
 	}
+	if n := a.o.Ledger.Dead(); n > 0 {
+		note("dead-events", Warning, "mend the cause, then sealctl events replay", "%d events of carriers were refused and wait: sealctl events dead", n)
+	}
 	for carrier, cards := range a.o.Ledger.HeldCards() {
 		note("carrier-flood", Critical, "ask the carrier, then confirm or undo it: sealctl floods", "%d cards wait for a decision on what carrier %s reported", cards, carrier)
 	}
@@ -252,6 +255,7 @@ func (a *Authority) look() {
 			m.CertExpires.DeleteLabelValues(k.ID)
 		}
 	}
+	m.DeadEvents.Set(float64(a.o.Ledger.Dead()))
 	m.HeldCards.Reset()
 	for carrier, cards := range a.o.Ledger.HeldCards() {
 		m.HeldCards.WithLabelValues(carrier).Set(float64(cards))

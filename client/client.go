@@ -205,6 +205,16 @@ func (c *Client) Acknowledge(ctx context.Context, r contract.AcknowledgementRequ
 	return do[contract.ChangeAnswer](ctx, c, call{path: "/v1/acknowledgements", body: r, once: true})
 }
 
+// DeadEvents lists events that were refused.
+func (c *Client) DeadEvents(ctx context.Context) (contract.DeadEvents, error) {
+	return do[contract.DeadEvents](ctx, c, call{path: "/v1/events/dead"})
+}
+
+// ReplayEvent has a refused event judged again.
+func (c *Client) ReplayEvent(ctx context.Context, r contract.ReplayRequest) (contract.EventAnswer, error) {
+	return do[contract.EventAnswer](ctx, c, call{path: "/v1/events/replay", body: r})
+}
+
 // Floods lists what carriers reported above their thresholds.
 func (c *Client) Floods(ctx context.Context) (contract.Floods, error) {
 	return do[contract.Floods](ctx, c, call{path: "/v1/floods"})

@@ -113,6 +113,12 @@ func (a *authority) CancelSchedule(_ context.Context, c ca.Caller, _ contract.Sc
 func (a *authority) Acknowledge(_ context.Context, c ca.Caller, _ contract.AcknowledgementRequest) (contract.ChangeAnswer, error) {
 	return contract.ChangeAnswer{Sequence: 8}, a.next("acknowledge", c)
 }
+func (a *authority) DeadEvents(context.Context) (contract.DeadEvents, error) {
+	return contract.DeadEvents{}, nil
+}
+func (a *authority) ReplayEvent(_ context.Context, c ca.Caller, _ contract.ReplayRequest) (contract.EventAnswer, error) {
+	return contract.EventAnswer{}, a.next("replay", c)
+}
 func (a *authority) Floods(context.Context) (contract.Floods, error) { return contract.Floods{}, nil }
 func (a *authority) DecideFlood(_ context.Context, c ca.Caller, _ contract.FloodRequest) (contract.FloodAnswer, error) {
 	return contract.FloodAnswer{Cards: 3}, a.next("flood", c)

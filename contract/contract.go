@@ -142,6 +142,25 @@ type EventAnswer struct {
 	Decision Decision `json:"decision"`
 }
 
+// DeadEvent is an event that was refused.
+type DeadEvent struct {
+	ID     string    `json:"id"`
+	Client string    `json:"client"` // that sent it
+	Code   string    `json:"code"`   // why it was refused
+	At     time.Time `json:"at"`
+}
+
+// DeadEvents of GET /v1/events/dead.
+type DeadEvents struct {
+	Events       []DeadEvent `json:"events"`
+	UnknownLines int64       `json:"unknown_lines"` // were reported and are not known to be anybody's; they wait for seven days
+}
+
+// ReplayRequest has a dead event judged again: POST /v1/events/replay. The answer is the event's.
+type ReplayRequest struct {
+	ID string `json:"id"`
+}
+
 // Flood is what a carrier reported above its hourly threshold: cards that are suspended and whose mdocs wait for a decision. GET /v1/floods
 // lists them as Floods.
 type Flood struct {

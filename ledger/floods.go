@@ -101,15 +101,7 @@ func (l *Ledger) Floods(ctx context.Context) (out []Flood, err error) {
 		}
 		begin := time.Unix(end-hour, 0).UTC()
 		if n := len(out); n == 0 || out[n-1].Carrier != carrier || !out[n-1].Hour.Equal(begin) {
-			f := Flood{Carrier: carrier, Hour: begin}
-			d, _, err := get[DecisionRecord](ctx, l, TableFloods, floodKey(carrier, end))
-			if err != nil {
-				return err
-			}
-			if d != nil {
-				f.Deciding = decisionName(d.Undo)
-			}
-			out = append(out, f)
+			out = append(out, Flood{Carrier: carrier, Hour: begin})
 		}
 		f := &out[len(out)-1]
 		f.Cards++
@@ -118,6 +110,26 @@ func (l *Ledger) Floods(ctx context.Context) (out []Flood, err error) {
 			f.MSOs += s.Slot(l.o.Clock.Now()).MSOs
 		}
 		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = scan(ctx, l.store, TableFloods, nil, func(e Entry) error {
+		carrier, end, _, err := splitFlood(e.Key)
+		if err != nil {
+			return err
+		}
+		d, err := decode[DecisionRecord](TableFloods, e.Value)
+		if err != nil {
+			return err
+		}
+		begin := time.Unix(end-hour, 0).UTC()
+		i := slices.IndexFunc(out, func(f Flood) bool { return f.Carrier == carrier && f.Hour.Equal(begin) })
+		if i < 0 { // its cards are done, and it soon is
+			i, out = len(out), append(out, Flood{Carrier: carrier, Hour: begin})
+		}
+		out[i].Deciding = decisionName(d.Undo)
+		return nil
 	})
 	return out, err
 }

@@ -70,6 +70,7 @@ type Ledger struct {
 	budgets budgets
 	letters letters
 	floods  floods
+	buried  buried
 
 	pools keyed
 	open  sync.Map // pool name → *pool
@@ -172,6 +173,9 @@ func open(ctx context.Context, o Options, s Store) (_ *Ledger, err error) {
 		return nil, err
 	}
 	if err = l.loadFloods(ctx); err != nil {
+		return nil, err
+	}
+	if err = l.loadDead(ctx); err != nil {
 		return nil, err
 	}
 	reasons, err := l.lookOutside(ctx)

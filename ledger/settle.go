@@ -373,5 +373,8 @@ func (l *Ledger) sweep(ctx context.Context) error {
 	if err := l.sweepLetters(ctx, now); err != nil {
 		return err
 	}
+	if err := l.sweepDead(ctx, now); err != nil {
+		return err
+	}
 	return l.sweepBudgets(ctx)
 }

@@ -111,6 +111,7 @@ const (
 	TableLinks        Table = "links"        // type ‖ 0 ‖ pseudonym → LinkRecord
 	TableLetters      Table = "letters"      // as lines → LetterRecord
 	TableHeld         Table = "held"         // carrier ‖ 0 ‖ end of the hour ‖ type ‖ 0 ‖ pseudonym → HeldRecord
+	TableDead         Table = "dead"         // first half of the event's SHA-256 → DeadRecord
 	TableFloods       Table = "floods"       // carrier ‖ 0 ‖ end of the hour → DecisionRecord
 	TableEvents       Table = "events"       // HMAC(lookup key, carrier, event id) → EventRecord
 	TableDue          Table = "due"          // second ‖ type ‖ 0 ‖ pseudonym ‖ 0 ‖ order → DueRecord
@@ -123,5 +124,5 @@ var tables = [][]Table{{
 }, {
 	TableCharges, TableLatches,
 }, {
-	TableLines, TableLinks, TableLetters, TableEvents, TableDue, TableHeld, TableFloods,
+	TableLines, TableLinks, TableLetters, TableEvents, TableDue, TableHeld, TableFloods, TableDead,
 }}

@@ -65,6 +65,7 @@ type Metrics struct {
 	ScheduleLate      prometheus.Gauge       // seconds that the oldest order that is due waits
 
 	HeldCards  *prometheus.GaugeVec // carrier
+	DeadEvents prometheus.Gauge
 	BudgetUsed *prometheus.GaugeVec // budget, per: client, office, officer, phase
 
 	CertExpires *prometheus.GaugeVec // key: notAfter of the leaf, unix seconds; "tls-server": the issuance listener's
@@ -120,6 +121,7 @@ func New() *Metrics {
 		ListUsed:       gauge("list_used_indices", "Indices leased out of a status list.", "list"),
 		ListPending:    gauge("list_pending_since_timestamp_seconds", "Since when the oldest acknowledged change of a list waits to be published; 0: none waits.", "list"),
 		GivenUp:        counter("given_up_total", "Issues that ended without a card: unfinished (nobody finished the request in time), unacknowledged (the phone did not show in time that it has it).", "why"),
+		DeadEvents:     gauge("dead_events", "Events of carriers that were refused and may be judged again.").WithLabelValues(),
 		HeldCards:      gauge("held_cards", "Cards whose mdocs wait for a decision on a carrier's flood of reports.", "carrier"),
 		BudgetUsed:     gauge("budget_used_ratio", "How much the one that used most of a budget has used of it, in this hour or day, whichever is fuller; at 1 it is refused.", "budget", "per"),
 		CertExpires:    gauge("certificate_expires_timestamp_seconds", "notAfter of a key's certificate; tls-server is the issuance listener's.", "key"),

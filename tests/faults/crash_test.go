@@ -50,6 +50,7 @@ var crashes = []crash{
 	{point: "ledger.event.before-commit", by: "event"},
 	{point: "ledger.event.after-commit", by: "event"},
 	{point: "ca.event.committed", by: "event"},
+	{point: "ledger.raise.before-commit", by: "event"},
 	{point: "ledger.flood.before-commit", by: "flood"},
 	{point: "ledger.flood.after-commit", by: "flood"},
 	{point: "ledger.flood.carried-out", by: "flood"},
@@ -286,6 +287,11 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 		a.Launch(env)
 		a.UntilUp()
 		lost := by.Event(person.Line(), 1, evidence.LineLost)
+		if c.point == "ledger.raise.before-commit" { // refused before, through a client whose events these are not
+			if _, err := a.As("card-system").Event(t.Context(), lost); client.Code(err) != "reason.forbidden" {
+				t.Errorf("through another's client: %v", err)
+			}
+		}
 		if _, _, err := a.Post("telecom-a", "/v1/events", "", lost); err == nil {
 			t.Error("the event was answered")
 		}

@@ -94,6 +94,20 @@ func TestCarrierEvents(t *testing.T) {
 		t.Errorf("with a statement of before: %v", err)
 	}
 
+	// Refused through a client of another class; judged again when the policy lets it. Here nothing mends it but the carrier's own client.
+	wrong := by.Event(c.Line(), 8, evidence.LineLost)
+	if _, err := a.As("card-system").Event(context.Background(), wrong); client.Code(err) != "reason.forbidden" {
+		t.Errorf("through a client of another class: %v", err)
+	}
+	dead, err := a.As("auditor").DeadEvents(context.Background())
+	if err != nil || len(dead.Events) != 1 || dead.Events[0].Client != "card-system" || dead.Events[0].Code != "reason.forbidden" || dead.UnknownLines != 1 {
+		t.Errorf("dead events: %+v, %v", dead, err)
+	}
+	event("telecom-a", wrong, "applied")
+	if dead, err = a.As("auditor").DeadEvents(context.Background()); err != nil || len(dead.Events) != 0 {
+		t.Errorf("dead events: %+v, %v", dead, err)
+	}
+
 	for name, f := range map[string]struct {
 		through string
 		event   contract.EventRequest
@@ -181,6 +195,21 @@ func TestCarrierFlood(t *testing.T) {
 	}
 	if m := a.Metrics(); !strings.Contains(m, `sealkeeper_held_cards{carrier="telecom-a"} 2`) {
 		t.Error("the metric does not say that two cards wait")
+	}
+	// A carrier's new key, that the policy does not list yet.
+	if e := by.Event(people[0].line, 9, evidence.LineFound); true {
+		e.Event = e.Event[:len(e.Event)-8] + "AAAAAAAA"
+		if _, err := a.As("telecom-a").Event(context.Background(), e); client.Code(err) != "evidence.line_event_signature" {
+			t.Errorf("a wrong signature: %v", err)
+		}
+	}
+	r := execute(t, harness.Sealctl, "", "events", "dead", "--json", "--url", fmt.Sprintf("https://127.0.0.1:%d", a.Ports[0]), "--identity", filepath.Join(a.Dir, "clients", "operator-1"))
+	if r.code != 0 || !strings.Contains(r.out, "evidence.line_event_signature") {
+		t.Errorf("dead events: %d %s %s", r.code, r.out, r.err)
+	}
+	r = execute(t, harness.Sealctl, "", "events", "replay", "--all", "--url", fmt.Sprintf("https://127.0.0.1:%d", a.Ports[0]), "--identity", filepath.Join(a.Dir, "clients", "operator-1"))
+	if r.code != 5 || !strings.Contains(r.out, "evidence.line_event_signature") {
+		t.Errorf("replayed without mending the cause: %d %s %s", r.code, r.out, r.err)
 	}
 	floods("undo", "telecom-a", hour)
 	for _, p := range people[1:3] {
