@@ -100,10 +100,10 @@ listen: {issuance: "127.0.0.1:%d", public: "127.0.0.1:%d", operations: "127.0.0.
 %s`, in.ports[0], in.ports[1], in.ports[2], extra), 0o600)
 	in.env = append(os.Environ(),
 		"PATH="+bin+":"+os.Getenv("PATH"), "RUN="+in.path("run"), "SEALKEEPER_CONFIG="+in.path("sealkeeper.yaml"), "SEALKEEPER_DATA="+in.path("data"),
-		"SEALKEEPER_TEXTFILES="+in.path("textfiles"), "SEALCTL_URL=https://127.0.0.1:"+fmt.Sprint(in.ports[0]), "SEALCTL_IDENTITY="+in.path("clients/loss-desk"),
+		"SEALKEEPER_TEXTFILES="+in.path("textfiles"), "SEALCTL_URL=https://127.0.0.1:"+fmt.Sprint(in.ports[0]), "SEALCTL_IDENTITY="+in.path("clients/loss-desk"), "SEALCTL_AUDITOR="+in.path("clients/auditor"),
 		"SEALCTL_OPERATIONS=http://127.0.0.1:"+fmt.Sprint(in.ports[2]), "PUBLIC_URL=http://127.0.0.1:"+fmt.Sprint(in.ports[1]))
 	in.must("sealkeeperd init --config \"$SEALKEEPER_CONFIG\"")
-	in.must("sealkeeperd enrol --config \"$SEALKEEPER_CONFIG\" --out " + in.path("clients") + " ward-office-1 loss-desk")
+	in.must("sealkeeperd enrol --config \"$SEALKEEPER_CONFIG\" --out " + in.path("clients") + " ward-office-1 loss-desk auditor")
 	t.Cleanup(func() {
 		_, _ = in.sh("systemctl stop sealkeeperd")
 		if t.Failed() {
