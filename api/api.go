@@ -53,6 +53,7 @@ type Authority interface {
 	Session(ctx context.Context, c ca.Caller, r contract.SessionRequest) (contract.SessionAnswer, error)
 	Activate(ctx context.Context, c ca.Caller, r contract.PolicyRequest) (contract.Policy, error)
 	Policy(ctx context.Context) (contract.Policy, error)
+	Decisions(ctx context.Context, r contract.DecisionQuery) (contract.DecisionPage, error)
 	FeedPhones(ctx context.Context, c ca.Caller, r contract.PhoneStatusRequest) (contract.PhoneStatus, error)
 	Issue(ctx context.Context, c ca.Caller, call ca.Call, r contract.IssueRequest) ([]byte, error)
 	Refresh(ctx context.Context, c ca.Caller, call ca.Call, r contract.IssueRequest) ([]byte, error)

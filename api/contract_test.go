@@ -223,6 +223,9 @@ func TestHandlersKeepTheContract(t *testing.T) {
 			house.err = nil
 		}
 	}
+	house.err = &ca.Problem{Code: "decision.unknown"}
+	check("decisions 404", h, request("POST", "/v1/decisions", RoleAuditor), true)
+	house.err = nil
 	h429 := newHouse(t, 4)
 	for range 2 {
 		if _, err := h429.edge.issues.enter("issuance-1"); err != nil {

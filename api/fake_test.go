@@ -68,6 +68,11 @@ func (f *fake) FeedPhones(_ context.Context, c ca.Caller, _ contract.PhoneStatus
 	return contract.PhoneStatus{AsOf: noon, Until: noon.Add(24 * time.Hour), Signer: "feed", Revoked: 5}, f.call("phones", c)
 }
 
+func (f *fake) Decisions(_ context.Context, r contract.DecisionQuery) (contract.DecisionPage, error) {
+	return contract.DecisionPage{Decisions: []contract.JournalledDecision{{At: noon, Client: "ward-office-1", Operation: "issue", DocumentType: "kr-resident", Decision: decided,
+		Of: []byte(`{"input":{}}`)}}}, f.err
+}
+
 func (f *fake) Policy(context.Context) (contract.Policy, error) {
 	return contract.Policy{Hash: strings.Repeat("0", 64), Version: 1, Signers: []string{}, Active: true, At: noon, Bundle: "{}"}, f.err
 }
@@ -254,6 +259,7 @@ const goodKey = "5yU0zqKQp4o2m9cX1vWl7Ra3tE8bN6hd"
 
 var bodies = map[string]string{
 	"/v1/nonces":                      `{"document_type":"kr-resident"}`,
+	"/v1/decisions":                   `{"since":"2026-03-07T00:00:00Z","limit":10}`,
 	"/v1/phones/status":               `{"status":"{\"payload\":{},\"signatures\":[]}"}`,
 	"/v1/codes":                       `{"document_type":"kr-resident","subject":"900101-1234567","authorities":["ward-office-1"]}`,
 	"/v1/policies":                    `{"bundle":"{\"format\":1}","dry_run":true}`,

@@ -91,6 +91,10 @@ func FuzzDecodeAcknowledgement(f *testing.F) {
 }
 func FuzzDecodeCode(f *testing.F) { fuzzDecode[contract.CodeRequest](f, maxBody, validCode) }
 
+func FuzzDecodeDecisions(f *testing.F) {
+	fuzzDecode[contract.DecisionQuery](f, maxBody, validDecisions)
+}
+
 func FuzzDecodeSession(f *testing.F) {
 	fuzzDecode[contract.SessionRequest](f, maxBody, validSession)
 }

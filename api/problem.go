@@ -78,6 +78,7 @@ var exact = map[string]outcome{
 	"line.reported":                       {http.StatusUnprocessableEntity, "Line reported lost or changed"},
 	"event.letters_full":                  {http.StatusServiceUnavailable, "Too many unknown lines"},
 	"nonce.replayed":                      {http.StatusConflict, "Nonce used before"},
+	"decision.unknown":                    {http.StatusNotFound, "Not found"},
 	"object.unknown":                      {http.StatusNotFound, "Not found"},
 	"overloaded":                          {http.StatusServiceUnavailable, "Overloaded"},
 	"policy.error":                        {http.StatusInternalServerError, "Internal failure"},

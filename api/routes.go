@@ -48,6 +48,7 @@ func Routes() []Route {
 		{"POST", "/v1/holders/state", looking},
 		{"POST", "/v1/policies", []string{RoleOperator}},
 		{"POST", "/v1/phones/status", []string{RoleOperator}},
+		{"POST", "/v1/decisions", []string{RoleOperator, RoleAuditor}},
 		{"GET", "/v1/policies/active", []string{RoleOperator, RoleAuditor}},
 		{"GET", "/v1/events/dead", []string{RoleOperator, RoleAuditor}},
 		{"POST", "/v1/events/replay", []string{RoleOperator}},
@@ -131,6 +132,9 @@ func (e *Edge) handlers() map[string]handler {
 		}),
 		"POST /v1/policies": serve(e, how{limit: maxPolicyBody}, validPolicy, func(ctx context.Context, c call, r contract.PolicyRequest) (contract.Policy, error) {
 			return a.Activate(ctx, c.Caller, r)
+		}),
+		"POST /v1/decisions": serve(e, plain, validDecisions, func(ctx context.Context, _ call, r contract.DecisionQuery) (contract.DecisionPage, error) {
+			return a.Decisions(ctx, r)
 		}),
 		"GET /v1/policies/active": serve(e, how{}, none, func(ctx context.Context, _ call, _ struct{}) (contract.Policy, error) {
 			return a.Policy(ctx)

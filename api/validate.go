@@ -72,6 +72,16 @@ func validPolicy(r *contract.PolicyRequest) string {
 	return ""
 }
 
+func validDecisions(r *contract.DecisionQuery) string {
+	switch {
+	case r.Limit < 0 || r.Limit > contract.MaxDecisions:
+		return fmt.Sprintf("limit must be between 0 and %d", contract.MaxDecisions)
+	case len(r.Decision) > 64 || len(r.After) > 64 || len(r.Bundle) > 64:
+		return "decision, after and bundle have at most 64 characters"
+	}
+	return ""
+}
+
 func validPhoneStatus(r *contract.PhoneStatusRequest) string {
 	if r.Status == "" || len(r.Status) > contract.MaxPhoneStatus {
 		return fmt.Sprintf("status must have 1 to %d bytes", contract.MaxPhoneStatus)

@@ -153,6 +153,7 @@ var Codes = map[string]string{
 	"phones.from_future":    "The status of phones is of an instant later than now: a clock is wrong.",
 	"phones.stale":          "The status of phones is older than the policy bundle allows: fetch the lists again.",
 	"phones.old":            "A newer status of phones was fed before.",
+	"decision.unknown":      "There is no such decision, or it is older than decisions are kept.",
 	"session.authority":     "The policy lists no evidence authority of a name that the session was asked for.",
 	"session.key":           "The thumbprint that the session was asked for is not one of RFC 7638 with SHA-256.",
 	"subject.ambiguous":     "The request names a person and a session: the session names the person already.",
@@ -197,6 +198,13 @@ func problem(err error, d *policy.Decision) error {
 	return p
 }
 
+// named is a decision with the id under which it is journalled.
+func named(d policy.Decision, id string) contract.Decision {
+	w := decision(d)
+	w.ID = id
+	return w
+}
+
 func decision(d policy.Decision) contract.Decision {
 	rules := d.Rules
 	if rules == nil {
@@ -206,7 +214,47 @@ func decision(d policy.Decision) contract.Decision {
 		Policy: d.Policy.String(), PolicyVersion: d.Version, Identity: d.Identity}
 }
 
-// denied turns a decision that is not Allowed into a problem, and counts it either way.
+// asked is what was decided about.
+type asked struct {
+	client string
+	op     policy.Operation
+	typ    string
+	at     time.Time
+}
+
+// judged is decided for what a client asked for: what is denied is journalled, as far as there is room, and the client gets its id.
+func (a *Authority) judged(q asked, d policy.Decision) error {
+	err := a.decided(q.op, d)
+	var p *Problem
+	if d.Result == policy.Denied && errors.As(err, &p) {
+		p.Decision.ID = a.o.Ledger.Denied(q.client, q.op, q.typ, q.at, d)
+	}
+	return err
+}
+
+// untrue is the decision about a request whose evidence does not hold: there is nothing that a bundle could be asked.
+func untrue(b *policy.Bundle, p *Problem) policy.Decision {
+	return policy.Decision{Result: policy.Denied, Code: p.Code, Detail: p.Detail, Rules: []string{policy.RuleEvidence}, Policy: b.Hash(), Version: b.Version()}
+}
+
+// unmet is the decision once the ledger found that a condition of it does not hold. ok is false for every other error.
+func unmet(d policy.Decision, err error) (_ policy.Decision, ok bool) {
+	var r *ledger.Refusal
+	if !errors.As(err, &r) {
+		return d, false
+	}
+	budget, denies := r.Denies()
+	switch {
+	case !denies:
+		return d, false
+	case budget != "": // another bundle may have a larger one: what it was made of is kept
+		return d.Exhausted(budget, r.Detail()), true
+	}
+	d.Result, d.Code, d.Detail, d.Rules, d.Missing, d.Record = policy.Denied, r.Code(), r.Detail(), []string{policy.RuleEvidence}, nil, nil
+	return d, true
+}
+
+// decided turns a decision that is not Allowed into a problem, and counts it either way.
 func (a *Authority) decided(op policy.Operation, d policy.Decision) error {
 	a.o.Metrics.Decisions.WithLabelValues(string(op), d.Result.String(), d.Code).Inc()
 	if d.Result == policy.Allowed {
@@ -237,7 +285,7 @@ func (a *Authority) Nonce(ctx context.Context, c Caller, r contract.NonceRequest
 	if err != nil {
 		return contract.NonceAnswer{}, err
 	}
-	if err := a.decided("nonce", a.rules().bundle.DecideNonce(c.ID, r.DocumentType)); err != nil {
+	if err := a.judged(asked{c.ID, "nonce", r.DocumentType, now}, a.rules().bundle.DecideNonce(c.ID, r.DocumentType)); err != nil {
 		return contract.NonceAnswer{}, err
 	}
 	var random [16]byte

@@ -17,7 +17,7 @@ import (
 // It does not ask whether the clock is trusted, and it is never shed: a lost phone is locked whatever else is wrong. A conflict is decided
 // again until the request's deadline, not only five times.
 func (a *Authority) Change(ctx context.Context, c Caller, op policy.Operation, r contract.ChangeRequest) (contract.ChangeAnswer, error) {
-	return a.change(ctx, op, r.DocumentType, r.Subject, func(b *policy.Bundle, subject policy.Pseudonym, s ledger.Snapshot, at time.Time) (*policy.Approval, policy.Decision) {
+	return a.change(ctx, c, op, r.DocumentType, r.Subject, func(b *policy.Bundle, subject policy.Pseudonym, s ledger.Snapshot, at time.Time) (*policy.Approval, policy.Decision) {
 		return b.DecideChange(policy.ChangeRequest{Client: c.ID, Operation: op, DocumentType: r.DocumentType, Subject: subject, Reason: r.Reason, Device: r.Device, Card: r.Card}, s.Slot(), at)
 	})
 }
@@ -26,7 +26,7 @@ func (a *Authority) Change(ctx context.Context, c Caller, op policy.Operation, r
 type decide func(b *policy.Bundle, subject policy.Pseudonym, s ledger.Snapshot, at time.Time) (*policy.Approval, policy.Decision)
 
 // change leads any change of a subject through decision and commit.
-func (a *Authority) change(ctx context.Context, op policy.Operation, documentType, number string, decide decide) (contract.ChangeAnswer, error) {
+func (a *Authority) change(ctx context.Context, c Caller, op policy.Operation, documentType, number string, decide decide) (contract.ChangeAnswer, error) {
 	none := contract.ChangeAnswer{}
 	subject, err := a.pseudonym(number)
 	if err != nil {
@@ -43,8 +43,9 @@ func (a *Authority) change(ctx context.Context, op policy.Operation, documentTyp
 		if err != nil {
 			return none, problem(fmt.Errorf("reading the subject: %w", err), nil)
 		}
-		approval, d := decide(a.rules().bundle, subject, snap, a.o.Guard.ForLists())
-		if err := a.decided(op, d); err != nil {
+		at := a.o.Guard.ForLists()
+		approval, d := decide(a.rules().bundle, subject, snap, at)
+		if err := a.judged(asked{c.ID, op, documentType, at}, d); err != nil {
 			return none, err
 		}
 		crashpoint.Here("ca.change.decided")
@@ -65,7 +66,7 @@ func (a *Authority) change(ctx context.Context, op policy.Operation, documentTyp
 		for i, id := range done.Lists {
 			uris[i] = a.o.BaseURL + "/status-lists/" + id
 		}
-		return contract.ChangeAnswer{Changed: done.Changed, Sequence: done.Seq, Lists: uris, Holder: h, Decision: decision(d)}, nil
+		return contract.ChangeAnswer{Changed: done.Changed, Sequence: done.Seq, Lists: uris, Holder: h, Decision: named(d, done.Decision)}, nil
 	}
 }
 
@@ -75,7 +76,8 @@ func (a *Authority) Holder(ctx context.Context, c Caller, r contract.StateReques
 	if err != nil {
 		return contract.Holder{}, err
 	}
-	if err := a.decided(policy.OpState, a.rules().bundle.DecideRead(c.ID, r.DocumentType, a.o.Guard.ForLists())); err != nil {
+	at := a.o.Guard.ForLists()
+	if err := a.judged(asked{c.ID, policy.OpState, r.DocumentType, at}, a.rules().bundle.DecideRead(c.ID, r.DocumentType, at)); err != nil {
 		return contract.Holder{}, err
 	}
 	h, err := a.holder(ctx, r.DocumentType, subject)

@@ -24,7 +24,7 @@ func (a *Authority) Event(ctx context.Context, c Caller, r contract.EventRequest
 		return none, a.bury(ctx, c, r, at, problem(err, nil))
 	}
 	approval, d := rules.bundle.DecideEvent(e, at)
-	if err := a.decided("event", d); err != nil {
+	if err := a.judged(asked{c.ID, "event", "", at}, d); err != nil {
 		return none, a.bury(ctx, c, r, at, err)
 	}
 	crashpoint.Here("ca.event.decided")
@@ -46,7 +46,7 @@ func (a *Authority) Event(ctx context.Context, c Caller, r contract.EventRequest
 	for i, id := range done.Lists {
 		uris[i] = a.o.BaseURL + "/status-lists/" + id
 	}
-	return contract.EventAnswer{Event: e.ID(), Effect: done.Effect, Changed: done.Changed, Sequence: done.Seq, Lists: uris, Decision: decision(d)}, nil
+	return contract.EventAnswer{Event: e.ID(), Effect: done.Effect, Changed: done.Changed, Sequence: done.Seq, Lists: uris, Decision: named(d, done.Decision)}, nil
 }
 
 // bury keeps a refused event for whoever mends the cause, unless it is one that nothing mends. The refusal stays what it is.

@@ -209,30 +209,37 @@ func (a *Authority) tryReserve(ctx context.Context, q request, now time.Time) (*
 			q.rules = r
 		}
 	}
-	verified, err := a.verify(q, at, now)
+	about := asked{q.caller.ID, q.op, q.body.DocumentType, at}
+	verified, err := q.judge(at, now, a.phones.Load())
 	if err != nil {
-		return nil, err
+		p := problem(err, nil).(*Problem)
+		var coded *evidence.Refusal
+		if !errors.As(err, &coded) {
+			return nil, p
+		}
+		return nil, a.judged(about, untrue(q.rules.bundle, p))
 	}
 	slot, err := a.slot(ctx, q, known.Pending)
 	if err != nil {
 		return nil, err
 	}
 	approval, d := q.rules.bundle.DecideIssue(verified, q.policy(known.Pending != nil, a.o.Ledger.Latched()), slot, at)
-	if err := a.decided(q.op, d); err != nil {
-		return nil, err
+	if d.Result != policy.Allowed {
+		return nil, a.judged(about, d)
 	}
+	var j *job
 	if known.Pending != nil {
-		return a.resume(ctx, q, known.Pending, approval, now, pinned)
+		j, err = a.resume(ctx, q, known.Pending, approval, now, pinned)
+	} else {
+		j, err = a.fresh(ctx, q, approval, now)
 	}
-	return a.fresh(ctx, q, approval, now)
-}
-
-func (a *Authority) verify(q request, at, now time.Time) (*evidence.Verified, error) {
-	v, err := q.judge(at, now, a.phones.Load())
-	if err != nil {
-		a.o.Metrics.Decisions.WithLabelValues(string(q.op), policy.Denied.String(), codeOf(err)).Inc()
+	if unmet, ok := unmet(d, err); ok {
+		return nil, a.judged(about, unmet)
 	}
-	return v, err
+	if err == nil {
+		err = a.decided(q.op, d) // only now: what it hangs on is true
+	}
+	return j, err
 }
 
 func (a *Authority) slot(ctx context.Context, q request, p *ledger.Pending) (policy.Slot, error) {
@@ -423,7 +430,7 @@ func ledgerDrafts(drafts []draft) []ledger.Draft {
 func (j *job) join(c *release.Checked) ([]byte, error) {
 	issue, _ := j.approval.Issue()
 	out := contract.IssueAnswer{Issuance: j.reservation.ID(), Device: j.reservation.Device(), Replaced: len(j.reservation.Superseded()) > 0,
-		Decision: decision(j.approval.Decision()), Credentials: make([]contract.Credential, 0, len(j.drafts))}
+		Decision: named(j.approval.Decision(), j.reservation.ID()), Credentials: make([]contract.Credential, 0, len(j.drafts))}
 	for i, d := range j.drafts {
 		b, err := d.join(c, i)
 		if err != nil {
@@ -454,19 +461,27 @@ func (a *Authority) DryRun(ctx context.Context, c Caller, op policy.Operation, r
 	if err != nil {
 		return contract.Decision{}, err
 	}
-	verified, err := a.verify(q, now, now)
+	verified, err := q.judge(now, now, a.phones.Load())
 	if err != nil {
 		var coded *evidence.Refusal
 		if !errors.As(err, &coded) {
 			return contract.Decision{}, problem(err, nil)
 		}
-		p := problem(err, nil).(*Problem)
-		return decision(policy.Decision{Result: policy.Denied, Code: p.Code, Detail: p.Detail, Policy: q.rules.bundle.Hash(), Version: q.rules.bundle.Version()}), nil
+		return decision(untrue(q.rules.bundle, problem(err, nil).(*Problem))), nil
 	}
 	slot, err := a.slot(ctx, q, nil)
 	if err != nil {
 		return contract.Decision{}, problem(err, nil)
 	}
-	_, d := q.rules.bundle.DecideIssue(verified, q.policy(false, a.o.Ledger.Latched()), slot, now)
+	approval, d := q.rules.bundle.DecideIssue(verified, q.policy(false, a.o.Ledger.Latched()), slot, now)
+	if d.Result == policy.Allowed { // as far as can be known now: what it hangs on may be used by another request before this one
+		if err := a.o.Ledger.Holds(ctx, approval); err != nil {
+			unmet, ok := unmet(d, err)
+			if !ok {
+				return contract.Decision{}, problem(err, nil)
+			}
+			d = unmet
+		}
+	}
 	return decision(d), nil
 }

@@ -15,14 +15,14 @@ import (
 
 // Renew takes in that a card has to be made anew. By the rules of its type it is then renewed at the next contact, or revoked now.
 func (a *Authority) Renew(ctx context.Context, c Caller, r contract.RenewalRequest) (contract.ChangeAnswer, error) {
-	return a.change(ctx, policy.OpRenew, r.DocumentType, r.Subject, func(b *policy.Bundle, subject policy.Pseudonym, s ledger.Snapshot, at time.Time) (*policy.Approval, policy.Decision) {
+	return a.change(ctx, c, policy.OpRenew, r.DocumentType, r.Subject, func(b *policy.Bundle, subject policy.Pseudonym, s ledger.Snapshot, at time.Time) (*policy.Approval, policy.Decision) {
 		return b.DecideRenew(policy.RenewRequest{Client: c.ID, DocumentType: r.DocumentType, Subject: subject, Reasons: r.Reasons, Attributes: r.Attributes}, s.Slot(), at)
 	})
 }
 
 // Schedule takes in an order for later. Once it is answered, it is carried out in time whatever becomes of who gave it.
 func (a *Authority) Schedule(ctx context.Context, c Caller, r contract.ScheduleRequest) (contract.ChangeAnswer, error) {
-	out, err := a.change(ctx, policy.OpOrder, r.DocumentType, r.Subject, func(b *policy.Bundle, subject policy.Pseudonym, s ledger.Snapshot, at time.Time) (*policy.Approval, policy.Decision) {
+	out, err := a.change(ctx, c, policy.OpOrder, r.DocumentType, r.Subject, func(b *policy.Bundle, subject policy.Pseudonym, s ledger.Snapshot, at time.Time) (*policy.Approval, policy.Decision) {
 		return b.DecideOrder(policy.OrderRequest{Client: c.ID, DocumentType: r.DocumentType, Subject: subject, ID: r.Schedule, Operation: policy.Operation(r.Operation),
 			Reason: r.Reason, From: r.From, To: r.To, Replaces: r.Replaces}, s.Slot(), at)
 	})
@@ -34,7 +34,7 @@ func (a *Authority) Schedule(ctx context.Context, c Caller, r contract.ScheduleR
 
 // CancelSchedule takes an order back.
 func (a *Authority) CancelSchedule(ctx context.Context, c Caller, r contract.ScheduleCancel) (contract.ChangeAnswer, error) {
-	out, err := a.change(ctx, policy.OpCancel, r.DocumentType, r.Subject, func(b *policy.Bundle, subject policy.Pseudonym, s ledger.Snapshot, at time.Time) (*policy.Approval, policy.Decision) {
+	out, err := a.change(ctx, c, policy.OpCancel, r.DocumentType, r.Subject, func(b *policy.Bundle, subject policy.Pseudonym, s ledger.Snapshot, at time.Time) (*policy.Approval, policy.Decision) {
 		return b.DecideCancel(policy.CancelRequest{Client: c.ID, DocumentType: r.DocumentType, Subject: subject, ID: r.Schedule}, s.Slot(), at)
 	})
 	if err == nil {
@@ -55,7 +55,7 @@ func (a *Authority) Acknowledge(ctx context.Context, c Caller, r contract.Acknow
 	if err != nil {
 		return contract.ChangeAnswer{}, problem(err, nil)
 	}
-	return a.change(ctx, policy.OpAck, r.DocumentType, r.Subject, func(b *policy.Bundle, subject policy.Pseudonym, s ledger.Snapshot, _ time.Time) (*policy.Approval, policy.Decision) {
+	return a.change(ctx, c, policy.OpAck, r.DocumentType, r.Subject, func(b *policy.Bundle, subject policy.Pseudonym, s ledger.Snapshot, _ time.Time) (*policy.Approval, policy.Decision) {
 		q := policy.AckRequest{Client: c.ID, DocumentType: r.DocumentType, Subject: subject, Issuance: r.Issuance}
 		for _, c := range s.Credentials() {
 			if c.Reservation == r.Issuance && c.Status != "revoked" && c.Status != "reserved" {

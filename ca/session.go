@@ -52,7 +52,7 @@ func (a *Authority) Session(ctx context.Context, c Caller, r contract.SessionReq
 		return none, err
 	}
 	rules := a.rules()
-	if err := a.decided("session", rules.bundle.DecideNonce(c.ID, r.DocumentType)); err != nil {
+	if err := a.judged(asked{c.ID, "session", r.DocumentType, now}, rules.bundle.DecideNonce(c.ID, r.DocumentType)); err != nil {
 		return none, err
 	}
 	subject, code, err := a.sessionOf(c, r, rules, now)

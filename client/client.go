@@ -245,6 +245,11 @@ func (c *Client) Policy(ctx context.Context) (contract.Policy, error) {
 	return do[contract.Policy](ctx, c, call{path: "/v1/policies/active"})
 }
 
+// Decisions reads journalled decisions, for auditors and operators.
+func (c *Client) Decisions(ctx context.Context, r contract.DecisionQuery) (contract.DecisionPage, error) {
+	return do[contract.DecisionPage](ctx, c, call{path: "/v1/decisions", body: r})
+}
+
 // WhoAmI says who the appliance takes this client for, and what it may do.
 func (c *Client) WhoAmI(ctx context.Context) (contract.WhoAmI, error) {
 	return do[contract.WhoAmI](ctx, c, call{path: "/v1/whoami"})

@@ -67,6 +67,10 @@ func (a *authority) FeedPhones(_ context.Context, c ca.Caller, r contract.PhoneS
 	return contract.PhoneStatus{Signer: r.Status}, a.next("phones", c)
 }
 
+func (a *authority) Decisions(context.Context, contract.DecisionQuery) (contract.DecisionPage, error) {
+	return contract.DecisionPage{}, nil
+}
+
 func (a *authority) Policy(context.Context) (contract.Policy, error) {
 	return contract.Policy{Version: 2, Signers: []string{}}, nil
 }

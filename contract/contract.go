@@ -2,7 +2,10 @@
 // the appliance; the edge, the conductor and the client package share it.
 package contract
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // IssueRequest asks for credentials for a phone: POST /v1/credentials, /v1/credentials/refresh and their dry runs.
 type IssueRequest struct {
@@ -53,7 +56,8 @@ type StatusRef struct {
 
 // Decision explains what policy decided.
 type Decision struct {
-	Result        string   `json:"result"` // allowed, denied, failed
+	ID            string   `json:"id,omitempty"` // under which auditors find it; empty: it is not journalled (a dry run, or one denial too many)
+	Result        string   `json:"result"`       // allowed, denied, failed
 	Code          string   `json:"code,omitempty"`
 	Detail        string   `json:"detail,omitempty"`
 	Rules         []string `json:"rules"`
@@ -397,4 +401,30 @@ type ListStatus struct {
 type Readiness struct {
 	Ready    bool     `json:"ready"`
 	Problems []string `json:"problems"` // what is wrong and what to do, one sentence each
+}
+
+// DecisionQuery asks for journalled decisions: POST /v1/decisions.
+type DecisionQuery struct {
+	Decision string    `json:"decision,omitempty"` // this one
+	After    string    `json:"after,omitempty"`    // those after this one
+	Since    time.Time `json:"since,omitzero"`     // without after: those from this instant on
+	Limit    int       `json:"limit,omitempty"`    // at most MaxDecisions
+	Bundle   string    `json:"bundle,omitempty"`   // hash of a bundle whose file to add
+}
+
+// DecisionPage is some of them, the oldest first. Fewer than were asked for: there are no more.
+type DecisionPage struct {
+	Decisions []JournalledDecision `json:"decisions"`
+	Bundle    string               `json:"bundle,omitempty"`
+}
+
+// JournalledDecision is a decision with what it was made of, which names nobody.
+type JournalledDecision struct {
+	At           time.Time       `json:"at"`
+	Client       string          `json:"client"`
+	Operation    string          `json:"operation"`
+	DocumentType string          `json:"document_type,omitempty"`
+	Sequence     uint64          `json:"sequence"` // of the journal entry that has its hash
+	Decision     Decision        `json:"decision"`
+	Of           json.RawMessage `json:"of,omitempty"` // none: nothing that another bundle could judge
 }

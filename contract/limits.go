@@ -31,6 +31,7 @@ const (
 	MaxClaims             = 64
 	MaxToken              = 96 << 10 // a key attestation with a chain of six certificates
 	MaxEvidence           = 8
+	MaxDecisions          = 1000 // of one page
 )
 
 // Formats of credentials.

@@ -76,6 +76,7 @@ type AuthorityKey struct {
 type Statement struct {
 	Kind      string
 	Authority string
+	Key       string // kid
 	IssuedAt  time.Time
 
 	InPerson      *InPerson
@@ -183,7 +184,7 @@ func readStatement(item Item) (*statement, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &statement{token: t, kid: kid, Statement: Statement{Kind: item.Kind}}
+	s := &statement{token: t, kid: kid, Statement: Statement{Kind: item.Kind, Key: kid}}
 
 	var c common
 	switch item.Kind {

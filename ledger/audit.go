@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"golang.org/x/mod/sumdb/tlog"
@@ -186,6 +187,46 @@ func DueKeys(r SlotRecord) (keys [][]byte) {
 // Latches calls f for every phase that is known to have begun.
 func (a *Audit) Latches(ctx context.Context, f func(seq uint64, phase string, r LatchRecord) error) error {
 	return each(ctx, a, TableLatches, func(key []byte, seq uint64, r LatchRecord) error { return f(seq, string(key), r) })
+}
+
+// DecisionsAfter reads up to limit decisions after an id, or from an instant on.
+func (a *Audit) DecisionsAfter(ctx context.Context, after string, since time.Time, limit int) ([]DecisionEntry, error) {
+	return decisionsAfter(ctx, a.store, after, since, limit)
+}
+
+// Decision reads one; nil: there is none.
+func (a *Audit) Decision(ctx context.Context, id string) (*DecisionEntry, error) {
+	return decisionBy(ctx, a.store, id)
+}
+
+// Decisions calls f for every decision that is kept, with the row as it is stored.
+func (a *Audit) Decisions(ctx context.Context, f func(e DecisionEntry, row []byte) error) error {
+	return scan(ctx, a.store, TableDecisions, nil, func(e Entry) error {
+		d, err := decisionEntry(e)
+		if err != nil {
+			return err
+		}
+		return f(*d, e.Value)
+	})
+}
+
+// DecisionsSwept is the instant before which decisions may be missing.
+func (a *Audit) DecisionsSwept(ctx context.Context) (time.Time, error) {
+	b, rev, err := a.store.Get(ctx, TableMeta, decisionsSweptKey)
+	if err != nil || rev == 0 {
+		return time.Time{}, err
+	}
+	mark, err := decode[int64](TableMeta, b)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return time.UnixMilli(*mark), nil
+}
+
+// PolicyFile is the file of a bundle that was in use; nil: it never was.
+func (a *Audit) PolicyFile(ctx context.Context, h policy.Hash) ([]byte, error) {
+	b, _, err := a.store.Get(ctx, TableMeta, []byte(bundleMeta(h)))
+	return b, err
 }
 
 // Image is a list's bytes after every change up to a journal entry, replayed from the stored changes.

@@ -162,9 +162,37 @@ func (t *charge) conflict(c *Conflict) error {
 func exhausted(c policy.Charge, w window, swept bool) error {
 	until := time.Unix(w.end, 0).UTC().Format(time.RFC3339)
 	if swept {
-		return refuse("budget.exhausted", "budget %s: the window until %s is closed; the clock was later than that by more than a day", c.Budget, until)
+		return refuseBudget(c, "budget %s: the window until %s is closed; the clock was later than that by more than a day", c.Budget, until)
 	}
-	return refuse("budget.exhausted", "budget %s: the %d of %s in the %s until %s are used up", c.Budget, c.Limit, c.Whom, lengthName(w.length), until)
+	return refuseBudget(c, "budget %s: the %d of %s in the %s until %s are used up", c.Budget, c.Limit, c.Whom, lengthName(w.length), until)
+}
+
+func refuseBudget(c policy.Charge, format string, args ...any) error {
+	return &Refusal{code: "budget.exhausted", detail: fmt.Sprintf(format, args...), budget: c.Budget}
+}
+
+// Holds compares an approval's conditions with what is there now, as Reserve would, and takes nothing.
+func (l *Ledger) Holds(ctx context.Context, a *policy.Approval) error {
+	if !a.Valid() {
+		return refuse("approval.missing", "nothing was approved")
+	}
+	s, err := l.unlocked()
+	if err != nil {
+		return err
+	}
+	for _, r := range burnRows(a.Conditions().Burns) {
+		if _, rev, err := l.store.Get(ctx, r.Table, r.Key); err != nil {
+			return l.readFailed(err)
+		} else if rev != 0 {
+			return conflict(&Conflict{Table: r.Table, Key: r.Key})
+		}
+	}
+	taken, err := l.charge(s, a, &Leaf{})
+	if err != nil {
+		return err
+	}
+	taken.end()
+	return nil
 }
 
 func lengthName(seconds int64) string {

@@ -13,6 +13,7 @@ var Codes = map[string]string{
 	"ledger.full":            "The ledger's disk has no room, and what is kept for locks is for locks. Nothing was issued: retry with the same idempotency key after Retry-After.",
 	"event.id_reused":        "The carrier used the event's id for another event: a new event needs a new id.",
 	"line.reported":          "The line was reported lost or changed after its carrier vouched for it: get a new line_ownership statement, with which the carrier says what holds now.",
+	"decision.unknown":       "There is no such decision, or it is older than decisions are kept.",
 	"event.not_dead":         "No dead letter has this id: it was carried out or erased meanwhile. List what there is with GET /v1/events/dead.",
 	"flood.unknown":          "Nothing of this carrier and hour waits for a decision: list what waits with GET /v1/floods.",
 	"flood.deciding":         "A decision on these cards is being carried out: what came after it can be decided on when it is done.",

@@ -65,10 +65,11 @@ const (
 
 // EventResult of an acknowledged event.
 type EventResult struct {
-	Seq     uint64
-	Effect  string
-	Changed bool
-	Lists   []string
+	Decision string // id of the journalled decision; empty: it was taken in before
+	Seq      uint64
+	Effect   string
+	Changed  bool
+	Lists    []string
 }
 
 // keyed HMAC; the first byte is none that a client's id begins with, so that no line is an idempotency key's row.
@@ -181,6 +182,13 @@ func (l *Ledger) Event(ctx context.Context, a *policy.Approval) (EventResult, er
 	}
 	out.Lists, leaf.Effect = lists, out.Effect
 	rows = taken.put(append(append(rows, status...), Row{Table: TableEvents, Key: id, Value: encode(out)}))
+	name, err := l.reservationName()
+	if err != nil {
+		return EventResult{}, err
+	}
+	if rows, err = l.allowed(secrets, name, "event", "", a, &leaf, rows); err != nil {
+		return EventResult{}, err
+	}
 	crashpoint.Here("ledger.event.before-commit")
 	done, err := l.commit(ctx, leaf, rows, true, func(seq uint64) {
 		shown(seq)

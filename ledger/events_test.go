@@ -219,7 +219,7 @@ func TestFloods(t *testing.T) {
 	report(3, 2, "lost", EventHeld)
 	report(4, 2, "lost", EventHeld)
 	_, err = c.Ledger.commit(context.Background(), Leaf{Kind: "flood", At: noon, Name: "carrier-a", Operation: "confirm"}, []Row{{Table: TableFloods, Key: floodKey("carrier-a", begin.Unix()+3600),
-		Value: encode(DecisionRecord{Through: c.Ledger.through})}}, false, nil)
+		Value: encode(FloodDecision{Through: c.Ledger.through})}}, false, nil)
 	must(t, err)
 	waits(2, 2, "confirm")
 	c.again()

@@ -22,8 +22,8 @@ type HeldRecord struct {
 	Line []byte `json:"line"` // key of its LineRecord
 }
 
-// DecisionRecord is a decision that is being carried out.
-type DecisionRecord struct {
+// FloodDecision is a decision that is being carried out.
+type FloodDecision struct {
 	Undo    bool      `json:"undo"`
 	Through uint64    `json:"through"` // what was held by this journal entry is decided
 	Client  string    `json:"client"`
@@ -119,7 +119,7 @@ func (l *Ledger) Floods(ctx context.Context) (out []Flood, err error) {
 		if err != nil {
 			return err
 		}
-		d, err := decode[DecisionRecord](TableFloods, e.Value)
+		d, err := decode[FloodDecision](TableFloods, e.Value)
 		if err != nil {
 			return err
 		}
@@ -155,7 +155,7 @@ func (l *Ledger) DecideFlood(ctx context.Context, client, carrier string, begin 
 	}
 	leaf := Leaf{Kind: "flood", At: l.o.Clock.Now(), Client: client, Name: carrier, Operation: decisionName(undo), Count: uint64(cards), Reasons: []string{begin.UTC().Format(time.RFC3339)}}
 	crashpoint.Here("ledger.flood.before-commit")
-	out, err := l.commit(ctx, leaf, []Row{{Table: TableFloods, Key: key, Value: encode(DecisionRecord{Undo: undo, Through: through, Client: client, At: leaf.At})}}, true, nil)
+	out, err := l.commit(ctx, leaf, []Row{{Table: TableFloods, Key: key, Value: encode(FloodDecision{Undo: undo, Through: through, Client: client, At: leaf.At})}}, true, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -220,7 +220,7 @@ func (l *Ledger) carryOutFlood(ctx context.Context) (more bool, err error) {
 	if err != nil || len(all) == 0 {
 		return false, err
 	}
-	d, err := decode[DecisionRecord](TableFloods, all[0].Value)
+	d, err := decode[FloodDecision](TableFloods, all[0].Value)
 	if err != nil {
 		return false, err
 	}
@@ -262,7 +262,7 @@ func (l *Ledger) carryOutFlood(ctx context.Context) (more bool, err error) {
 }
 
 // decideCard confirms or undoes what is held of one card. What was decided or overtaken meanwhile changes nothing.
-func (l *Ledger) decideCard(ctx context.Context, e Entry, d *DecisionRecord) error {
+func (l *Ledger) decideCard(ctx context.Context, e Entry, d *FloodDecision) error {
 	r, err := decode[HeldRecord](TableHeld, e.Value)
 	if err != nil {
 		return err
@@ -283,7 +283,7 @@ func (l *Ledger) decideCard(ctx context.Context, e Entry, d *DecisionRecord) err
 	}
 }
 
-func (l *Ledger) decideCardOnce(ctx context.Context, secrets *Secrets, e Entry, r *HeldRecord, key []byte, d *DecisionRecord) (again bool, err error) {
+func (l *Ledger) decideCardOnce(ctx context.Context, secrets *Secrets, e Entry, r *HeldRecord, key []byte, d *FloodDecision) (again bool, err error) {
 	defer l.slots.lock("\x00line" + string(r.Line))()
 	defer l.slots.lock(string(key))()
 	if _, rev, err := get[HeldRecord](ctx, l, TableHeld, e.Key); err != nil || rev != e.Revision { // found, or replaced

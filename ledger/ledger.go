@@ -68,6 +68,7 @@ type Ledger struct {
 	days    map[string]bool
 	issued  time.Time
 	budgets budgets
+	denied  denials
 	letters letters
 	floods  floods
 	buried  buried
@@ -97,11 +98,20 @@ var ErrConflict = errors.New("the subject changed since the decision")
 var ErrStopped = errors.New("the ledger is stopped")
 
 // Refusal is a condition that did not hold.
-type Refusal struct{ code, detail string }
+type Refusal struct{ code, detail, budget string }
 
 // Code is stable: nonce.replayed, attestation.replayed, idempotency.mismatch, reservation.superseded, …
 func (r *Refusal) Code() string  { return r.code }
 func (r *Refusal) Error() string { return r.code + ": " + r.detail }
+
+// Denies says that a condition of an approval did not hold, which makes a denial of what policy allowed: something was used before, or a budget,
+// whose id it gives, is used up.
+func (r *Refusal) Denies() (budget string, ok bool) {
+	return r.budget, r.budget != "" || strings.HasSuffix(r.code, ".replayed")
+}
+
+// Detail is the sentence without the code.
+func (r *Refusal) Detail() string { return r.detail }
 
 func refuse(code, format string, args ...any) error {
 	return &Refusal{code: code, detail: fmt.Sprintf(format, args...)}
@@ -143,6 +153,7 @@ func open(ctx context.Context, o Options, s Store) (_ *Ledger, err error) {
 		o.Fatal = func(err error) { panic(err) }
 	}
 	l := &Ledger{o: o, store: s, random: rand.Reader, lists: map[string]*list{}, days: map[string]bool{},
+		denied:  denials{queue: make(chan Row, deniedQueue)},
 		changed: make(chan struct{}, 1), moved: make(chan struct{}, 1), stop: make(chan struct{})}
 	defer func() {
 		if l.commits == nil && err != nil { // a fenced ledger stays open for reading
@@ -193,6 +204,7 @@ func open(ctx context.Context, o Options, s Store) (_ *Ledger, err error) {
 	l.commits = newCommitter(s, o.Metrics, l.applied, l.fail, disk)
 	go l.commits.run()
 	l.tasks.Go(l.sweeper)
+	l.tasks.Go(l.keepDenials)
 	l.tasks.Go(l.highWater)
 	l.tasks.Go(l.decider)
 	if len(reasons) > 0 {

@@ -365,6 +365,9 @@ func (l *Ledger) ReserveAgain(ctx context.Context, p *Pending, a *policy.Approva
 		{Table: TableReservations, Key: []byte(rec.ID), Value: encode(rec)},
 	}
 	rows = append(append(rows, n.rows...), status...)
+	if rows, err = l.allowed(n.secrets, rec.ID, n.issue.Operation, rec.DocumentType, a, &leaf, rows); err != nil {
+		return nil, err
+	}
 	crashpoint.Here("ledger.reserve-again.before-commit")
 	out, err := l.commit(ctx, leaf, rows, urgent(a.Lane()), func(seq uint64) {
 		applied(seq)

@@ -184,7 +184,9 @@ type Leaf struct {
 	Signers       []string      `json:"signers,omitempty"` // of a policy bundle
 	Format        policy.Format `json:"format,omitempty"`
 	Charges       []LeafCharge  `json:"charges,omitempty"`
-	Latch         string        `json:"latch,omitempty"` // the phase that begins with this reservation
+	Latch         string        `json:"latch,omitempty"`    // the phase that begins with this reservation
+	Decision      []byte        `json:"decision,omitempty"` // SHA-256 of the decision's row; of many denials, of the SHA-256 of each
+	Dropped       uint64        `json:"dropped,omitzero"`   // denials that were one too many since the last
 }
 
 // LeafItem is one signature or attempt in a leaf.

@@ -378,6 +378,9 @@ func (l *Ledger) reserveIssue(ctx context.Context, a *policy.Approval, d []Draft
 	rows = taken.put(rows)
 	rows = append(rows, Row{Table: TableReservations, Key: []byte(rec.ID), Value: encode(rec)})
 	rows = append(append(append(rows, p.rows...), status...), linked...)
+	if rows, err = l.allowed(p.secrets, rec.ID, p.issue.Operation, rec.DocumentType, a, &p.leaf, rows); err != nil {
+		return nil, err
+	}
 	crashpoint.Here("ledger", "reserve", string(rec.Kind), "before-commit")
 	out, err := l.commit(ctx, p.leaf, rows, urgent(a.Lane()), func(seq uint64) {
 		applied(seq)

@@ -112,8 +112,9 @@ const (
 	TableLetters      Table = "letters"      // as lines → LetterRecord
 	TableHeld         Table = "held"         // carrier ‖ 0 ‖ end of the hour ‖ type ‖ 0 ‖ pseudonym → HeldRecord
 	TableDead         Table = "dead"         // first half of the event's SHA-256 → DeadRecord
-	TableFloods       Table = "floods"       // carrier ‖ 0 ‖ end of the hour → DecisionRecord
+	TableFloods       Table = "floods"       // carrier ‖ 0 ‖ end of the hour → FloodDecision
 	TableEvents       Table = "events"       // HMAC(lookup key, carrier, event id) → EventRecord
+	TableDecisions    Table = "decisions"    // id → DecisionRecord
 	TableDue          Table = "due"          // second ‖ type ‖ 0 ‖ pseudonym ‖ 0 ‖ order → DueRecord
 )
 
@@ -124,5 +125,5 @@ var tables = [][]Table{{
 }, {
 	TableCharges, TableLatches,
 }, {
-	TableLines, TableLinks, TableLetters, TableEvents, TableDue, TableHeld, TableFloods, TableDead,
+	TableLines, TableLinks, TableLetters, TableEvents, TableDue, TableHeld, TableFloods, TableDead, TableDecisions,
 }}

@@ -249,8 +249,15 @@ func (l *Ledger) Change(ctx context.Context, a *policy.Approval) (ChangeResult, 
 	if changed {
 		leaf.Effect = "apply"
 	}
+	id, err := l.reservationName()
+	if err != nil {
+		return ChangeResult{}, err
+	}
+	if rows, err = l.allowed(secrets, id, c.Operation, c.DocumentType, a, &leaf, append(rows, status...)); err != nil {
+		return ChangeResult{}, err
+	}
 	crashpoint.Here("ledger.change.before-commit")
-	out, err := l.commit(ctx, leaf, append(rows, status...), a.Lane() == policy.LaneLock, applied)
+	out, err := l.commit(ctx, leaf, rows, a.Lane() == policy.LaneLock, applied)
 	if err != nil {
 		return ChangeResult{}, err
 	}
@@ -261,15 +268,16 @@ func (l *Ledger) Change(ctx context.Context, a *policy.Approval) (ChangeResult, 
 	if len(changes) > 0 {
 		l.wake()
 	}
-	return ChangeResult{Seq: out.Seq, Lists: lists, Changed: changed, Slot: next.Slot(l.o.Clock.Now())}, nil
+	return ChangeResult{Decision: id, Seq: out.Seq, Lists: lists, Changed: changed, Slot: next.Slot(l.o.Clock.Now())}, nil
 }
 
 // ChangeResult of an acknowledged change.
 type ChangeResult struct {
-	Seq     uint64 // journal sequence number; a list published through it carries the change
-	Lists   []string
-	Changed bool
-	Slot    policy.Slot // the state after it
+	Decision string // id of the journalled decision
+	Seq      uint64 // journal sequence number; a list published through it carries the change
+	Lists    []string
+	Changed  bool
+	Slot     policy.Slot // the state after it
 }
 
 // decided begins the leaf of something that policy allowed.

@@ -347,7 +347,7 @@ func judgeDates(t *docType, values []Value, at time.Time) (person, *refusal) {
 			p.age = age(day, at.In(t.zone))
 		}
 		if v.Name == t.expiry {
-			if p.expiry = day.AddDate(0, 0, 1); !p.expiry.After(at) {
+			if p.expiry = day.AddDate(0, 0, 1); p.expiry.Sub(at) < time.Second {
 				return p, claimWrong("value", v.Name, "is past: the document has expired")
 			}
 		}

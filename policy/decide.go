@@ -28,6 +28,10 @@ const (
 	ruleCRLEntries   = "I:crl-entries"
 	ruleSelftest     = "I:selftest"
 
+	// RuleEvidence is that of what is not true, which no bundle is asked about.
+	RuleEvidence = "I:evidence"
+
+	ruleBudget    = "D:budget"
 	ruleMethod    = "D:method"
 	rulePhase     = "D:phase"
 	ruleClient    = "D:client"
@@ -79,7 +83,8 @@ type facts struct {
 	about evidence.Bound
 	keys  []evidence.Key
 	evidence.Facts
-	burns []evidence.Burn
+	burns  []evidence.Burn
+	claims *recorded // of a decision that is made again; nil: the request has them
 }
 
 // DecideIssue decides an issue or refresh. The approval is nil unless the decision's result is Allowed.
@@ -100,6 +105,9 @@ func (b *Bundle) decideIssue(f facts, r IssueRequest, s Slot, at time.Time) (*Ap
 	a, d := b.judgeIssue(f, r, s, at)
 	if f.valid {
 		d.Identity = f.Identity
+	}
+	if f.claims == nil && d.Result != Failed {
+		d.Record = b.recordIssue(f, r, s, at, a)
 	}
 	if d.Result != Allowed {
 		return nil, d
@@ -157,16 +165,9 @@ func (b *Bundle) judgeIssue(f facts, r IssueRequest, s Slot, at time.Time) (*App
 	if refusal == nil {
 		phase, latch, refusal = t.judgePhase(c, f, r, at)
 	}
-	var values []Value
+	var p asserted
 	if refusal == nil {
-		values, refusal = decodeClaims(t.claims, r.Claims)
-	}
-	if refusal == nil {
-		refusal = t.covered(f, r, values)
-	}
-	var p person
-	if refusal == nil {
-		p, refusal = judgeDates(t, values, at)
+		p, refusal = t.claimsSay(f, r, at)
 	}
 	if refusal != nil {
 		return nil, b.refused(refusal)
@@ -198,10 +199,10 @@ func (b *Bundle) judgeIssue(f facts, r IssueRequest, s Slot, at time.Time) (*App
 	if refusal := t.guaranteed(f, at.Add(lifetime)); refusal != nil {
 		return nil, b.refused(refusal)
 	}
-	a := &Approval{kind: KindIssue, decision: d, client: c.ID, at: at, lane: LaneIssue,
+	a := &Approval{kind: KindIssue, decision: d, client: c.ID, at: at, lane: LaneIssue, age: p.age,
 		conditions: Conditions{Epoch: s.Epoch, Burns: slices.Clone(f.burns), Charges: t.charges(c, f, phase), Latch: latch},
 		issue: Issue{Operation: r.Operation, DocumentType: t.name, Subject: r.Subject, Replace: r.Replace, Formats: formats,
-			Keys: slices.Clone(f.keys), Values: values, DocType: t.docType, VCT: t.vct, Issuer: t.issuer, Lifetime: lifetime,
+			Keys: slices.Clone(f.keys), Values: p.values, DocType: t.docType, VCT: t.vct, Issuer: t.issuer, Lifetime: lifetime,
 			TimeGrain: t.grain, Decoys: t.decoys, AckWithin: t.ackWithin, WaitRevoked: t.waitRevoked, Line: t.line(f, r.Method)}}
 	if len(formats)*len(f.keys) > 4 { // a batch must not hold up the person at the counter
 		a.lane = LaneBatch
@@ -314,6 +315,17 @@ func (t *docType) judgeRefresh(s Slot, at time.Time) *refusal {
 // Reports come late, twice and out of order, so what has nothing to do is allowed with the effect "none": the answer must not depend on
 // which report was first.
 func (b *Bundle) DecideChange(r ChangeRequest, s Slot, at time.Time) (*Approval, Decision) {
+	a, d := b.judgeChange(r, s, at)
+	if d.Result != Failed {
+		d.Record = recordChange(r, s, at)
+	}
+	if a != nil {
+		a.decision = d
+	}
+	return a, d
+}
+
+func (b *Bundle) judgeChange(r ChangeRequest, s Slot, at time.Time) (*Approval, Decision) {
 	switch {
 	case b == nil:
 		return nil, b.failed("there is no policy bundle")

@@ -15,16 +15,17 @@ import (
 
 // Input is what a decision is made of, without a person in it: as a bundle's tests write it. Evidence stands there as if it had been verified.
 type Input struct {
-	At           time.Time      `json:"at"`
-	Client       string         `json:"client"`
-	Operation    Operation      `json:"operation"` // issue, refresh, lock, unlock or revoke
-	DocumentType string         `json:"type"`
+	At           time.Time      `json:"at,omitzero"`
+	Client       string         `json:"client,omitzero"`
+	Operation    Operation      `json:"operation,omitzero"` // issue, refresh, lock, unlock or revoke
+	DocumentType string         `json:"type,omitzero"`
 	Method       string         `json:"method,omitempty"`
 	Formats      []Format       `json:"formats,omitempty"`
 	Replace      bool           `json:"replace,omitempty"`
 	Claims       jsontext.Value `json:"claims,omitempty"` // made-up ones: a bundle is no place for a person's
 	Latched      []string       `json:"latched,omitempty"`
 	Reason       string         `json:"reason,omitempty"` // lock, unlock, revoke
+	Device       string         `json:"device,omitempty"` // lock, unlock, revoke: the phone that they name, this or another
 	Evidence     EvidenceInput  `json:"evidence,omitzero"`
 	Slot         SlotInput      `json:"slot,omitzero"`
 }
@@ -53,6 +54,7 @@ type StatusInput struct {
 // StatementInput is one statement; the member of its kind is set, and no other.
 type StatementInput struct {
 	Authority     string                  `json:"authority"`
+	Key           string                  `json:"kid,omitempty"`      // of the authority; a bundle's tests need none
 	IssuedAt      time.Time               `json:"issued_at,omitzero"` // default: the instant of the decision
 	InPerson      *evidence.InPerson      `json:"in_person,omitempty"`
 	RegistryMatch *RegistryInput          `json:"registry_match,omitempty"`
@@ -80,6 +82,8 @@ type SlotInput struct {
 	Closed     string      `json:"closed,omitempty"`    // why the person has no card any more
 	Renew      []string    `json:"renew,omitempty"`     // why the card has to be made anew
 	Attributes uint64      `json:"attributes,omitzero"` // the register's count of changes
+	Outdated   int         `json:"outdated,omitzero"`   // of Live
+	Scheduled  []LockInput `json:"scheduled,omitempty"` // of Locks, those that an order alone holds
 }
 
 // LockInput is one lock.
@@ -90,27 +94,46 @@ type LockInput struct {
 
 // Decide gives the decision on an input.
 func (b *Bundle) Decide(in Input) (Decision, error) {
+	_, d, err := b.decide(in, nil)
+	return d, err
+}
+
+// decide takes an input with its claims, or with what is known of them.
+func (b *Bundle) decide(in Input, claims *recorded) (*Approval, Decision, error) {
 	subject := Pseudonym{1}
 	device := evidence.Key{Thumbprint: [32]byte{1}}
 	s := Slot{Epoch: 1, Bound: in.Slot.Bound, Live: in.Slot.Live, MSOs: in.Slot.MSOs, Newest: in.Slot.Newest, Since: in.Slot.Newest,
-		Closed: in.Slot.Closed, Renew: in.Slot.Renew, Attributes: in.Slot.Attributes}
+		Closed: in.Slot.Closed, Renew: in.Slot.Renew, Attributes: in.Slot.Attributes, Outdated: in.Slot.Outdated}
 	if s.Bound {
 		s.Device, s.Keys = "device", [][32]byte{device.Thumbprint}
 	}
 	for _, l := range in.Slot.Locks {
 		s.Locks = append(s.Locks, Lock(l))
 	}
+	for _, l := range in.Slot.Scheduled {
+		s.Scheduled = append(s.Scheduled, Lock(l))
+	}
 	switch in.Operation {
 	case OpLock, OpUnlock, OpRevoke:
-		_, d := b.DecideChange(ChangeRequest{Client: in.Client, Operation: in.Operation, DocumentType: in.DocumentType, Subject: subject, Reason: in.Reason}, s, in.At)
-		return d, nil
+		q := ChangeRequest{Client: in.Client, Operation: in.Operation, DocumentType: in.DocumentType, Subject: subject, Reason: in.Reason}
+		switch in.Device {
+		case "":
+		case "this":
+			q.Device = s.Device
+		case "another":
+			q.Device = "another"
+		default:
+			return nil, Decision{}, fmt.Errorf("device %q is neither this nor another", in.Device)
+		}
+		a, d := b.DecideChange(q, s, in.At)
+		return a, d, nil
 	case OpIssue, OpRefresh:
 	default:
-		return Decision{}, fmt.Errorf("operation %q is none of issue, refresh, lock, unlock and revoke", in.Operation)
+		return nil, Decision{}, fmt.Errorf("operation %q is none of issue, refresh, lock, unlock and revoke", in.Operation)
 	}
 	e := in.Evidence
 	if e.Keys < 0 || e.Keys > 64 {
-		return Decision{}, errors.New("keys is not between 1 and 64")
+		return nil, Decision{}, errors.New("keys is not between 1 and 64")
 	}
 	f := facts{valid: true, about: evidence.Bound{Client: in.Client, DocumentType: in.DocumentType, Audience: b.clients[in.Client].Issuer, At: in.At}}
 	f.Kinds, f.KeyStorage, f.UserAuthentication, f.AttestationIssuer, f.Identity = e.Kinds, e.KeyStorage, e.UserAuthentication, e.AttestationIssuer, evidence.IdentityAsserted
@@ -134,10 +157,10 @@ func (b *Bundle) Decide(in Input) (Decision, error) {
 	for i, s := range e.Statements {
 		statement, err := s.statement(in)
 		if err != nil {
-			return Decision{}, fmt.Errorf("statement %d: %w", i, err)
+			return nil, Decision{}, fmt.Errorf("statement %d: %w", i, err)
 		}
 		if f.statement(statement.Kind) != nil {
-			return Decision{}, fmt.Errorf("statement %d: there are two of kind %s", i, statement.Kind)
+			return nil, Decision{}, fmt.Errorf("statement %d: there are two of kind %s", i, statement.Kind)
 		}
 		if statement.RegistryMatch != nil {
 			f.Identity = "registry:" + s.Authority
@@ -145,9 +168,10 @@ func (b *Bundle) Decide(in Input) (Decision, error) {
 		f.Statements, f.Kinds, f.about.Subject = append(f.Statements, statement), append(f.Kinds, statement.Kind), subject
 	}
 	slices.Sort(f.Kinds)
-	_, d := b.decideIssue(f, IssueRequest{Client: in.Client, Operation: in.Operation, DocumentType: in.DocumentType, Subject: subject, Claims: in.Claims,
+	f.claims = claims
+	a, d := b.decideIssue(f, IssueRequest{Client: in.Client, Operation: in.Operation, DocumentType: in.DocumentType, Subject: subject, Claims: in.Claims,
 		Formats: in.Formats, Replace: in.Replace, Method: in.Method, Latched: in.Latched}, s, in.At)
-	return d, nil
+	return a, d, nil
 }
 
 // statement is what evidence would have made of it.
@@ -156,17 +180,11 @@ func (s StatementInput) statement(in Input) (evidence.Statement, error) {
 	if out.IssuedAt.IsZero() {
 		out.IssuedAt = in.At
 	}
-	kinds := 0
-	for kind, set := range map[string]bool{evidence.KindInPerson: s.InPerson != nil, evidence.KindRegistryMatch: s.RegistryMatch != nil,
-		evidence.KindFaceMatch: s.FaceMatch != nil, evidence.KindChipRead: s.ChipRead != nil, evidence.KindLineOwnership: s.LineOwnership != nil} {
-		if set {
-			out.Kind = kind
-			kinds++
-		}
+	kind, err := s.kind()
+	if err != nil {
+		return out, err
 	}
-	if kinds != 1 {
-		return out, errors.New("it must have the member of exactly one kind, such as in_person")
-	}
+	out.Kind = kind
 	if r := s.RegistryMatch; r != nil {
 		m := &evidence.RegistryMatch{District: r.District, CardStatus: r.CardStatus, CardExpiry: r.CardExpiry, Epoch: r.Epoch,
 			Salt: base64.RawURLEncoding.EncodeToString(make([]byte, 16)), Attributes: map[string]string{}}

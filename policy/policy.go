@@ -44,8 +44,9 @@ type Decision struct {
 	Rules    []string // ids of the invariants, data rules and Cedar rules that determined the result
 	Missing  []string // what would have to be there
 	Policy   Hash
-	Version  uint64 // of the bundle
-	Identity string // Facts.Identity: who vouches for the subject
+	Version  uint64  // of the bundle
+	Identity string  // Facts.Identity: who vouches for the subject
+	Record   *Record // what it was made of, for the journal; nil: of nothing that is kept
 }
 
 // Format is a credential format.
@@ -192,6 +193,7 @@ type Approval struct {
 	purposes   []Purpose
 	conditions Conditions
 	issue      Issue
+	age        int // by the claims of an issue; -1: they don't say
 	change     Change
 	event      Event
 	list       List

@@ -44,8 +44,8 @@ func eventsCommand(o *options) *cobra.Command {
 	return c
 }
 
-// replayed is what became of one event.
-type replayed struct {
+// replayedEvent is what became of one event.
+type replayedEvent struct {
 	ID     string `json:"id"`
 	Effect string `json:"effect,omitempty"`
 	Error  string `json:"error,omitempty"`
@@ -73,9 +73,9 @@ func eventsReplay(o *options) *cobra.Command {
 					ids = append(ids, e.ID)
 				}
 			}
-			done, failed := []replayed{}, 0
+			done, failed := []replayedEvent{}, 0
 			for i, id := range ids {
-				r := replayed{ID: id}
+				r := replayedEvent{ID: id}
 				a, err := c.ReplayEvent(cmd.Context(), contract.ReplayRequest{ID: id})
 				if r.Effect = a.Effect; err != nil {
 					r.Error = err.Error()

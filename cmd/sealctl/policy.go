@@ -34,7 +34,7 @@ it, have it signed by as many policy keys as the installation wants, activate it
 			}
 			return cmd.Help()
 		}}
-	c.AddCommand(policyCheck(o), policySign(), policyActivate(o), policyShow(o), policyDiff(o))
+	c.AddCommand(policyCheck(o), policySign(), policyActivate(o), policyShow(o), policyDiff(o), policyReplay(o))
 	return c
 }
 

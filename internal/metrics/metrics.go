@@ -66,6 +66,8 @@ type Metrics struct {
 
 	HeldCards  *prometheus.GaugeVec // carrier
 	DeadEvents prometheus.Gauge
+	Unrecorded prometheus.Counter // denials that were one too many to be journalled
+
 	BudgetUsed *prometheus.GaugeVec // budget, per: client, office, officer, phase
 
 	CertExpires *prometheus.GaugeVec // key: notAfter of the leaf, unix seconds; "tls-server": the issuance listener's
@@ -134,6 +136,7 @@ func New() *Metrics {
 	m.JournalSize = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "journal_size", Help: "Journal entries, equal to log leaves."})
 	m.ReservationsOpen = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "reservations_open", Help: "Requests whose reservation waits to be finished, as of the last look for those to give up."})
 	m.ReservationOldest = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "reservation_oldest_seconds", Help: "How long the oldest unfinished reservation has waited, as of that look."})
+	m.Unrecorded = prometheus.NewCounter(prometheus.CounterOpts{Namespace: "sealkeeper", Name: "decisions_unrecorded_total", Help: "Denied requests whose decision was not journalled, because there were too many of them in an hour."})
 	m.Scheduled = prometheus.NewCounter(prometheus.CounterOpts{Namespace: "sealkeeper", Name: "schedule_carried_out_total", Help: "Steps of orders (scheduled locks, their ends, closings) that were carried out."})
 	m.ScheduleLate = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "schedule_late_seconds", Help: "How long steps of orders that are due could not be carried out; 0: none waits."})
 	m.Fenced = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "fenced", Help: "1: something outside is ahead of the ledger; nothing is signed."})
@@ -146,7 +149,7 @@ func New() *Metrics {
 	m.PhoneAsOf = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "phone_status_as_of_timestamp_seconds", Help: "When the fed status of phones was true; 0: there is none that may be used."})
 	m.CRLIssued = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "crl_issued_timestamp_seconds", Help: "thisUpdate of the IACA's CRL."})
 	m.CRLExpires = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "crl_expires_timestamp_seconds", Help: "nextUpdate of the IACA's CRL."})
-	for _, c := range []prometheus.Collector{m.CommitSeconds, m.CommitBatch, m.LockToPublished, m.JournalSize, m.ReservationsOpen, m.ReservationOldest, m.Scheduled, m.ScheduleLate, m.Fenced, m.ClockTrusted, m.PolicyVersion, m.PhoneAsOf, m.PhoneStatus, m.SelftestOK, m.DiskFree, m.DiskSize, m.CRLIssued, m.CRLExpires} {
+	for _, c := range []prometheus.Collector{m.CommitSeconds, m.CommitBatch, m.LockToPublished, m.JournalSize, m.ReservationsOpen, m.ReservationOldest, m.Scheduled, m.Unrecorded, m.ScheduleLate, m.Fenced, m.ClockTrusted, m.PolicyVersion, m.PhoneAsOf, m.PhoneStatus, m.SelftestOK, m.DiskFree, m.DiskSize, m.CRLIssued, m.CRLExpires} {
 		one(c)
 	}
 	return m

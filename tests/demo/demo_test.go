@@ -67,7 +67,7 @@ func TestDemo(t *testing.T) {
 		"11. ", "SD-JWT VC SUSPENDED", "applied", "stale", "Hong's old phone                   mdoc INVALID, SD-JWT VC INVALID",
 		"12. ", "card.locked",
 		"13. ", "are above the hour's threshold", "mdoc VALID, SD-JWT VC SUSPENDED", "$ sealctl floods undo telecom-a", "mdoc VALID, SD-JWT VC VALID",
-		"14. ", "$ sealctl policy diff", "bundle.under_signed", "--dry-run", "by method/ic_chip, phase/gov24",
+		"14. ", "$ sealctl policy diff", "$ sealctl policy replay", "denied phase.not_open", "allowed", "bundle.under_signed", "--dry-run", "by method/ic_chip, phase/gov24",
 		"15. ", "budgets and begun phases",
 	} {
 		_, after, ok := strings.Cut(rest, want)

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -79,7 +80,10 @@ func residents(bin, work string) error {
 }
 
 // shell shows a command, runs it where the installation is, and shows what it says.
-func (c *country) shell(name string, args ...string) error {
+func (c *country) shell(name string, args ...string) error { return c.shellTo(0, name, args...) }
+
+// shellTo is shell for a command whose exit code says something.
+func (c *country) shellTo(want int, name string, args ...string) error {
 	c.say("$ %s %s", name, strings.Join(args, " "))
 	cmd := exec.Command(filepath.Join(c.bin, name), args...)
 	cmd.Dir = c.work
@@ -90,6 +94,12 @@ func (c *country) shell(name string, args ...string) error {
 		if line = strings.TrimSpace(line); line != "" {
 			c.say("    %s", line)
 		}
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == want {
+		err = nil
+	} else if err == nil && want != 0 {
+		err = fmt.Errorf("it ended with 0, not %d", want)
 	}
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", name, strings.Join(args, " "), err)
@@ -180,7 +190,7 @@ listen: %s
 		return err
 	}
 	slow := 3 * time.Since(began) // so that the refusal comes before the phase, on whatever machine
-	clients := []string{"ward-office-1", "portal", "telecom-a", "loss-desk", "ministry", "card-system", "operator-1"}
+	clients := []string{"ward-office-1", "portal", "telecom-a", "loss-desk", "ministry", "card-system", "auditor", "operator-1"}
 	if err := c.shell("sealkeeperd", append([]string{"enrol", "--config", "sealkeeper.yaml", "--out", "clients"}, clients...)...); err != nil {
 		return err
 	}
@@ -677,10 +687,10 @@ func (c *country) flooded() error {
 // ---- 14
 
 func (c *country) newRules() error {
-	c.title("14. The rules change: the portal opens today")
+	c.title("14. The rules change: the portal opens with Seoul")
 	for _, v := range c.bundle["phases"].([]any) {
 		if p := v.(map[string]any); p["id"] == "gov24" {
-			p["from"] = time.Now().Truncate(time.Second).Format(time.RFC3339)
+			p["from"] = c.opens.Format(time.RFC3339)
 		}
 	}
 	if err := c.shell("sealctl", "policy", "show", "--out", "active.json", "--identity", "clients/operator-1"); err != nil {
@@ -690,6 +700,10 @@ func (c *country) newRules() error {
 		return err
 	}
 	if err := c.shell("sealctl", "policy", "diff", "active.json", "policy.json"); err != nil {
+		return err
+	}
+	c.say("what would have come of the decisions of the last hour? (exit code 5: something would have changed)")
+	if err := c.shellTo(5, "sealctl", "policy", "replay", "--bundle", "policy.json", "--since", "1h", "--identity", "clients/auditor"); err != nil {
 		return err
 	}
 	if err := c.sign("alice"); err != nil {

@@ -28,6 +28,7 @@ var rooms = []struct{ name, what string }{
 	{"code", "an office's code"}, {"schedule", "orders for later"}, {"acknowledgement", "the phone's acknowledgement"}, {"reissue", "a new phone while the card is locked"}, {"renewal", "a card that has to be renewed"},
 	{"evidence", "what the phone and its wallet provider say; get new evidence"},
 	{"event", "a carrier's event"},
+	{"decision", "what was journalled of a decision"},
 	{"flood", "more reports of a carrier than usual"},
 	{"line", "the line that a carrier vouched for"},
 	{"session", "what evidence items are bound to; open a new one"},
