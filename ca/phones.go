@@ -2,7 +2,6 @@ package ca
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -104,13 +103,4 @@ func (q request) judge(at, now time.Time, s *policy.PhoneStatus) (*evidence.Veri
 		Profile: b.Profile(q.body.DocumentType, q.op), Status: b.StatusFor(s), StatusMaxAge: b.StatusMaxAge(), Now: now}
 	return q.rules.evidence.Verify(about, evidence.Bundle{Proof: q.body.Proof, Proofs: q.body.Proofs, KeyAttestation: q.body.KeyAttestation,
 		Android: q.body.AndroidAttestation, Items: items})
-}
-
-// codeOf is an error's stable code.
-func codeOf(err error) string {
-	var coded interface{ Code() string }
-	if errors.As(err, &coded) {
-		return coded.Code()
-	}
-	return "internal"
 }
