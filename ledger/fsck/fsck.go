@@ -100,6 +100,9 @@ type run struct {
 	latches      map[string]map[uint64]int64 // phase, entry → instant, in leaves
 	swept        string                      // how far the leaves say that windows were swept
 	overdrawn    []string
+	decisions    map[uint64]decision // entry → what it says of its decision
+	inUse        map[string]bool     // hashes of bundles, once they are put to use
+	unused       []uint64            // entries of bundles that were not
 }
 
 // window of a budget for one client, office, officer or phase.
@@ -134,8 +137,9 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	}
 	defer a.Close()
 	f := &run{ctx: ctx, o: o, a: a, r: &Report{Ledger: o.Ledger}, leaves: map[string]leafAt{}, settled: map[string]struct{}{}, givenUp: map[string]struct{}{}, tries: map[string][]triedAt{},
-		reservations: map[string]ledger.ReservationRecord{}, credentials: map[slot]ledger.CredentialRecord{}, lists: map[string]ledger.ListRecord{}, images: map[string][]byte{}, keys: map[string]ledger.Key{}, windows: map[window]uint64{}, latches: map[string]map[uint64]int64{}}
-	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.lines, f.versions, f.certificates, f.published, f.budgets, f.orders, f.unfinished} {
+		reservations: map[string]ledger.ReservationRecord{}, credentials: map[slot]ledger.CredentialRecord{}, lists: map[string]ledger.ListRecord{}, images: map[string][]byte{}, keys: map[string]ledger.Key{}, windows: map[window]uint64{}, latches: map[string]map[uint64]int64{},
+		decisions: map[uint64]decision{}, inUse: map[string]bool{}}
+	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.lines, f.versions, f.certificates, f.published, f.budgets, f.orders, f.unfinished, f.recorded} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -171,6 +175,7 @@ func (f *run) log() error {
 		}
 		stored = append(stored, hashes...)
 		f.charged(seq, leaf)
+		f.decided(seq, leaf)
 		if leaf.Reservation != "" {
 			switch {
 			case leaf.Kind == "settle":
