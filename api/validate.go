@@ -193,6 +193,8 @@ func validIssue(r *contract.IssueRequest) string {
 		return fmt.Sprintf("claims has more than %d members", contract.MaxClaims)
 	case r.Proof == "" || len(r.Proof) > contract.MaxToken:
 		return fmt.Sprintf("proof must have 1 to %d characters", contract.MaxToken)
+	case len(r.PreviousProof) > contract.MaxToken:
+		return fmt.Sprintf("previous_proof must have at most %d characters", contract.MaxToken)
 	case len(r.KeyAttestation) > contract.MaxToken:
 		return fmt.Sprintf("key_attestation must have at most %d characters", contract.MaxToken)
 	case len(r.AndroidAttestation) > contract.MaxChains || len(r.Proofs) > contract.MaxChains:

@@ -101,6 +101,6 @@ func (q request) judge(at, now time.Time, s *policy.PhoneStatus) (*evidence.Veri
 	}
 	about := evidence.About{Client: q.caller.ID, DocumentType: q.body.DocumentType, Audience: info.Issuer, At: at, Session: q.session,
 		Profile: b.Profile(q.body.DocumentType, q.op), Status: b.StatusFor(s), StatusMaxAge: b.StatusMaxAge(), Now: now}
-	return q.rules.evidence.Verify(about, evidence.Bundle{Proof: q.body.Proof, Proofs: q.body.Proofs, KeyAttestation: q.body.KeyAttestation,
+	return q.rules.evidence.Verify(about, evidence.Bundle{Proof: q.body.Proof, Proofs: q.body.Proofs, KeyAttestation: q.body.KeyAttestation, Previous: q.body.PreviousProof,
 		Android: q.body.AndroidAttestation, Items: items})
 }

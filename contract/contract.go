@@ -20,7 +20,8 @@ type IssueRequest struct {
 	KeyAttestation string         `json:"key_attestation,omitempty"`
 	// AndroidAttestation are the phone's own chains instead of a key attestation, one for each key: certificates in base64url, leaf first and root last.
 	AndroidAttestation [][]string     `json:"android_attestation,omitempty"`
-	Proofs             []string       `json:"proofs,omitempty"` // of further keys, where the type asks for a proof by each
+	Proofs             []string       `json:"proofs,omitempty"`         // of further keys, where the type asks for a proof by each
+	PreviousProof      string         `json:"previous_proof,omitempty"` // refresh with new keys: proof by a key that this phone had before
 	Evidence           []EvidenceItem `json:"evidence,omitempty"`
 }
 

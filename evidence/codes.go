@@ -52,6 +52,8 @@ var Codes = append([]Code{
 	{"evidence.proof_from_future", "The proof's iat or nbf is later than now by more than the tolerated skew: the phone's clock is wrong."},
 	{"evidence.proof_expired", "The proof is older than a nonce lives, or past its own exp."},
 
+	{"evidence.previous_proof", "The proof by a key that the phone had before is not a good proof over the nonce of the request's own proof."},
+
 	{"evidence.attestation_missing", "There is no key attestation, neither in the proof's header nor beside the proof."},
 	{"evidence.attestation_ambiguous", "The key attestation in the proof's header and the one beside the proof differ."},
 	{"evidence.attestation_too_large", "The key attestation is larger than 128 KiB."},

@@ -19,6 +19,7 @@ import (
 type Bundle struct {
 	Proof          string // OpenID4VCI jwt proof, compact JWS (typ openid4vci-proof+jwt), by one of the attested keys
 	KeyAttestation string // OpenID4VCI key attestation, compact JWS (typ key-attestation+jwt); empty: taken from the proof's key_attestation header
+	Previous       string // proof by a key that the phone had before, with which it brings new ones; empty: none
 	Items          []Item // further signed evidence, a list of kinds
 	// Android are raw key attestation chains instead, one for each key: certificates in base64url, leaf first and root last.
 	Android [][]string
@@ -94,6 +95,7 @@ type Facts struct {
 	Reused             bool      // the attestation was made for an earlier request: it shows nothing new of keys that are not known
 	App                string    // package of Android, or team.bundle of Apple; empty: nobody says so
 	Statuses           []Status  // that the wallet provider points to
+	Previous           [32]byte  // thumbprint of the former key that proved itself too; zero: none
 	Statements         []Statement
 }
 
@@ -217,7 +219,13 @@ func (v *Verifier) Verify(about About, b Bundle) (*Verified, error) {
 		return nil, err
 	}
 
+	previous, err := v.checkPrevious(about, p.nonce, b.Previous)
+	if err != nil {
+		return nil, err
+	}
+
 	facts := h.facts
+	facts.Previous = previous
 	facts.Kinds, facts.Identity = append(facts.Kinds, "proof_of_possession"), IdentityAsserted
 	burns := append([]Burn{nonce}, h.burns...)
 	if about.Session.code.Valid() {

@@ -240,6 +240,18 @@ var refusals = []struct {
 	{"proof_expired", "iat", func(a *attempt) { a.proof(phone.Claim("iat", now.Unix()-361)) }},
 	{"proof_expired", "exp", func(a *attempt) { a.proof(phone.Claim("exp", now.Unix()-60)) }},
 
+	{"previous_proof", "of another nonce", func(a *attempt) { a.bundle.Previous = a.phone.Prove(1, audience, a.world.nonce(), now, "") }},
+	{"previous_proof", "for another issuer", func(a *attempt) { a.bundle.Previous = a.phone.Prove(1, "https://other.example", a.nonce, now, "") }},
+	{"previous_proof", "too old", func(a *attempt) { a.bundle.Previous = a.phone.Prove(1, audience, a.nonce, now.Add(-time.Hour), "") }},
+	{"previous_proof", "by another key", func(a *attempt) {
+		a.bundle.Previous = a.phone.Prove(1, audience, a.nonce, now, "", phone.SignedByKey(a.phone, 0))
+	}},
+	{"previous_proof", "key by name", func(a *attempt) {
+		a.bundle.Previous = a.phone.Prove(1, audience, a.nonce, now, "", phone.Header("jwk", nil), phone.Header("kid", a.phone.Thumbprint(1)))
+	}},
+	{"previous_proof", "with an attestation", func(a *attempt) {
+		a.bundle.Previous = a.phone.Prove(1, audience, a.nonce, now, a.phone.Attest(a.provider, a.nonce, now))
+	}},
 	{"attestation_missing", "nowhere", func(a *attempt) { a.bundle.Proof = a.phone.Prove(0, audience, a.nonce, now, "") }},
 	{"attestation_ambiguous", "two", func(a *attempt) { a.bundle.KeyAttestation = a.phone.Attest(a.provider, a.nonce, now) }},
 	{"attestation_too_large", "padded", func(a *attempt) { a.attestation(phone.Header("pad", strings.Repeat("x", 100<<10))) }},

@@ -131,8 +131,8 @@ type EvidenceSpec struct {
 
 // RefreshSpec says how a bound phone gets new credentials.
 type RefreshSpec struct {
-	// SameKey: for keys that the phone got credentials for before. Otherwise newly attested keys are allowed too, and that they are in
-	// the bound phone is what the client vouches for.
+	// SameKey: for keys that the phone got credentials for before. Otherwise newly attested keys are allowed too, with a proof by a key that
+	// the phone had: the request's own proof, or the one beside it.
 	SameKey bool `json:"same_key"`
 	// NewKeys: for newly attested keys alone, because TS3 lets a key have credentials once.
 	NewKeys bool `json:"new_keys,omitzero"`

@@ -173,7 +173,7 @@ func (b *Bundle) judgeIssue(f facts, r IssueRequest, s Slot, at time.Time) (*App
 		return nil, b.refused(refusal)
 	}
 
-	result, code, detail, ids := b.rules.judge(ruleFacts{client: c.ID, operation: r.Operation, typ: t.name, at: at, replace: r.Replace,
+	result, code, detail, ids := b.rules.judge(ruleFacts{client: c.ID, operation: r.Operation, typ: t.name, at: t.notBefore(at, r.Latched), replace: r.Replace,
 		bound: s.Bound, copies: len(f.keys), formats: formats, evidence: f.Kinds, storage: f.KeyStorage, user: f.UserAuthentication,
 		issuer: f.AttestationIssuer, identity: f.Identity, app: f.App, locks: s.Locks, age: p.age})
 	d := b.decision(result, ids...)
@@ -237,6 +237,9 @@ func oneDevice(f facts, r IssueRequest, s Slot, t *docType) *refusal {
 			return refuse(ruleRefresh, "refresh.used_key", "the phone had credentials for a key before, and a key of this type has them once: make new keys")
 		case f.Reused && (t == nil || !t.refresh.ReuseAttestation || slices.ContainsFunc(f.keys, foreign)):
 			return refuse(ruleRefresh, "refresh.reused_attestation", "an attestation of before says nothing of keys that the phone did not have then: attest them with this nonce")
+		// New keys are the bound phone's if a key that it had proves itself with them: the one of the proof, or one beside it.
+		case foreign(f.keys[0]) && !slices.Contains(s.Keys, f.Previous):
+			return refuse(ruleRefresh, "refresh.other_device", "no key that the phone had before proves that it is still that phone: send previous_proof, or issue with replace")
 		}
 		return nil
 	}

@@ -225,7 +225,13 @@ func TestRefreshWithNewlyAttestedKeysWhereTheTypeSaysSo(t *testing.T) {
 	s := aScene("eu-pid")
 	refresh(s, 0)
 	s.facts.keys = []evidence.Key{phone2}
-	a, d := s.decide(b)
+	a, d := s.decide(b) // whoever's keys they are
+	denied(t, a, d, "refresh.other_device")
+	s.facts.Previous = [32]byte{3}
+	a, d = s.decide(b)
+	denied(t, a, d, "refresh.other_device")
+	s.facts.Previous = phone1.Thumbprint
+	a, d = s.decide(b)
 	allowed(t, a, d)
 	s = aScene("eu-pid")
 	s.request.Formats = []Format{MDoc}

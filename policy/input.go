@@ -34,6 +34,7 @@ type Input struct {
 type EvidenceInput struct {
 	Keys               int              `json:"keys,omitempty"`        // attested ones; default 1
 	SameDevice         bool             `json:"same_device,omitempty"` // they are those of the phone that has the card
+	FormerKey          bool             `json:"former_key,omitempty"`  // a key of that phone proved itself beside new ones
 	Kinds              []string         `json:"kinds,omitempty"`       // beside statements; default key_attestation and proof_of_possession
 	KeyStorage         []string         `json:"key_storage,omitempty"`
 	UserAuthentication []string         `json:"user_authentication,omitempty"`
@@ -138,6 +139,9 @@ func (b *Bundle) decide(in Input, claims *recorded) (*Approval, Decision, error)
 	f := facts{valid: true, about: evidence.Bound{Client: in.Client, DocumentType: in.DocumentType, Audience: b.clients[in.Client].Issuer, At: in.At}}
 	f.Kinds, f.KeyStorage, f.UserAuthentication, f.AttestationIssuer, f.Identity = e.Kinds, e.KeyStorage, e.UserAuthentication, e.AttestationIssuer, evidence.IdentityAsserted
 	f.App, f.Reused = e.App, e.Reused
+	if e.FormerKey {
+		f.Previous = device.Thumbprint
+	}
 	for _, s := range e.Statuses {
 		f.Statuses = append(f.Statuses, evidence.Status{Name: s.Name, Ends: s.Ends, Known: !s.Unknown})
 	}

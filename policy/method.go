@@ -365,6 +365,17 @@ func (c *checker) phases(at jsontext.Pointer, b *Bundle, specs []PhaseSpec) {
 	}
 }
 
+// notBefore is the instant by which rules judge: the clock's, but never before a phase that is known to have begun. What has begun stays
+// begun, for rules as for phases.
+func (t *docType) notBefore(at time.Time, latched []string) time.Time {
+	for _, p := range t.phases {
+		if at.Before(p.From) && slices.Contains(latched, p.ID) {
+			at = p.From
+		}
+	}
+	return at
+}
+
 // judgePhase finds a phase that has begun and covers the request. latch is its id if the ledger does not know yet that it began.
 func (t *docType) judgePhase(c client, f facts, r IssueRequest, at time.Time) (phase, latch string, _ *refusal) {
 	if len(t.phases) == 0 || r.Operation == OpRefresh {

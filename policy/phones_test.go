@@ -160,6 +160,7 @@ func TestPhonesAreJudgedByTheType(t *testing.T) {
 	old := func(s *scene) { refresh(s, 50*24*time.Hour) }
 	reused := func(s *scene) { s.facts.Reused = true }
 	other := func(s *scene) { s.facts.keys = []evidence.Key{phone2} }
+	former := func(s *scene) { s.facts.Previous = phone1.Thumbprint }
 	until, short := noon.Add(90*24*time.Hour), noon.Add(90*24*time.Hour-time.Second)
 	for name, c := range map[string]struct {
 		bend func(b map[string]any) // nil: the bundle as it is
@@ -205,7 +206,10 @@ func TestPhonesAreJudgedByTheType(t *testing.T) {
 		}, []func(*scene){old}, "refresh.used_key"},
 		"new keys where new ones are wanted": {func(b map[string]any) {
 			b["types"].(map[string]any)["kr-resident"].(map[string]any)["refresh"] = map[string]any{"same_key": false, "new_keys": true}
-		}, []func(*scene){old, other}, ""},
+		}, []func(*scene){old, other, former}, ""},
+		"new keys of whichever phone": {func(b map[string]any) {
+			b["types"].(map[string]any)["kr-resident"].(map[string]any)["refresh"] = map[string]any{"same_key": false, "new_keys": true}
+		}, []func(*scene){old, other}, "refresh.other_device"},
 		"old keys where either will do": {func(b map[string]any) {
 			b["types"].(map[string]any)["kr-resident"].(map[string]any)["refresh"] = map[string]any{"same_key": false}
 		}, []func(*scene){old}, ""},

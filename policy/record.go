@@ -107,7 +107,7 @@ func (b *Bundle) recordIssue(f facts, r IssueRequest, s Slot, at time.Time, a *A
 			same = slices.ContainsFunc(f.keys, bound)
 		}
 	}
-	in.Evidence = EvidenceInput{Keys: len(f.keys), SameDevice: same, KeyStorage: f.KeyStorage, UserAuthentication: f.UserAuthentication,
+	in.Evidence = EvidenceInput{Keys: len(f.keys), SameDevice: same, FormerKey: slices.Contains(s.Keys, f.Previous), KeyStorage: f.KeyStorage, UserAuthentication: f.UserAuthentication,
 		AttestationIssuer: word(f.AttestationIssuer), App: word(f.App), Reused: f.Reused, Kinds: []string{}}
 	for _, k := range f.Kinds {
 		if evidence.StatementType(k) == "" {

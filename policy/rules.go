@@ -24,7 +24,7 @@ action issue, refresh appliesTo {
 	principal: Client,
 	resource: DocumentType,
 	context: {
-		at: datetime,                       // the instant of the decision
+		at: datetime,                       // the instant of the decision, never before a phase that has begun
 		replace: Bool,                      // the new phone takes the place of the bound one
 		bound: Bool,                        // a phone is bound
 		copies: Long,                       // attested keys

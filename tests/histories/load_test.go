@@ -207,7 +207,7 @@ func (l *load) operate(r *room, n int) error {
 	case d < 24:
 		return l.issue(r, n, Input{Op: Replace, Phone: rand.IntN(8)})
 	case d < 38:
-		return l.issue(r, n, Input{Op: Refresh, Phone: rand.IntN(4)})
+		return l.issue(r, n, Input{Op: Refresh, Phone: rand.IntN(4), Former: rand.IntN(4)})
 	case d < 48:
 		return l.change(r, n, lockedBy.client, "/v1/locks", Input{Op: Lock, Reason: lockedBy.reason, Device: device})
 	case d < 72:
@@ -266,20 +266,31 @@ func sent(err error) bool {
 	return !errors.As(err, &op) || op.Op != "dial"
 }
 
-// issue, replace or refresh. However often it is tried, it is one request with one idempotency key, so all its tries are one operation; every
-// second client leaves it open when its connection is lost.
-func (l *load) issue(r *room, n int, in Input) error {
+// phone of a number, made when it is first asked for.
+func (r *room) phone(number int) (*phone.Phone, error) {
 	r.mu.Lock()
-	p := r.phones[in.Phone]
+	defer r.mu.Unlock()
+	p := r.phones[number]
 	if p == nil {
 		var err error
 		if p, err = phone.New(1); err != nil {
-			r.mu.Unlock()
-			return err
+			return nil, err
 		}
-		r.phones[in.Phone] = p
+		r.phones[number] = p
 	}
-	r.mu.Unlock()
+	return p, nil
+}
+
+// issue, replace or refresh. However often it is tried, it is one request with one idempotency key, so all its tries are one operation; every
+// second client leaves it open when its connection is lost.
+func (l *load) issue(r *room, n int, in Input) error {
+	p, err := r.phone(in.Phone)
+	if err != nil {
+		return err
+	}
+	if r.typ != eu {
+		in.Former = 0
+	}
 	in.Number = int(l.numbers.Add(1))
 	var nonce contract.NonceAnswer
 	for began := time.Now(); ; {
@@ -295,8 +306,16 @@ func (l *load) issue(r *room, n int, in Input) error {
 		}
 	}
 	now := time.Now()
-	body, err := json.Marshal(contract.IssueRequest{DocumentType: r.typ, Subject: r.name, Claims: l.claims[r.typ], Replace: in.Op == Replace,
-		Proof: p.Prove(0, appliance.Audience, nonce.Nonce, now, ""), KeyAttestation: p.Attest(appliance.Provider, nonce.Nonce, now)})
+	request := contract.IssueRequest{DocumentType: r.typ, Subject: r.name, Claims: l.claims[r.typ], Replace: in.Op == Replace,
+		Proof: p.Prove(0, appliance.Audience, nonce.Nonce, now, ""), KeyAttestation: p.Attest(appliance.Provider, nonce.Nonce, now)}
+	if in.Op == Refresh && r.typ == eu {
+		former, err := r.phone(in.Former)
+		if err != nil {
+			return err
+		}
+		request.PreviousProof = former.Prove(0, appliance.Audience, nonce.Nonce, now, "")
+	}
+	body, err := json.Marshal(request)
 	if err != nil {
 		return err
 	}

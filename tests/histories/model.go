@@ -32,6 +32,7 @@ type Input struct {
 	Type   string  `json:",omitempty"` // document type
 	Number int     `json:",omitempty"` // of the operation in its history: names what an issue made if its answer was lost
 	Phone  int     `json:",omitempty"` // issue, replace, refresh: whose key it is, 0 to 63
+	Former int     `json:",omitempty"` // refresh of eu-pid: whose key shows that it is still the same phone, 0 to 63
 	Reason string  `json:",omitempty"`
 	Device string  `json:",omitempty"` // act only on this one
 	Asked  []Place `json:",omitempty"` // List: the entries that were looked up
@@ -143,6 +144,8 @@ func (c card) step(in Input, out Output) (next card, refusal string, changed boo
 			return c, "refresh.other_device", false
 		case in.Type == "eu-pid" && c.keys>>in.Phone&1 == 1:
 			return c, "refresh.used_key", false
+		case in.Type == "eu-pid" && c.keys>>in.Former&1 == 0: // a new one's owner is known by one of before
+			return c, "refresh.other_device", false
 		case in.Type == "kr-resident" && msos: // 45 days have not gone by
 			return c, "refresh.early", false
 		}

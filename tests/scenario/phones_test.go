@@ -656,6 +656,9 @@ func TestPhonesByTheirTypes(t *testing.T) {
 	stolen := old(reuse)
 	stolen.Subject = reuseKA.first.Subject
 	fresh := two()
+	renewed, misled := again(ts3, fresh), again(ts3, fresh)
+	renewed.PreviousProof = ts3.holder.Prove(0, harness.Audience, nonceOf(t, renewed.Proof), now, "")
+	misled.PreviousProof = reuse.holder.Prove(0, harness.Audience, nonceOf(t, misled.Proof), now, "") // of a phone that has another's card
 	for _, c := range []struct {
 		name string
 		r    contract.IssueRequest
@@ -668,7 +671,9 @@ func TestPhonesByTheirTypes(t *testing.T) {
 		{"a chain of before, where the type wants a new one", old(strict), "evidence.android_challenge"},
 		{"old keys, newly attested", again(reuseKA, reuseKA.holder), ""},
 		{"old keys where new ones are wanted", again(ts3, ts3.holder), "refresh.used_key"},
-		{"new keys where new ones are wanted", again(ts3, fresh), ""},
+		{"new keys of whichever phone", again(ts3, fresh), "refresh.other_device"},
+		{"new keys and another phone's proof", misled, "refresh.other_device"},
+		{"new keys where new ones are wanted", renewed, ""},
 	} {
 		if got := p.refusedAt("/v1/credentials/refresh", c.r); got != c.want {
 			t.Errorf("refresh with %s: %q, want %q", c.name, got, c.want)
