@@ -1,0 +1,389 @@
+package officer
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"sealkeeper/policy"
+)
+
+// Action is what officers decide on.
+type Action string
+
+// Actions. Their names are stable: they stand in signed proposals.
+const (
+	OfficersChange  Action = "officers.change"
+	PolicyActivate  Action = "policy.activate"
+	AuthoritySwitch Action = "authority.switch"
+	BudgetRaise     Action = "budget.raise"
+	FloodConfirm    Action = "flood.confirm"
+	FloodUndo       Action = "flood.undo"
+	HoldMass        Action = "hold.mass"
+	RevokeMass      Action = "revoke.mass"
+	UnlockAdmin     Action = "unlock.admin"
+	ClockAccept     Action = "clock.accept"
+	FenceLift       Action = "fence.lift"
+	IACAUse         Action = "iaca.use"
+	KeyGenerate     Action = "key.generate"
+	KeyActivate     Action = "key.activate"
+	KeyDeactivate   Action = "key.deactivate"
+	KeyCompromise   Action = "key.compromise"
+	KeyDestroy      Action = "key.destroy"
+	IssuingStop     Action = "issuing.stop"
+	IssuingResume   Action = "issuing.resume"
+	ClientEnrol     Action = "client.enrol"
+	ClientRevoke    Action = "client.revoke"
+	RestoreOpen     Action = "restore.open"
+)
+
+// Parameters of an action: what its text says, and nothing that it does not say.
+type Parameters interface {
+	check() error
+	text() []string
+}
+
+// action is an action's parameters and the rule that it has if a registry gives it none.
+type action struct {
+	parameters func() Parameters
+	rule       Rule
+}
+
+const day = 24 * time.Hour
+
+var actions = map[Action]action{
+	OfficersChange:  {func() Parameters { return new(Change) }, Rule{2, time.Hour, 7 * day}},
+	PolicyActivate:  {func() Parameters { return new(Bundle) }, Rule{2, 0, 7 * day}},
+	AuthoritySwitch: {func() Parameters { return new(Switch) }, Rule{2, 0, day}},
+	BudgetRaise:     {func() Parameters { return new(Raise) }, Rule{2, 0, day}},
+	FloodConfirm:    {func() Parameters { return new(Flood) }, Rule{2, 0, day}},
+	FloodUndo:       {func() Parameters { return new(Flood) }, Rule{2, 0, day}},
+	HoldMass:        {func() Parameters { return new(Mass) }, Rule{2, 0, day}},
+	RevokeMass:      {func() Parameters { return new(Mass) }, Rule{2, time.Hour, day}},
+	UnlockAdmin:     {func() Parameters { return new(Unlock) }, Rule{2, 0, day}},
+	ClockAccept:     {func() Parameters { return new(Clock) }, Rule{2, 0, time.Hour}},
+	FenceLift:       {func() Parameters { return new(Fence) }, Rule{2, 0, day}},
+	IACAUse:         {func() Parameters { return new(Use) }, Rule{2, 0, day}},
+	KeyGenerate:     {func() Parameters { return new(Generate) }, Rule{2, 0, 7 * day}},
+	KeyActivate:     {func() Parameters { return new(Key) }, Rule{2, 0, 7 * day}},
+	KeyDeactivate:   {func() Parameters { return new(Key) }, Rule{2, 0, 7 * day}},
+	KeyCompromise:   {func() Parameters { return new(Key) }, Rule{2, 0, day}},
+	KeyDestroy:      {func() Parameters { return new(Key) }, Rule{2, day, 7 * day}},
+	IssuingStop:     {func() Parameters { return new(Reason) }, Rule{1, 0, time.Hour}},
+	IssuingResume:   {func() Parameters { return new(Reason) }, Rule{2, 0, day}},
+	ClientEnrol:     {func() Parameters { return new(Client) }, Rule{2, 0, 7 * day}},
+	ClientRevoke:    {func() Parameters { return new(Client) }, Rule{2, 0, day}},
+	RestoreOpen:     {func() Parameters { return new(Fence) }, Rule{2, 0, day}},
+}
+
+// Actions lists all of them, by name.
+func Actions() []Action { return slices.Sorted(maps.Keys(actions)) }
+
+// DefaultRules are those of a registry that names none.
+func DefaultRules() map[Action]Rule {
+	out := make(map[Action]Rule, len(actions))
+	for a, t := range actions {
+		out[a] = t.rule
+	}
+	return out
+}
+
+// plain is text that shows as what it is: no control characters, none that change the direction or hide.
+func plain(s string, least, most int) bool {
+	if n := utf8.RuneCountInString(s); !utf8.ValidString(s) || n < least || n > most {
+		return false
+	}
+	for _, c := range s {
+		if c != ' ' && !unicode.In(c, unicode.L, unicode.Nd, unicode.P, unicode.Sm, unicode.Sc) {
+			return false
+		}
+	}
+	return true
+}
+
+var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$`)
+
+func name(what, s string) error {
+	if !nameForm.MatchString(s) {
+		return fmt.Errorf("%s %.70q is no name: use 1 to 64 letters, digits and ._:-", what, s)
+	}
+	return nil
+}
+
+func reason(s string) error {
+	if !plain(s, 1, 200) {
+		return errors.New("a reason has 1 to 200 printable characters")
+	}
+	return nil
+}
+
+func instant(what string, t time.Time) error {
+	if t.IsZero() || t.Location() != time.UTC || t.Nanosecond() != 0 {
+		return fmt.Errorf("%s must be a full second of UTC", what)
+	}
+	return nil
+}
+
+// Change puts a whole registry in the place of the one in use.
+type Change struct {
+	Registry registryFile `json:"registry"`
+}
+
+// NewChange has a registry take the place of the one in use. Its epoch is not its own to say.
+func NewChange(r *Registry) (*Change, error) {
+	f, err := r.file()
+	f.Epoch = 0
+	return &Change{f}, err
+}
+
+// Next is the registry that follows one.
+func (p *Change) Next(old *Registry) (*Registry, error) {
+	r, err := p.Registry.registry()
+	if err != nil {
+		return nil, err
+	}
+	r.Epoch = old.Epoch + 1
+	return r, nil
+}
+
+func (p *Change) check() error {
+	if p.Registry.Epoch != 0 {
+		return errors.New("a change says no epoch: it is one more than that of the registry it changes")
+	}
+	_, err := p.Registry.registry()
+	return err
+}
+
+func (p *Change) text() []string {
+	r, err := p.Registry.registry()
+	if err != nil {
+		return nil // check said so
+	}
+	out := []string{fmt.Sprintf("Put a registry of %d people in the place of the present one:", len(r.Officers))}
+	for _, o := range r.Officers {
+		out = append(out, fmt.Sprintf("  %s, %s, %s", o.Role, o.ID, o.Name), "    key "+Fingerprint(o.Key))
+	}
+	for _, a := range Actions() {
+		rule := r.Rules[a]
+		out = append(out, fmt.Sprintf("  %s: %d officers, delay %s, life %s", a, rule.Need, rule.Delay, rule.Life))
+	}
+	return append(out, "Nobody else is an officer afterwards, and no proposal made before counts any more.")
+}
+
+// Bundle puts a policy bundle to use.
+type Bundle struct {
+	File string `json:"file"` // with the signatures of the policy keys, if it needs any
+}
+
+func (p *Bundle) check() error {
+	if len(p.File) > policy.MaxFile {
+		return fmt.Errorf("the bundle has %d bytes, at most %d are allowed", len(p.File), policy.MaxFile)
+	}
+	_, err := policy.Parse("bundle", []byte(p.File))
+	return err
+}
+
+func (p *Bundle) text() []string {
+	b, err := policy.Parse("bundle", []byte(p.File))
+	if err != nil {
+		return nil // check said so
+	}
+	return []string{fmt.Sprintf("Put policy bundle version %d to use.", b.Version()), "  hash " + b.Hash().String(),
+		"  Compare it with what you reviewed: sealctl policy diff."}
+}
+
+// Switch turns an evidence authority off, or on again as far as the bundle has it on.
+type Switch struct {
+	Authority string `json:"authority"`
+	Off       bool   `json:"off"`
+	Reason    string `json:"reason"`
+}
+
+func (p *Switch) check() error { return errors.Join(name("authority", p.Authority), reason(p.Reason)) }
+
+func (p *Switch) text() []string {
+	if p.Off {
+		return []string{"Believe nothing any more that evidence authority " + p.Authority + " says.", "  Reason: " + p.Reason}
+	}
+	return []string{"Believe evidence authority " + p.Authority + " again, as far as the policy bundle does.", "  Reason: " + p.Reason}
+}
+
+// Raise gives a budget a higher limit for a while.
+type Raise struct {
+	Budget string    `json:"budget"`
+	Limit  uint64    `json:"limit"`
+	Until  time.Time `json:"until"`
+	Reason string    `json:"reason"`
+}
+
+func (p *Raise) check() error {
+	if p.Limit < 1 || p.Limit > 1_000_000_000 {
+		return errors.New("a limit is 1 to 1,000,000,000")
+	}
+	return errors.Join(name("budget", p.Budget), instant("until", p.Until), reason(p.Reason))
+}
+
+func (p *Raise) text() []string {
+	return []string{fmt.Sprintf("Raise budget %s to %d until %s.", p.Budget, p.Limit, p.Until.Format(time.RFC3339)), "  Reason: " + p.Reason}
+}
+
+// Flood is a carrier's hour. Cards and MDocs are what waited when it was proposed, for who approves; more may be there meanwhile.
+type Flood struct {
+	Carrier string    `json:"carrier"`
+	Hour    time.Time `json:"hour"`
+	Cards   int       `json:"cards"`
+	MDocs   int       `json:"mdocs"`
+}
+
+func (p *Flood) check() error {
+	if p.Hour.Unix()%3600 != 0 || p.Cards < 0 || p.MDocs < 0 {
+		return errors.New("a flood is that of a full hour, and its numbers are not negative")
+	}
+	return errors.Join(name("carrier", p.Carrier), instant("hour", p.Hour))
+}
+
+func (p *Flood) text() []string {
+	return []string{fmt.Sprintf("Decide on what carrier %s reported in the hour from %s.", p.Carrier, p.Hour.Format(time.RFC3339)),
+		fmt.Sprintf("  %d cards waited when this was proposed; confirming revokes %d MSOs for good, and each is a refresh later.", p.Cards, p.MDocs)}
+}
+
+// Mass is a hold or a revocation of many cards, selected by a name that the appliance knows.
+type Mass struct {
+	DocumentType string `json:"document_type"`
+	Selection    string `json:"selection"`
+	Cards        int    `json:"cards"`
+	Reason       string `json:"reason"`
+}
+
+func (p *Mass) check() error {
+	if p.Cards < 1 {
+		return errors.New("cards says how many it is about")
+	}
+	return errors.Join(name("document type", p.DocumentType), name("selection", p.Selection), reason(p.Reason))
+}
+
+func (p *Mass) text() []string {
+	return []string{fmt.Sprintf("All cards of type %s in %s: %d when this was proposed.", p.DocumentType, p.Selection, p.Cards), "  Reason: " + p.Reason}
+}
+
+// Unlock takes away a lock of the security officers. The holder is named by pseudonym: proposals are kept.
+type Unlock struct {
+	DocumentType string `json:"document_type"`
+	Subject      string `json:"subject"` // pseudonym, hexadecimal
+	LockReason   string `json:"lock_reason"`
+	Reason       string `json:"reason"`
+}
+
+var pseudonymForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+func (p *Unlock) check() error {
+	if !pseudonymForm.MatchString(p.Subject) {
+		return errors.New("subject is a pseudonym of 64 hexadecimal digits")
+	}
+	return errors.Join(name("document type", p.DocumentType), name("lock reason", p.LockReason), reason(p.Reason))
+}
+
+func (p *Unlock) text() []string {
+	return []string{fmt.Sprintf("Take lock %s away from the %s of holder", p.LockReason, p.DocumentType), "  " + p.Subject, "  Reason: " + p.Reason}
+}
+
+// Clock accepts the appliance's wall clock.
+type Clock struct {
+	Shown  time.Time `json:"shown"` // what the appliance's clock said when an officer compared it
+	Reason string    `json:"reason"`
+}
+
+func (p *Clock) check() error { return errors.Join(instant("shown", p.Shown), reason(p.Reason)) }
+
+func (p *Clock) text() []string {
+	return []string{"Accept the appliance's clock, which showed " + p.Shown.Format(time.RFC3339) + ".", "  Reason: " + p.Reason}
+}
+
+// Fence lifts the fence of a ledger of this size and root.
+type Fence struct {
+	Size   uint64 `json:"size"`
+	Root   string `json:"root"` // hexadecimal
+	Reason string `json:"reason"`
+}
+
+func (p *Fence) check() error {
+	if !pseudonymForm.MatchString(p.Root) {
+		return errors.New("root is a hash of 64 hexadecimal digits")
+	}
+	return reason(p.Reason)
+}
+
+func (p *Fence) text() []string {
+	return []string{fmt.Sprintf("Go on with the ledger of %d entries and root", p.Size), "  " + p.Root,
+		"  Every list that is open is closed, its indices are never used again, and versions jump ahead.", "  Reason: " + p.Reason}
+}
+
+// Use lets the IACA sign for one operation.
+type Use struct {
+	Operation string `json:"operation"`
+	Reason    string `json:"reason"`
+}
+
+func (p *Use) check() error { return errors.Join(name("operation", p.Operation), reason(p.Reason)) }
+
+func (p *Use) text() []string {
+	return []string{"Let the IACA's key sign once, for " + p.Operation + ".", "  Reason: " + p.Reason}
+}
+
+// Generate makes a key.
+type Generate struct {
+	Purpose policy.Purpose `json:"purpose"`
+	Token   string         `json:"token"`
+	Reason  string         `json:"reason"`
+}
+
+func (p *Generate) check() error {
+	return errors.Join(name("purpose", string(p.Purpose)), name("token", p.Token), reason(p.Reason))
+}
+
+func (p *Generate) text() []string {
+	return []string{fmt.Sprintf("Make a new key for %s on token %s.", p.Purpose, p.Token), "  Reason: " + p.Reason}
+}
+
+// Key names a key of the registry.
+type Key struct {
+	ID     string `json:"key"`
+	Reason string `json:"reason"`
+}
+
+func (p *Key) check() error { return errors.Join(name("key", p.ID), reason(p.Reason)) }
+
+func (p *Key) text() []string { return []string{"Key " + p.ID + ".", "  Reason: " + p.Reason} }
+
+// Reason is all that there is to say.
+type Reason struct {
+	Reason string `json:"reason"`
+}
+
+func (p *Reason) check() error { return reason(p.Reason) }
+
+func (p *Reason) text() []string { return []string{"Reason: " + p.Reason} }
+
+// Client of the issuance listener.
+type Client struct {
+	ID     string `json:"client"`
+	Role   string `json:"role"`
+	Key    string `json:"key"` // SHA-256 of its SubjectPublicKeyInfo, hexadecimal
+	Reason string `json:"reason"`
+}
+
+func (p *Client) check() error {
+	if !pseudonymForm.MatchString(p.Key) {
+		return errors.New("key is a hash of 64 hexadecimal digits")
+	}
+	return errors.Join(name("client", p.ID), name("role", p.Role), reason(p.Reason))
+}
+
+func (p *Client) text() []string {
+	return []string{fmt.Sprintf("Client %s, role %s, with key", p.ID, p.Role), "  " + p.Key, "  Reason: " + p.Reason}
+}
