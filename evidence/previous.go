@@ -1,6 +1,9 @@
 package evidence
 
-import "crypto/subtle"
+import (
+	"crypto/subtle"
+	"errors"
+)
 
 // checkPrevious checks the proof of a key that the phone was given credentials for before, by which it shows that it is still the same phone
 // when it brings new keys. It is made as the request's own proof is, over the same nonce, and carries no attestation: that the key was
@@ -14,9 +17,12 @@ func (v *Verifier) checkPrevious(about About, nonce, compact string) (of [32]byt
 	if err == nil {
 		err = p.check(about, v.trust)
 	}
+	var bad *Refusal
 	switch {
+	case errors.As(err, &bad):
+		return no("the proof of a former key: " + bad.detail)
 	case err != nil:
-		return no("the proof of a former key: " + err.(*Refusal).detail)
+		return of, err
 	case p.key == nil || p.attestation != "":
 		return no("the proof of a former key names it by jwk, and has no attestation")
 	case subtle.ConstantTimeCompare([]byte(p.nonce), []byte(nonce)) != 1:

@@ -107,8 +107,8 @@ func (b *Bundle) recordIssue(f facts, r IssueRequest, s Slot, at time.Time, a *A
 			same = slices.ContainsFunc(f.keys, bound)
 		}
 	}
-	in.Evidence = EvidenceInput{Keys: len(f.keys), SameDevice: same, FormerKey: slices.Contains(s.Keys, f.Previous), KeyStorage: f.KeyStorage, UserAuthentication: f.UserAuthentication,
-		AttestationIssuer: word(f.AttestationIssuer), App: word(f.App), Reused: f.Reused, Kinds: []string{}}
+	in.Evidence = EvidenceInput{Keys: len(f.keys), SameDevice: same, FormerKey: slices.Contains(s.Keys, f.Previous),
+		KeyStorage: f.KeyStorage, UserAuthentication: f.UserAuthentication, AttestationIssuer: word(f.AttestationIssuer), App: word(f.App), Reused: f.Reused, Kinds: []string{}}
 	for _, k := range f.Kinds {
 		if evidence.StatementType(k) == "" {
 			in.Evidence.Kinds = append(in.Evidence.Kinds, k)
