@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"sealkeeper/contract"
@@ -109,8 +110,8 @@ func (a *Authority) holder(ctx context.Context, documentType string, subject pol
 
 func locks(in []policy.Lock) []contract.Lock {
 	out := make([]contract.Lock, len(in))
-	for i, l := range in {
+	for i, l := range in { // which carrier somebody has is nobody's business
 		out[i] = contract.Lock{Reason: l.Reason, Class: l.Class}
 	}
-	return out
+	return slices.Compact(out)
 }

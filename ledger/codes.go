@@ -7,7 +7,7 @@ var Codes = map[string]string{
 	"attestation.replayed":   "The key attestation was used by another request: ask the wallet provider for a new one over a new nonce.",
 	"code.replayed":          "The code was used by another phone: the office makes a new one.",
 	"evidence.replayed":      "The evidence was used by another request.",
-	"budget.exhausted":       "A budget of the policy is used up: the detail says which, and when its window ends. Nothing was issued, and the nonce and the evidence are not used up by this.",
+	"budget.exhausted":       "A budget of the policy is used up: the detail says which, and when its window ends. Nothing was issued or unlocked, and the nonce and the evidence are not used up by this.",
 	"idempotency.mismatch":   "This client used the idempotency key for another request: a new request needs a new key.",
 	"reservation.superseded": "The phone was replaced, locked or revoked before this request's answer was ready, so its credentials are revoked and are not handed out.",
 	"ledger.full":            "The ledger's disk has no room, and what is kept for locks is for locks. Nothing was issued: retry with the same idempotency key after Retry-After.",

@@ -116,9 +116,12 @@ func (l *Ledger) Event(ctx context.Context, a *policy.Approval) (EventResult, er
 	leaf := decided("event", a)
 	leaf.Operation, leaf.Reason, leaf.Class = e.Kind, e.Lock.Reason, e.Lock.Class
 
-	// Counted, and never refused: with a clock so far back that the hour is not counted any more, it counts as a flood.
+	// What lifts a lock has a budget. What adds one is counted, and never refused: with a clock so far back that the hour is not counted any more, it counts as a flood.
 	var flood []byte
 	taken, err := l.charge(secrets, a, &leaf)
+	if err != nil && sort == state.LineFound {
+		return EventResult{}, err
+	}
 	if err != nil {
 		taken, leaf.Charges = nil, nil
 	}
@@ -200,7 +203,7 @@ func (l *Ledger) Event(ctx context.Context, a *policy.Approval) (EventResult, er
 		return EventResult{}, err
 	}
 	if done.Conflict != nil {
-		return EventResult{}, ErrConflict
+		return EventResult{}, taken.conflict(done.Conflict)
 	}
 	crashpoint.Here("ledger.event.after-commit")
 	if len(changes) > 0 {

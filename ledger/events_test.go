@@ -27,7 +27,7 @@ type carrier struct {
 }
 
 // newCarrier reports as many lines as it likes in an hour; above flood they are held.
-func newCarrier(t *testing.T, flood int) *carrier {
+func newCarrier(t *testing.T, flood int, unlocks ...int) *carrier {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
 	point, err := key.PublicKey.Bytes()
@@ -37,6 +37,11 @@ func newCarrier(t *testing.T, flood int) *carrier {
 	var b map[string]any
 	must(t, json.Unmarshal(data, &b))
 	b64 := base64.RawURLEncoding.EncodeToString
+	for _, one := range b["clients"].([]any) {
+		if one := one.(map[string]any); one["id"] == "telecom-a" && unlocks != nil {
+			one["unlocks"] = unlocks[0]
+		}
+	}
 	b["authorities"] = []any{map[string]any{"id": "carrier-a", "kinds": []string{evidence.KindLineEvent}, "flood": flood, "keys": []any{map[string]any{
 		"kid": "k", "not_before": noon.Add(-time.Hour), "not_after": noon.AddDate(1, 0, 0),
 		"jwk": map[string]string{"kty": "EC", "crv": "P-256", "x": b64(point[1:33]), "y": b64(point[33:])}}}}}
@@ -106,7 +111,7 @@ func TestEventsOfALine(t *testing.T) {
 	c.issue(c.request(policy.OpIssue, 1, c.phone(), false))
 	c.vouch(1, "line-1", noon)
 	lost := c.wantsEffect(EventApplied)(c.event("1", "line-1", 1, "lost", noon.Add(time.Second)))
-	if !slices.Equal(c.locks(1), []policy.Lock{{Reason: "telecom_lost", Class: "telecom"}}) || len(lost.Lists) == 0 {
+	if !slices.Equal(c.locks(1), []policy.Lock{{Reason: "telecom_lost", Class: "telecom", By: "telecom-a"}}) || len(lost.Lists) == 0 {
 		t.Errorf("locks %v, %+v", c.locks(1), lost)
 	}
 	if again := c.wantsEffect(EventApplied)(c.event("1", "line-1", 1, "lost", noon.Add(time.Second))); again.Seq != lost.Seq {
@@ -121,6 +126,56 @@ func TestEventsOfALine(t *testing.T) {
 	}
 	c.again() // and after a restart
 	c.wantsEffect(EventStale)(c.event("2", "line-1", 2, "lost", noon.Add(2*time.Second)))
+	c.check()
+}
+
+// b7: what a carrier lifts in an hour is bounded, by events and changes together and through a restart; what it locks is not.
+func TestUnlocksAreLimited(t *testing.T) {
+	c := newCarrier(t, 100, 3)
+	c.issue(c.request(policy.OpIssue, 1, c.phone(), false))
+	c.vouch(1, "line-1", noon)
+	seq := uint64(0)
+	report := func(kind string) (EventResult, error) {
+		seq++
+		return c.event(fmt.Sprint(kind, seq), "line-1", seq, kind, noon.Add(time.Duration(seq)*time.Second))
+	}
+	tryUnlock := func() error {
+		s, err := c.Ledger.Subject(context.Background(), resident, policy.Pseudonym{1})
+		must(t, err)
+		a, d := c.bundle.DecideChange(policy.ChangeRequest{Client: "telecom-a", Operation: policy.OpUnlock, DocumentType: resident, Subject: policy.Pseudonym{1}, Reason: "telecom_lost"}, s.Slot(), c.clock.Now())
+		if a == nil {
+			t.Fatal(d)
+		}
+		_, err = c.Ledger.Change(context.Background(), a)
+		return err
+	}
+	for i := range 3 {
+		c.wantsEffect(EventApplied)(report("lost"))
+		if i == 1 {
+			must(t, tryUnlock())
+			must(t, tryUnlock()) // nothing to lift takes nothing
+		} else {
+			c.wantsEffect(EventApplied)(report("found"))
+		}
+	}
+	c.wantsEffect(EventApplied)(report("lost"))
+	c.again()
+	before := c.Ledger.through
+	_, err := report("found")
+	refused(t, err, "budget.exhausted")
+	refused(t, tryUnlock(), "budget.exhausted")
+	if c.Ledger.through != before || len(c.locks(1)) != 1 {
+		t.Errorf("refused, and the journal is at %d, before at %d; locks %v", c.Ledger.through, before, c.locks(1))
+	}
+	for range 10 {
+		if _, err := report("lost"); err != nil {
+			t.Errorf("a loss while nothing can be lifted: %v", err)
+		}
+	}
+	c.clock.Advance(time.Hour)
+	if r, err := report("found"); err != nil || !r.Changed {
+		t.Errorf("in the next hour: %+v, %v", r, err)
+	}
 	c.check()
 }
 

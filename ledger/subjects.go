@@ -192,7 +192,7 @@ func (l *Ledger) Change(ctx context.Context, a *policy.Approval) (ChangeResult, 
 	case c.Operation == policy.OpLock:
 		e.Lock = &state.Lock{Lock: c.Lock, Device: c.Device, Card: c.Card}
 	case c.Operation == policy.OpUnlock:
-		e.Unlock = &state.Unlock{Lock: c.Lock, Device: c.Device, Card: c.Card}
+		e.Unlock = &state.Unlock{Lock: c.Lock, Any: c.Any, Device: c.Device, Card: c.Card}
 	case c.Operation == policy.OpRevoke && c.Close:
 		e.Close = &state.Close{Reason: c.Reason}
 	case c.Operation == policy.OpRenew:
@@ -249,20 +249,28 @@ func (l *Ledger) Change(ctx context.Context, a *policy.Approval) (ChangeResult, 
 	if changed {
 		leaf.Effect = "apply"
 	}
+	taken, err := l.charge(secrets, a, &leaf)
+	if err != nil {
+		return ChangeResult{}, err
+	}
+	defer taken.end()
 	id, err := l.reservationName()
 	if err != nil {
 		return ChangeResult{}, err
 	}
-	if rows, err = l.allowed(secrets, id, c.Operation, c.DocumentType, a, &leaf, append(rows, status...)); err != nil {
+	if rows, err = l.allowed(secrets, id, c.Operation, c.DocumentType, a, &leaf, taken.put(append(rows, status...))); err != nil {
 		return ChangeResult{}, err
 	}
 	crashpoint.Here("ledger.change.before-commit")
-	out, err := l.commit(ctx, leaf, rows, a.Lane() == policy.LaneLock, applied)
+	out, err := l.commit(ctx, leaf, rows, a.Lane() == policy.LaneLock, func(seq uint64) {
+		applied(seq)
+		taken.applied(&l.budgets)
+	})
 	if err != nil {
 		return ChangeResult{}, err
 	}
 	if out.Conflict != nil {
-		return ChangeResult{}, conflict(out.Conflict)
+		return ChangeResult{}, taken.conflict(out.Conflict)
 	}
 	crashpoint.Here("ledger.change.after-commit")
 	if len(changes) > 0 {

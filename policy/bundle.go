@@ -40,10 +40,13 @@ type BundleFile struct {
 	Authorities []AuthoritySpec `json:"authorities,omitempty"`
 	// Phones are believed by their makers' own word, where types take it.
 	Phones PhonesSpec `json:"phones,omitzero"`
-	// LockReasons names the classes of authority that may add each lock reason. Whoever added a reason can remove it, and nobody else.
+	// LockReasons names the classes of authority that may add each lock reason. Whoever added a reason can remove it, and nobody else: of
+	// carriers the one that did, of other authorities any client of the class.
 	// Reasons are telecom_lost and self_lost, which end with the phone, and card_lost, admin_hold, court and fraud, which stay with the
 	// person and block issuing.
 	LockReasons map[string][]string `json:"lock_reasons"`
+	// UnlockReasons names the higher classes that may remove a reason whoever added it, as when a carrier is gone.
+	UnlockReasons map[string][]string `json:"unlock_reasons,omitempty"`
 	// RevocationReasons names the classes that may revoke for each reason. Revoking is final.
 	RevocationReasons map[string][]string `json:"revocation_reasons"`
 	// ClosingReasons are those of them that close the subject: a person who died gets no card ever again.
@@ -70,6 +73,9 @@ type ClientSpec struct {
 	Channel string `json:"channel,omitempty"` // a name for methods, phases and rules to judge by, such as office or portal
 	// District in which an office is. What it says of itself in a request does not count.
 	District string `json:"district,omitempty"`
+	// Unlocks is how many locks a carrier may lift in an hour, by unlocks and by events of lines that are found; default 1000. What it locks
+	// is never limited: of a carrier that is broken into, a lock too many is the safer mistake.
+	Unlocks uint64 `json:"unlocks,omitempty"`
 	// May lists operations by type: issue, refresh, lock, unlock, revoke, renew, state. A role bounds them: issuance services issue, refresh and
 	// revoke; carriers and desks lock and unlock, desks revoke and renew too; operators and auditors only read state, as the others may.
 	May map[string][]Operation `json:"may"`
@@ -185,6 +191,9 @@ const (
 	maxVersion = 1<<53 - 1 // of what every JSON reader can tell apart
 	maxNesting = 4         // arrays and objects in a claim
 	maxLife    = 457 * 24 * time.Hour
+
+	defaultUnlocks = 1000
+	maxUnlocks     = 1_000_000
 )
 
 var (
@@ -223,6 +232,7 @@ type Bundle struct {
 	version       uint64
 	clients       map[string]client
 	lockClasses   map[string][]string
+	unlockClasses map[string][]string // higher ones
 	revokeClasses map[string][]string
 	renewClasses  map[string][]string
 	closing       []string
@@ -240,6 +250,7 @@ type client struct {
 	ClientInfo
 	channel  string
 	district string
+	unlocks  uint64
 }
 
 // docType is a type, ready to be judged by.
@@ -494,6 +505,12 @@ func (c *checker) bundle(f BundleFile) *Bundle {
 			c.wrong(jsontext.Pointer("/lock_reasons").AppendToken(r), "lock reason %q is not known: use one of %s", r, list(deviceLocks, subjectLocks))
 		}
 	}
+	b.unlockClasses = c.reasons("/unlock_reasons", f.UnlockReasons)
+	for _, r := range slices.Sorted(maps.Keys(f.UnlockReasons)) {
+		if _, known := f.LockReasons[r]; !known {
+			c.wrong(jsontext.Pointer("/unlock_reasons").AppendToken(r), "%q is no reason to lock", r)
+		}
+	}
 	b.revokeClasses = c.reasons("/revocation_reasons", f.RevocationReasons)
 	b.renewClasses, b.closing = c.reasons("/renew_reasons", f.RenewReasons), f.ClosingReasons
 	for i, r := range f.ClosingReasons {
@@ -565,6 +582,9 @@ func (c *checker) client(at jsontext.Pointer, b *Bundle, s ClientSpec) {
 	case s.Role != "issuance" && s.Issuer != "":
 		c.wrong(at+"/issuer", "client %s can't have an issuer: only issuance services take proofs from phones", s.ID)
 	}
+	if s.Unlocks > maxUnlocks || s.Unlocks > 0 && s.Role != "carrier" {
+		c.wrong(at+"/unlocks", "client %s: a carrier alone has a number of unlocks in an hour, at most %d", s.ID, uint64(maxUnlocks))
+	}
 	for _, t := range slices.Sorted(maps.Keys(s.May)) {
 		at := (at + "/may").AppendToken(t)
 		if b.types[t] == nil {
@@ -581,7 +601,7 @@ func (c *checker) client(at jsontext.Pointer, b *Bundle, s ClientSpec) {
 			}
 		}
 	}
-	b.clients[s.ID] = client{ClientInfo{ID: s.ID, Role: s.Role, Class: s.Class, Issuer: s.Issuer, May: s.May}, s.Channel, s.District}
+	b.clients[s.ID] = client{ClientInfo{ID: s.ID, Role: s.Role, Class: s.Class, Issuer: s.Issuer, May: s.May}, s.Channel, s.District, cmp.Or(s.Unlocks, defaultUnlocks)}
 }
 
 func isHTTPS(s string) bool {

@@ -50,7 +50,7 @@ var Codes = map[string]string{
 	"schedule.known":                   "An order of this id is there and says something else.",
 	"schedule.unknown":                 "The order that was to be replaced is over, or never was.",
 	"schedule.full":                    "As many orders wait for this card as one can have.",
-	"schedule.other_authority":         "Another class of authority made the order and alone may change it or take it back.",
+	"schedule.other_authority":         "Another authority made the order and alone may change it or take it back.",
 	"acknowledgement.unknown":          "There are no credentials of this issuance, or they are revoked or expired.",
 	"acknowledgement.key":              "The proof is by a key that the issuance's credentials are not bound to.",
 
@@ -81,7 +81,7 @@ var Codes = map[string]string{
 
 	"reason.unknown":       "The bundle knows no such reason to lock, unlock or revoke.",
 	"reason.forbidden":     "Authorities of the client's class may not use this reason.",
-	"lock.other_authority": "Another class of authority added this lock and alone may remove it.",
+	"lock.other_authority": "Another authority added this lock (another class, or another carrier) and alone may remove it, but for higher ones that the bundle names.",
 
 	"list.name":        "A status list needs an id and an absolute http(s) URI.",
 	"list.format":      "Status lists exist for mso_mdoc and dc+sd-jwt only.",

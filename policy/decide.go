@@ -313,7 +313,7 @@ func (t *docType) judgeRefresh(s Slot, at time.Time) *refusal {
 	return nil
 }
 
-// DecideChange decides a lock, unlock or revocation. No rule and no budget is asked: a loss report must get through.
+// DecideChange decides a lock, unlock or revocation. No rule is asked, and no budget but of what carriers lift: a loss report must get through.
 //
 // Reports come late, twice and out of order, so what has nothing to do is allowed with the effect "none": the answer must not depend on
 // which report was first.
@@ -345,7 +345,8 @@ func (b *Bundle) judgeChange(r ChangeRequest, s Slot, at time.Time) (*Approval, 
 	if r.Operation == OpRevoke {
 		reasons = b.revokeClasses
 	}
-	if refused := b.reason(c, reasons, r.Operation, r.Reason); refused != nil {
+	higher := r.Operation == OpUnlock && slices.Contains(b.unlockClasses[r.Reason], c.Class)
+	if refused := b.reason(c, reasons, r.Operation, r.Reason); refused != nil && !higher {
 		return nil, b.refused(refused)
 	}
 
@@ -357,7 +358,7 @@ func (b *Bundle) judgeChange(r ChangeRequest, s Slot, at time.Time) (*Approval, 
 			return nil, b.denied(ruleReasons, "reason.whole_person", "this reason is about the person and not about a phone: name no device")
 		}
 	} else {
-		change.Lock = Lock{Reason: r.Reason, Class: c.Class}
+		change.Lock = c.lock(r.Reason)
 		rules = append(rules, ruleAuthority)
 	}
 	if r.Card != "" && (r.Reason != "card_lost" || r.Operation == OpRevoke || !levelForm.MatchString(r.Card)) {
@@ -365,6 +366,10 @@ func (b *Bundle) judgeChange(r ChangeRequest, s Slot, at time.Time) (*Approval, 
 	}
 	change.Card = r.Card
 	there := slices.Contains(s.Locks, change.Lock)
+	if higher {
+		change.Any = true
+		there = slices.ContainsFunc(s.Locks, func(l Lock) bool { return l.Reason == r.Reason })
+	}
 	switch {
 	case r.Device != "" && r.Device != s.Device: // a late event about a phone that no longer has the card
 		change.Effect = "none"
@@ -380,12 +385,35 @@ func (b *Bundle) judgeChange(r ChangeRequest, s Slot, at time.Time) (*Approval, 
 		return nil, b.denied(ruleOneDevice, "slot.empty", "no phone has this card, so there is nothing that a lost phone could lock")
 	case r.Operation == OpUnlock && !there:
 		if slices.ContainsFunc(s.Locks, func(l Lock) bool { return l.Reason == r.Reason }) {
-			return nil, b.denied(ruleAuthority, "lock.other_authority", "another class of authority added this lock and alone may remove it")
+			return nil, b.denied(ruleAuthority, "lock.other_authority", "another authority added this lock and alone may remove it")
 		}
 		change.Effect = "none"
 	}
 	d.Rules = rules
-	return &Approval{kind: KindChange, decision: d, client: c.ID, at: at, lane: LaneLock, conditions: Conditions{Epoch: s.Epoch}, change: change}, d
+	conditions := Conditions{Epoch: s.Epoch}
+	if r.Operation == OpUnlock && change.Effect == "apply" {
+		conditions.Charges = c.unlocking()
+	}
+	return &Approval{kind: KindChange, decision: d, client: c.ID, at: at, lane: LaneLock, conditions: conditions, change: change}, d
+}
+
+// lock is a reason as this client adds it.
+func (c client) lock(reason string) Lock {
+	l := Lock{Reason: reason, Class: c.Class}
+	if c.Role == "carrier" {
+		l.By = c.ID
+	}
+	return l
+}
+
+// UnlockBudget counts what carriers lift in an hour. No bundle has a budget of this name: it is no id.
+const UnlockBudget = "(unlocks)"
+
+func (c client) unlocking() []Charge {
+	if c.Role != "carrier" {
+		return nil
+	}
+	return []Charge{{Budget: UnlockBudget, Window: time.Hour, Limit: c.unlocks, Whom: c.ID}}
 }
 
 // may judges client × operation × type by the bundle's data.

@@ -128,7 +128,7 @@ func TestIssueCarriesTheSchema(t *testing.T) {
 
 // Requirements 6, 15, 17, 22, 23, 25 and part b: what is refused, by which code, and in which order of importance.
 func TestIssueIsRefused(t *testing.T) {
-	telecom, court := Lock{"telecom_lost", "telecom"}, Lock{"court", "court"}
+	telecom, court := Lock{Reason: "telecom_lost", Class: "telecom"}, Lock{Reason: "court", Class: "court"}
 	b := load(t, "demo.json")
 	for name, c := range map[string]struct {
 		alter func(*scene)
@@ -150,7 +150,7 @@ func TestIssueIsRefused(t *testing.T) {
 		"resuming does not unlock":      {func(s *scene) { s.slot = locked(bound(noon), court); s.request.Resuming = true }, "card.locked", "I:locks"},
 		"expired device is still bound": {func(s *scene) { s.slot = Slot{Bound: true, Keys: [][32]byte{phone2.Thumbprint}} }, "slot.occupied", "I:one-device"},
 		"lost phone is replaced": {func(s *scene) {
-			s.slot = locked(bound(noon), telecom, Lock{"self_lost", "holder"})
+			s.slot = locked(bound(noon), telecom, Lock{Reason: "self_lost", Class: "holder"})
 			s.facts.keys = []evidence.Key{phone2}
 			s.request.Replace = true
 		}, "", ""},
@@ -158,12 +158,14 @@ func TestIssueIsRefused(t *testing.T) {
 		"lost phone is not issued to again": {func(s *scene) { s.slot = locked(bound(noon), telecom); s.request.Replace = true }, "slot.same_device", "I:one-device"},
 		"court blocks":                      {func(s *scene) { s.slot.Locks = []Lock{court} }, "card.locked", "I:locks"},
 		"card_lost blocks a replacement": {func(s *scene) {
-			s.slot = locked(bound(noon), telecom, Lock{"card_lost", "card_system"})
+			s.slot = locked(bound(noon), telecom, Lock{Reason: "card_lost", Class: "card_system"})
 			s.facts.keys = []evidence.Key{phone2}
 			s.request.Replace = true
 		}, "card.locked", "I:locks"},
-		"fraud and hold block":               {func(s *scene) { s.slot.Locks = []Lock{{"admin_hold", "ministry"}, {"fraud", "ministry"}} }, "card.locked", "I:locks"},
-		"a reason that is not known blocks":  {func(s *scene) { s.slot.Locks = []Lock{{"novel", "officers"}} }, "card.locked", "I:locks"},
+		"fraud and hold block": {func(s *scene) {
+			s.slot.Locks = []Lock{{Reason: "admin_hold", Class: "ministry"}, {Reason: "fraud", Class: "ministry"}}
+		}, "card.locked", "I:locks"},
+		"a reason that is not known blocks":  {func(s *scene) { s.slot.Locks = []Lock{{Reason: "novel", Class: "officers"}} }, "card.locked", "I:locks"},
 		"invariants come before permissions": {func(s *scene) { s.slot = bound(noon); s.request.Client, s.facts.about.Client = "nobody", "nobody" }, "slot.occupied", "I:one-device"},
 		"invariants come before claims":      {func(s *scene) { s.slot = bound(noon); s.claims = nil }, "slot.occupied", "I:one-device"},
 		"permissions come before evidence":   {func(s *scene) { s.facts.Kinds = nil; s.request.Client, s.facts.about.Client = "nobody", "nobody" }, "client.forbidden", "D:client"},
@@ -326,7 +328,7 @@ func change(b *Bundle, client string, op Operation, reason string, s Slot, devic
 // Requirements 23 to 26 and b3: who may add and remove which reason, and what late and doubled reports do.
 func TestChange(t *testing.T) {
 	b := load(t, "demo.json")
-	telecom, self, court := Lock{"telecom_lost", "telecom"}, Lock{"self_lost", "holder"}, Lock{"court", "court"}
+	telecom, self, court := Lock{Reason: "telecom_lost", Class: "telecom", By: "telecom-a"}, Lock{Reason: "self_lost", Class: "holder"}, Lock{Reason: "court", Class: "court"}
 	phone := bound(noon)
 	for name, c := range map[string]struct {
 		client string
@@ -352,9 +354,9 @@ func TestChange(t *testing.T) {
 		"carrier can't revoke":              {"telecom-a", OpRevoke, "fraud", phone, "", "client.forbidden"},
 		"desk lifts the carrier's":          {"loss-desk", OpUnlock, "telecom_lost", locked(phone, telecom), "", "reason.forbidden"},
 		"desk lifts its own":                {"loss-desk", OpUnlock, "self_lost", locked(phone, self, telecom), "", "apply"},
-		"reason of another class":           {"ministry", OpUnlock, "fraud", locked(phone, Lock{"fraud", "officers"}), "", "lock.other_authority"},
-		"same reason by both classes":       {"ministry", OpUnlock, "fraud", locked(phone, Lock{"fraud", "ministry"}, Lock{"fraud", "officers"}), "", "apply"},
-		"second class adds the same reason": {"ministry", OpLock, "fraud", locked(phone, Lock{"fraud", "officers"}), "", "apply"},
+		"reason of another class":           {"ministry", OpUnlock, "fraud", locked(phone, Lock{Reason: "fraud", Class: "officers"}), "", "lock.other_authority"},
+		"same reason by both classes":       {"ministry", OpUnlock, "fraud", locked(phone, Lock{Reason: "fraud", Class: "ministry"}, Lock{Reason: "fraud", Class: "officers"}), "", "apply"},
+		"second class adds the same reason": {"ministry", OpLock, "fraud", locked(phone, Lock{Reason: "fraud", Class: "officers"}), "", "apply"},
 		"hold before any phone":             {"ministry", OpLock, "admin_hold", Slot{}, "", "apply"},
 		"unknown reason":                    {"ministry", OpLock, "mood", phone, "", "reason.unknown"},
 		"revocation reason is no lock":      {"ministry", OpLock, "deceased", phone, "", "reason.unknown"},
@@ -409,25 +411,26 @@ func TestChangeOfNobodyFails(t *testing.T) {
 func TestLocksAreASetOfReasonsWithOwners(t *testing.T) {
 	b := load(t, "demo.json")
 	type authority struct {
-		client, class string
-		reasons       []string
+		client, class, by string
+		reasons           []string
 	}
-	authorities := []authority{{"telecom-a", "telecom", []string{"telecom_lost"}}, {"loss-desk", "holder", []string{"self_lost"}}, {"ministry", "ministry", []string{"admin_hold", "fraud"}}}
+	authorities := []authority{{"telecom-a", "telecom", "telecom-a", []string{"telecom_lost"}}, {"loss-desk", "holder", "", []string{"self_lost"}}, {"ministry", "ministry", "", []string{"admin_hold", "fraud"}}}
 	lock := rapid.Custom(func(t *rapid.T) Lock {
-		return Lock{rapid.SampledFrom(slices.Concat(deviceLocks, subjectLocks)).Draw(t, "reason"), rapid.SampledFrom(classes).Draw(t, "class")}
+		return Lock{Reason: rapid.SampledFrom(slices.Concat(deviceLocks, subjectLocks)).Draw(t, "reason"), Class: rapid.SampledFrom(classes).Draw(t, "class"),
+			By: rapid.SampledFrom([]string{"", "telecom-a", "telecom-b"}).Draw(t, "carrier")}
 	})
 	rapid.Check(t, func(t *rapid.T) {
 		s := locked(bound(noon), rapid.SliceOfDistinct(lock, func(l Lock) Lock { return l }).Draw(t, "locks")...)
 		s.Epoch = rapid.Uint64().Draw(t, "epoch")
 		who := rapid.SampledFrom(authorities).Draw(t, "who")
-		mine := Lock{rapid.SampledFrom(who.reasons).Draw(t, "mine"), who.class}
+		mine := Lock{Reason: rapid.SampledFrom(who.reasons).Draw(t, "mine"), Class: who.class, By: who.by}
 		a, d := change(b, who.client, OpLock, mine.Reason, s, "")
 		if c, ok := a.Change(); !ok || c.Lock != mine || (c.Effect == "none") != slices.Contains(s.Locks, mine) {
 			t.Fatalf("lock %v on %v: %v %s", mine, s.Locks, d.Result, d.Code)
 		}
 		other := lock.Draw(t, "other")
 		if a, _ := change(b, who.client, OpUnlock, other.Reason, s, ""); a.Valid() {
-			if c, _ := a.Change(); c.Lock.Class != who.class || c.Effect == "apply" && !slices.Contains(s.Locks, c.Lock) {
+			if c, _ := a.Change(); c.Lock.Class != who.class || c.Lock.By != who.by || c.Effect == "apply" && !slices.Contains(s.Locks, c.Lock) {
 				t.Fatalf("%s removed %v from %v", who.client, c.Lock, s.Locks)
 			}
 		}
@@ -455,7 +458,7 @@ func TestNoApprovalBreaksAnInvariant(t *testing.T) {
 		}
 		s.slot.Epoch = rapid.Uint64().Draw(t, "epoch")
 		for _, r := range rapid.SliceOfDistinct(rapid.SampledFrom(slices.Concat(deviceLocks, subjectLocks)), rapid.ID[string]).Draw(t, "locks") {
-			s.slot.Locks = append(s.slot.Locks, Lock{r, "officers"})
+			s.slot.Locks = append(s.slot.Locks, Lock{Reason: r, Class: "officers"})
 		}
 		a, d := s.decide(b)
 		if a.Valid() != (d.Result == Allowed) || a != nil && !a.Valid() {
@@ -540,4 +543,68 @@ func TestBundleIsSharedByManyRequests(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// b7: carriers are competitors. Each adds its own lock and lifts its own, however often the other was asked to; who stands above them is data.
+func TestCarriersLiftTheirOwn(t *testing.T) {
+	var f BundleFile
+	if err := json.Unmarshal([]byte(read(t, "demo.json")), &f); err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(f.Clients, func(c ClientSpec) bool { return c.ID == "telecom-a" })
+	other := f.Clients[i]
+	other.ID, other.Unlocks = "telecom-b", 7
+	f.Clients = append(f.Clients, other)
+	b := parse(t, f)
+	byA, byB := Lock{Reason: "telecom_lost", Class: "telecom", By: "telecom-a"}, Lock{Reason: "telecom_lost", Class: "telecom", By: "telecom-b"}
+	phone := bound(noon)
+	ask := func(client string, op Operation, want string, locks ...Lock) Change {
+		t.Helper()
+		a, d := change(b, client, op, "telecom_lost", locked(phone, locks...), "")
+		if want != "apply" && want != "none" {
+			denied(t, a, d, want)
+			return Change{}
+		}
+		allowed(t, a, d)
+		c, _ := a.Change()
+		charges := a.Conditions().Charges
+		if c.Effect != want || (op == OpUnlock && want == "apply" && client != "ministry") != (len(charges) == 1) {
+			t.Errorf("%s %s: %+v, charged %+v; want %s", client, op, c, charges, want)
+		}
+		return c
+	}
+	ask("telecom-b", OpUnlock, "lock.other_authority", byA)
+	if c := ask("telecom-b", OpLock, "apply", byA); c.Lock != byB {
+		t.Errorf("added %+v", c.Lock)
+	}
+	if c := ask("telecom-b", OpUnlock, "apply", byA, byB); c.Lock != byB || c.Any {
+		t.Errorf("lifted %+v", c)
+	}
+	ask("telecom-a", OpUnlock, "lock.other_authority", byB)
+	ask("telecom-a", OpUnlock, "lock.other_authority", Lock{Reason: "telecom_lost", Class: "telecom"})
+	ask("telecom-a", OpUnlock, "none")
+	ask("ministry", OpUnlock, "reason.forbidden", byA)
+	a, _ := change(b, "telecom-b", OpUnlock, "telecom_lost", locked(phone, byB), "")
+	if c := a.Conditions().Charges; c[0] != (Charge{Budget: UnlockBudget, Whom: "telecom-b", Window: time.Hour, Limit: 7}) {
+		t.Errorf("charged %+v", c)
+	}
+
+	f.UnlockReasons = map[string][]string{"telecom_lost": {"ministry"}}
+	b = parse(t, f)
+	if c := ask("ministry", OpUnlock, "apply", byA, byB); !c.Any {
+		t.Errorf("a higher authority lifts %+v", c)
+	}
+	ask("ministry", OpUnlock, "none")
+	ask("ministry", OpLock, "reason.forbidden")
+	ask("loss-desk", OpUnlock, "reason.forbidden", byA)
+	for says, bend := range map[string]func(){
+		"is no reason to lock": func() { f.UnlockReasons = map[string][]string{"mood": {"ministry"}} },
+		"is not known":         func() { f.UnlockReasons = map[string][]string{"court": {"king"}} },
+		"a carrier alone":      func() { f.UnlockReasons, f.Clients[0].Unlocks = nil, 1 },
+	} {
+		bend()
+		if _, err := Parse("f", text(t, f)); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", says, err)
+		}
+	}
 }

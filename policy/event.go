@@ -44,7 +44,7 @@ const FloodBudget = "(events)"
 // MaxBudget bounds what only counts.
 const MaxBudget = 1 << 62
 
-// DecideEvent decides on a carrier's event. As of a lock, no rule and no budget is asked: it must get through.
+// DecideEvent decides on a carrier's event. As of a lock, no rule is asked, and a budget only of what lifts one: a loss must get through.
 func (b *Bundle) DecideEvent(e evidence.LineEvent, at time.Time) (*Approval, Decision) {
 	switch {
 	case b == nil:
@@ -82,9 +82,11 @@ func (b *Bundle) DecideEvent(e evidence.LineEvent, at time.Time) (*Approval, Dec
 	var conditions Conditions
 	if needs == OpLock { // counted, and never refused
 		conditions.Charges = []Charge{{Budget: FloodBudget, Window: time.Hour, Limit: MaxBudget, Whom: e.Authority()}}
+	} else {
+		conditions.Charges = c.unlocking()
 	}
 	return &Approval{kind: KindEvent, decision: d, client: c.ID, at: at, lane: LaneLock, conditions: conditions, event: Event{Flood: b.floods[e.Authority()], Authority: e.Authority(), ID: e.ID(), Line: e.Line(),
-		Kind: e.Kind(), Digest: e.Digest(), Seq: e.Seq(), OccurredAt: e.OccurredAt(), Until: e.Until(), Lock: Lock{Reason: reason, Class: c.Class}, Types: types}}, d
+		Kind: e.Kind(), Digest: e.Digest(), Seq: e.Seq(), OccurredAt: e.OccurredAt(), Until: e.Until(), Lock: c.lock(reason), Types: types}}, d
 }
 
 // line is the one that a method asked for and a carrier vouched for.

@@ -91,6 +91,7 @@ type SlotInput struct {
 type LockInput struct {
 	Reason string `json:"reason"`
 	Class  string `json:"class"`
+	By     string `json:"by,omitempty"` // the carrier
 }
 
 // Decide gives the decision on an input.

@@ -165,7 +165,7 @@ func (b *Bundle) DecideOrder(r OrderRequest, s Slot, at time.Time) (*Approval, D
 	if r.Operation == OpRevoke {
 		classes, o.Close = b.revokeClasses, r.Reason
 	} else {
-		o.Lock = Lock{Reason: r.Reason, Class: c.Class}
+		o.Lock = c.lock(r.Reason)
 	}
 	if refused := b.reason(c, classes, r.Operation, r.Reason); refused != nil {
 		return nil, b.refused(refused)
@@ -186,8 +186,8 @@ func (b *Bundle) DecideOrder(r OrderRequest, s Slot, at time.Time) (*Approval, D
 		return nil, b.denied(ruleSchedule, "schedule.known", "there is an order of this id that says something else: give the new one another id, and name the old one as replaced")
 	case r.Replaces != "" && replaced < 0:
 		return nil, b.denied(ruleSchedule, "schedule.unknown", "the order that is to be replaced is over, or never was")
-	case replaced >= 0 && s.Orders[replaced].Class != c.Class:
-		return nil, b.denied(ruleAuthority, "schedule.other_authority", "another class of authority made the order and alone may change it")
+	case replaced >= 0 && !c.made(s.Orders[replaced]):
+		return nil, b.denied(ruleAuthority, "schedule.other_authority", "another authority made the order and alone may change it")
 	case r.Replaces == "" && len(s.Orders) >= MaxOrders:
 		return nil, b.denied(ruleSchedule, "schedule.full", fmt.Sprintf("at most %d orders wait for one card", MaxOrders))
 	case r.From.IsZero() || r.From.Before(at.Add(-24*time.Hour)) || r.From.After(at.Add(maxAhead)):
@@ -197,6 +197,11 @@ func (b *Bundle) DecideOrder(r OrderRequest, s Slot, at time.Time) (*Approval, D
 	}
 	return b.change(c, d, Change{Operation: OpOrder, DocumentType: r.DocumentType, Subject: r.Subject, Lock: o.Lock, Reason: r.Reason, Order: o,
 		Replaces: r.Replaces, Effect: effect}, s, at, ruleClient, ruleReasons, ruleSchedule)
+}
+
+// made says whether an order is this client's to change.
+func (c client) made(o Order) bool {
+	return o.Class == c.Class && (o.Lock == Lock{} || o.Lock == c.lock(o.Lock.Reason))
 }
 
 // MaxOrders that wait for one card.
@@ -218,8 +223,8 @@ func (b *Bundle) DecideCancel(r CancelRequest, s Slot, at time.Time) (*Approval,
 	}
 	change := Change{Operation: OpCancel, DocumentType: r.DocumentType, Subject: r.Subject, Order: Order{ID: r.ID}, Effect: "none"}
 	if i := slices.IndexFunc(s.Orders, func(k Order) bool { return k.ID == r.ID }); i >= 0 {
-		if s.Orders[i].Class != c.Class {
-			return nil, b.denied(ruleAuthority, "schedule.other_authority", "another class of authority made the order and alone may take it back")
+		if !c.made(s.Orders[i]) {
+			return nil, b.denied(ruleAuthority, "schedule.other_authority", "another authority made the order and alone may take it back")
 		}
 		change.Order, change.Lock, change.Effect = s.Orders[i], s.Orders[i].Lock, "apply"
 	}

@@ -103,7 +103,7 @@ func TestRenewalIsHeeded(t *testing.T) {
 func TestOrdersAreJudged(t *testing.T) {
 	b := load(t, "kr-resident.json")
 	good := OrderRequest{Client: "ministry", DocumentType: "kr-resident", Subject: subject, ID: "n", Operation: OpLock, Reason: "admin_hold", From: noon.Add(time.Hour), To: noon.Add(2 * time.Hour)}
-	theirs := Order{ID: "o", Class: "court", Lock: Lock{"court", "court"}, From: noon.Add(time.Hour)}
+	theirs := Order{ID: "o", Class: "court", Lock: Lock{Reason: "court", Class: "court"}, From: noon.Add(time.Hour)}
 	full := Slot{Epoch: 1}
 	for i := range MaxOrders {
 		full.Orders = append(full.Orders, Order{ID: string(rune('a' + i)), Class: "ministry"})

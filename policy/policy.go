@@ -86,10 +86,12 @@ const (
 	PurposeClientCA Purpose = "client-ca"   // DER TBSCertificate of mTLS certificates
 )
 
-// Lock is one reason why a card is suspended, with the class of authority that added it and alone may remove it.
+// Lock is one reason why a card is suspended, with who added it and alone may remove it: a class of authority or, since carriers compete and
+// each speaks for its own lines, one carrier.
 type Lock struct {
 	Reason string // telecom_lost, self_lost, card_lost, admin_hold, court, fraud
 	Class  string // telecom, holder, card_system, ministry, court, officers
+	By     string `json:",omitzero"` // the carrier's client; empty: any client of the class
 }
 
 // Slot is what policy may know of a subject's state for one document type.
@@ -228,6 +230,7 @@ type Change struct {
 	DocumentType string
 	Subject      Pseudonym
 	Lock         Lock   // lock and unlock
+	Any          bool   // of an unlock: whoever added the reason; a higher authority lifts it
 	Reason       string // revoke
 	Device       string
 	Card         string // lock and unlock

@@ -250,6 +250,14 @@ func (o *oracle) apply(e Event) (changed bool, want error) {
 		switch u := e.Unlock; {
 		case elsewhere(u.Device):
 			return false, nil
+		case u.Any && o.anyLock(func(l policy.Lock) bool { return l.Reason == u.Lock.Reason }):
+			for l := range o.locks {
+				if l.Reason == u.Lock.Reason {
+					delete(o.locks, l)
+					delete(o.held, l)
+					o.unclaim(l)
+				}
+			}
 		case o.locks[u.Lock]:
 			delete(o.locks, u.Lock)
 			delete(o.held, u.Lock)
@@ -459,7 +467,11 @@ func TestAnyHistory(t *testing.T) {
 			return fmt.Sprintf("r%d", max(1, w.made-rapid.IntRange(-1, 7).Draw(t, "reservation"))) // one of the last, or none yet
 		}
 		lock := func(t *rapid.T) policy.Lock {
-			return policy.Lock{Reason: reasons.Draw(t, "reason"), Class: classes.Draw(t, "class")}
+			l := policy.Lock{Reason: reasons.Draw(t, "reason"), Class: classes.Draw(t, "class")}
+			if l.Class == "telecom" {
+				l.By = rapid.SampledFrom([]string{"telecom-a", "telecom-b"}).Draw(t, "carrier")
+			}
+			return l
 		}
 		// What is named first by the alphabet is drawn more often.
 		t.Repeat(map[string]func(*rapid.T){
@@ -485,8 +497,10 @@ func TestAnyHistory(t *testing.T) {
 			"lock": func(t *rapid.T) {
 				do("lock", Event{Lock: &Lock{Lock: lock(t), Device: some.Draw(t, "phone"), Held: rapid.Bool().Draw(t, "held")}})
 			},
-			"unlock":  func(t *rapid.T) { do("unlock", Event{Unlock: &Unlock{Lock: lock(t), Device: some.Draw(t, "phone")}}) },
-			"unlock2": func(t *rapid.T) { do("unlock", Event{Unlock: &Unlock{Lock: lock(t)}}) }, // or locks would pile up
+			"unlock": func(t *rapid.T) { do("unlock", Event{Unlock: &Unlock{Lock: lock(t), Device: some.Draw(t, "phone")}}) },
+			"unlock2": func(t *rapid.T) {
+				do("unlock", Event{Unlock: &Unlock{Lock: lock(t), Any: rapid.Bool().Draw(t, "any")}})
+			}, // or locks would pile up
 			"release": func(t *rapid.T) {
 				for _, l := range slices.Clone(w.Locks) {
 					do("unlock", Event{Unlock: &Unlock{Lock: l}})

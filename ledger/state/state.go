@@ -3,7 +3,7 @@
 // what the rules below forbid, whatever policy allowed:
 //
 //   - at most one live device; issuing to another one revokes everything of the old one in the same step
-//   - locks are a set of {reason, class}; each is removable only by its own class; the card is suspended while the set is not empty
+//   - locks are a set of {reason, class, carrier}; each is removable only by its own class and carrier, or a named higher one; the card is suspended while the set is not empty
 //   - REVOKED is terminal; an mdoc status only ever goes 0 → 1
 //   - a lock suspends SD-JWT VCs and revokes MSOs; a refresh makes new MSOs after the last lock is gone
 //   - a held lock is one of many that came at once: it suspends and blocks as any other, but MSOs are revoked only when it is confirmed
@@ -46,7 +46,7 @@ const (
 type State struct {
 	Epoch       uint64        `json:"epoch"`
 	Device      *Device       `json:"device,omitempty"`
-	Locks       []policy.Lock `json:"locks,omitempty"` // sorted by reason, class; no duplicates
+	Locks       []policy.Lock `json:"locks,omitempty"` // sorted by reason, class, carrier; no duplicates
 	Held        []policy.Lock `json:"held,omitempty"`  // those of Locks for which MSOs are not revoked yet; sorted
 	Credentials []Credential  `json:"credentials,omitempty"`
 
@@ -131,10 +131,11 @@ type Lock struct {
 	Card   string // a plastic card that is lost
 }
 
-// Unlock removes a reason; the class must be the one that added it. A reason that is not there, or a Device that is not bound any more
+// Unlock removes a reason; the class, and the carrier, must be the one that added it, unless Any of them is lifted. A reason that is not there, or a Device that is not bound any more
 // (a late `found`), changes nothing.
 type Unlock struct {
 	Lock   policy.Lock
+	Any    bool // a higher authority lifts the reason, whoever added it
 	Device string
 	Card   string // a plastic card that is found; other lost ones stay stopped
 }
@@ -157,7 +158,7 @@ var (
 	ErrUnbound    = errors.New("no device is bound")                // Refresh, Again, Revoke or a device lock without a device
 	ErrOther      = errors.New("another device is bound by now")    // Refresh or Again for a device that was replaced
 	ErrLocked     = errors.New("the card is locked")                // Refresh or Again while locked; Issue while a subject lock stands
-	ErrClass      = errors.New("another authority added this lock") // Unlock by another class
+	ErrClass      = errors.New("another authority added this lock") // Unlock by another class or carrier
 	ErrSuperseded = errors.New("nothing of the reservation waits for a signature")
 	ErrEvent      = errors.New("the event is malformed")
 	ErrClosed     = errors.New("the subject is closed")
@@ -291,7 +292,7 @@ func instant(t time.Time) time.Time            { return t.UTC().Round(0) } // su
 func isDeviceLock(l policy.Lock) bool          { return !SubjectLock(l.Reason) }
 func isSubjectLock(l policy.Lock) bool         { return SubjectLock(l.Reason) }
 func compareLocks(a, b policy.Lock) int {
-	return cmp.Or(cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Class, b.Class))
+	return cmp.Or(cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Class, b.Class), cmp.Compare(a.By, b.By))
 }
 
 func (s State) clone() State {
@@ -468,9 +469,15 @@ func (s *State) unlock(e Unlock) (bool, error) {
 	case s.elsewhere(e.Device):
 		return false, nil
 	}
-	if i, there := slices.BinarySearchFunc(s.Locks, e.Lock, compareLocks); there {
-		s.drop(i)
-		s.release(e.Lock)
+	found := false
+	for i := len(s.Locks) - 1; i >= 0; i-- {
+		if l := s.Locks[i]; l == e.Lock || e.Any && l.Reason == e.Lock.Reason {
+			s.drop(i)
+			s.release(l)
+			found = true
+		}
+	}
+	if found {
 		if s.Stopped = slices.DeleteFunc(s.Stopped, func(c string) bool { return c == e.Card }); len(s.Stopped) == 0 {
 			s.Stopped = nil
 		}

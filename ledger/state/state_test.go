@@ -122,7 +122,7 @@ func (w *world) take(next State, changes []Change, e Event) error {
 //	issue(p) replace(p) refresh(p)        reservation r1, r2, … with an MSO and an SD-JWT VC
 //	settle(r1) again(r1) wait(24h)
 //	lost(p) found(p)                      telecom_lost of the telecom class, for that phone only
-//	lock(reason/class) unlock(reason/class) lock(p, reason/class) unlock(p, reason/class)
+//	lock(reason/class[/carrier]) unlock(reason/class[/carrier]) lift(reason/class) lock(p, reason/class) unlock(p, reason/class)
 //	revoke() revoke(p)
 var step = regexp.MustCompile(`^(\w+)\(([^)]*)\)(?:!(\w+))?$`)
 
@@ -166,7 +166,8 @@ func (w *world) event(t *testing.T, verb string, args []string) Event {
 	}
 	lock := func(s string) policy.Lock {
 		reason, class, _ := strings.Cut(s, "/")
-		return policy.Lock{Reason: reason, Class: class}
+		class, by, _ := strings.Cut(class, "/")
+		return policy.Lock{Reason: reason, Class: class, By: by}
 	}
 	device, of := "", arg(0)
 	if len(args) == 2 {
@@ -193,6 +194,8 @@ func (w *world) event(t *testing.T, verb string, args []string) Event {
 		return Event{Lock: &Lock{Lock: lock(of), Device: device}}
 	case "unlock":
 		return Event{Unlock: &Unlock{Lock: lock(of), Device: device}}
+	case "lift":
+		return Event{Unlock: &Unlock{Lock: lock(of), Any: true}}
 	case "revoke":
 		return Event{Revoke: &Revoke{Reason: "user_request", Device: arg(0)}}
 	}
@@ -239,6 +242,10 @@ func TestStories(t *testing.T) {
 			"issue(p1) → lost(p1) → replace(p1)!locked", "p1 [telecom_lost/telecom] r1:p1=1,2"},
 		{"fact 23: a loss report suspends the SD-JWT VC and revokes the MSO",
 			"issue(p1) → settle(r1) → lost(p1)", "p1 [telecom_lost/telecom] r1:p1=1,2"},
+		{"b7: a carrier lifts what it locked itself, and only a higher authority lifts everybody's",
+			"issue(p1) → lock(telecom_lost/telecom/a) → unlock(telecom_lost/telecom/b)!class → lock(telecom_lost/telecom/b)" +
+				" → unlock(telecom_lost/telecom/a) → unlock(telecom_lost/telecom/a)!class → lock(telecom_lost/telecom/a) → lock(self_lost/holder)" +
+				" → lift(telecom_lost/ministry)", "p1 [self_lost/holder] r1:p1=1,2"},
 		{"fact 24: unlock brings the SD-JWT VC back; the MSO stays revoked until a refresh makes another",
 			"issue(p1) → lost(p1) → found(p1) → refresh(p1)", "p1 [] r1:p1=1,0 r2:p1=0,0"},
 		{"a refresh is refused while any lock stands",

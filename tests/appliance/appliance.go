@@ -84,6 +84,8 @@ func found(dir, configuration string) error {
 	if err != nil {
 		return err
 	}
+	// What a carrier may lift in an hour is for tests of that; others lift as often as they like.
+	bundle = bytes.Replace(bundle, []byte(`"class": "telecom",`), []byte(`"class": "telecom", "unlocks": 1000000,`), 1)
 	return foundBy(dir, configuration, bundle, "ward-office-1", "telecom-a", "loss-desk", "ministry", "auditor")
 }
 

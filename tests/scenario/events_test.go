@@ -20,7 +20,9 @@ import (
 // b7: a carrier that knows lines and no persons stops the cards on the phones that it vouched for, and can lift nothing but its own.
 func TestCarrierEvents(t *testing.T) {
 	t.Parallel()
-	a, by := installProgramme(t, nil)
+	a, by := installProgramme(t, func(bundle map[string]any) {
+		bundle["clients"] = append(bundle["clients"].([]any), map[string]any{"id": "telecom-b", "role": "carrier", "class": "telecom", "may": map[string]any{harness.KR: []string{"lock", "unlock"}}})
+	})
 	event := func(through string, r contract.EventRequest, effect string) contract.EventAnswer {
 		t.Helper()
 		out, err := a.As(through).Event(context.Background(), r)
@@ -52,6 +54,9 @@ func TestCarrierEvents(t *testing.T) {
 	first := event("telecom-a", lost, "applied")
 	a.Eventually(s.Status, verifier.Suspended)
 	a.Eventually(m.Status, verifier.Invalid)
+	if _, err := a.As("telecom-b").Unlock(context.Background(), contract.ChangeRequest{DocumentType: harness.KR, Subject: "events-1", Reason: "telecom_lost"}); client.Code(err) != "lock.other_authority" {
+		t.Errorf("a carrier lifts another's lock: %v", err)
+	}
 	if again := event("telecom-a", lost, "applied"); again.Sequence != first.Sequence {
 		t.Errorf("the same event again: entry %d, first %d", again.Sequence, first.Sequence)
 	}
