@@ -268,6 +268,7 @@ func (a *Appliance) Launch(env ...string) {
 		a.Prepare(a.Daemon)
 	}
 	if err := a.Daemon.Start(); err != nil {
+		a.Daemon = nil
 		a.t.Fatal(err)
 	}
 	cmd, exited := a.Daemon, a.Exited
