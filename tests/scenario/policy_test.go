@@ -32,7 +32,21 @@ type ruled struct {
 
 func installRuled(t *testing.T) *ruled {
 	t.Helper()
-	r := &ruled{install(t), map[string]*ecdsa.PrivateKey{}}
+	r := register(t, install(t))
+	// The active bundle of the template is unsigned, which is no more enough.
+	r.Write("policy.json", r.bundle(t, 2))
+	if out := r.Command(2, "enrol", "--out", filepath.Join(r.Dir, "clients"), "operator-1"); !strings.Contains(out, "bundle.unsigned") {
+		t.Errorf("an unsigned bundle after keys were registered: %s", out)
+	}
+	r.Write("policy.json", r.bundle(t, 2, "alice", "bob"))
+	r.Command(0, "enrol", "--out", filepath.Join(r.Dir, "clients"), "operator-1")
+	return r
+}
+
+// register gives an installation three policy keys, of which two must sign.
+func register(t *testing.T, a *appliance) *ruled {
+	t.Helper()
+	r := &ruled{a, map[string]*ecdsa.PrivateKey{}}
 	conf := string(read(t, r.appliance, "sealkeeper.yaml")) + "policy_signers:\n  threshold: 2\n  keys:\n"
 	for _, id := range []string{"alice", "bob", "carol"} {
 		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -53,13 +67,6 @@ func installRuled(t *testing.T) *ruled {
 		r.keys[id] = k
 	}
 	r.Write("sealkeeper.yaml", conf)
-	// The active bundle of the template is unsigned, which is no more enough.
-	r.Write("policy.json", r.bundle(t, 2))
-	if out := r.Command(2, "enrol", "--out", filepath.Join(r.Dir, "clients"), "operator-1"); !strings.Contains(out, "bundle.unsigned") {
-		t.Errorf("an unsigned bundle after keys were registered: %s", out)
-	}
-	r.Write("policy.json", r.bundle(t, 2, "alice", "bob"))
-	r.Command(0, "enrol", "--out", filepath.Join(r.Dir, "clients"), "operator-1")
 	return r
 }
 
