@@ -33,6 +33,7 @@ const (
 	maxBody       = 16 << 10
 	maxPolicyBody = 2 << 20 // a bundle as one string, with its quotes and line ends escaped
 	maxStatusBody = 4 << 20 // a status of phones, likewise
+	maxSignedBody = 4 << 20 // a proposal that holds a bundle, its quotes escaped twice
 	maxDepth      = 16
 	maxHeader     = 16 << 10
 	deadline      = 10 * time.Second // of one request in the authority
@@ -71,6 +72,13 @@ type Authority interface {
 	ReplayEvent(ctx context.Context, c ca.Caller, r contract.ReplayRequest) (contract.EventAnswer, error)
 	Floods(ctx context.Context) (contract.Floods, error)
 	DecideFlood(ctx context.Context, c ca.Caller, r contract.FloodRequest) (contract.FloodAnswer, error)
+	Officers(ctx context.Context) (contract.Officers, error)
+	Proposals(ctx context.Context) (contract.Proposals, error)
+	Proposal(ctx context.Context, r contract.ProposalQuery) (contract.Proposal, error)
+	Propose(ctx context.Context, c ca.Caller, r contract.ProposeRequest) (contract.Proposal, error)
+	Approve(ctx context.Context, c ca.Caller, r contract.ApprovalRequest) (contract.Proposal, error)
+	Reject(ctx context.Context, c ca.Caller, r contract.ApprovalRequest) (contract.Proposal, error)
+	Execute(ctx context.Context, c ca.Caller, r contract.ProposalQuery) (contract.Proposal, error)
 	Holder(ctx context.Context, c ca.Caller, r contract.StateRequest) (contract.Holder, error)
 	WhoAmI(c ca.Caller) (contract.WhoAmI, bool)
 	Public(path string) (ca.Object, bool)

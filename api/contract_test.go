@@ -223,6 +223,13 @@ func TestHandlersKeepTheContract(t *testing.T) {
 			house.err = nil
 		}
 	}
+	house.err = &ca.Problem{Code: "proposal.unknown"}
+	for _, path := range []string{"new", "show"} {
+		check("proposals 404", h, request("POST", "/v1/officers/proposals/"+path, RoleOfficer), true)
+	}
+	for _, path := range []string{"approvals", "rejections", "executions"} {
+		check(path+" 404", h, request("POST", "/v1/officers/"+path, RoleOfficer), true)
+	}
 	house.err = &ca.Problem{Code: "decision.unknown"}
 	check("decisions 404", h, request("POST", "/v1/decisions", RoleAuditor), true)
 	house.err = nil
@@ -244,6 +251,8 @@ func TestHandlersKeepTheContract(t *testing.T) {
 		check("active policy "+code, h, request("GET", "/v1/policies/active", RoleAuditor), true)
 		check("dead events "+code, h, request("GET", "/v1/events/dead", RoleAuditor), true)
 		check("floods "+code, h, request("GET", "/v1/floods", RoleAuditor), true)
+		check("officers "+code, h, request("GET", "/v1/officers", RoleAuditor), true)
+		check("proposals "+code, h, request("GET", "/v1/officers/proposals", RoleAuditor), true)
 		house.err = nil
 	}
 

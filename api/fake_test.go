@@ -167,6 +167,38 @@ func (f *fake) DecideFlood(_ context.Context, c ca.Caller, r contract.FloodReque
 	return contract.FloodAnswer{Carrier: "telecom-a", Hour: noon, Decision: "undo", Cards: 3}, f.call("flood", c)
 }
 
+func (f *fake) Officers(context.Context) (contract.Officers, error) {
+	return contract.Officers{Epoch: 1, Officers: []contract.Officer{{ID: "kim", Name: "Kim", Role: "officer", Fingerprint: "0123"}},
+		Rules: []contract.OfficerRule{{Action: "issuing.stop", Need: 1, Delay: "0s", Life: "1h0m0s", Supported: true}}, Registry: "{}"}, f.err
+}
+
+var proposed = contract.Proposal{ID: strings.Repeat("0", 64), Action: "issuing.stop", State: "ready", Text: []string{"issuing.stop"}, By: "kim", Epoch: 1, Made: noon, Expires: noon.Add(time.Hour),
+	Need: 1, Approved: []string{"kim"}, Rejected: []string{}}
+
+func (f *fake) Proposals(context.Context) (contract.Proposals, error) {
+	return contract.Proposals{Proposals: []contract.Proposal{proposed}}, f.err
+}
+
+func (f *fake) Proposal(context.Context, contract.ProposalQuery) (contract.Proposal, error) {
+	return proposed, f.err
+}
+
+func (f *fake) Propose(_ context.Context, c ca.Caller, _ contract.ProposeRequest) (contract.Proposal, error) {
+	return proposed, f.call("propose", c)
+}
+
+func (f *fake) Approve(_ context.Context, c ca.Caller, _ contract.ApprovalRequest) (contract.Proposal, error) {
+	return proposed, f.call("approve", c)
+}
+
+func (f *fake) Reject(_ context.Context, c ca.Caller, _ contract.ApprovalRequest) (contract.Proposal, error) {
+	return proposed, f.call("reject", c)
+}
+
+func (f *fake) Execute(_ context.Context, c ca.Caller, _ contract.ProposalQuery) (contract.Proposal, error) {
+	return proposed, f.call("execute", c)
+}
+
 func (f *fake) Holder(_ context.Context, c ca.Caller, _ contract.StateRequest) (contract.Holder, error) {
 	return contract.Holder{DocumentType: "kr-resident", Locks: []contract.Lock{}, Credentials: []contract.CredentialStatus{}}, f.call("state", c)
 }
@@ -276,6 +308,11 @@ var bodies = map[string]string{
 	"/v1/schedules":                   `{"document_type":"kr-resident","subject":"900101-1234567","schedule":"case-17","operation":"lock","reason":"admin_hold","from":"2026-12-01T00:00:00+09:00","to":"2027-03-01T00:00:00+09:00"}`,
 	"/v1/schedules/cancel":            `{"document_type":"kr-resident","subject":"900101-1234567","schedule":"case-17"}`,
 	"/v1/acknowledgements":            `{"document_type":"kr-resident","subject":"900101-1234567","issuance":"01JDD7Q0B5GZ","proof":"e30.e30.c2ln"}`,
+	"/v1/officers/proposals/new":      `{"proposal":"{}"}`,
+	"/v1/officers/proposals/show":     `{"id":"0000000000000000000000000000000000000000000000000000000000000000"}`,
+	"/v1/officers/approvals":          `{"id":"0000000000000000000000000000000000000000000000000000000000000000","envelope":"{}"}`,
+	"/v1/officers/rejections":         `{"id":"0000000000000000000000000000000000000000000000000000000000000000","envelope":"{}"}`,
+	"/v1/officers/executions":         `{"id":"0000000000000000000000000000000000000000000000000000000000000000"}`,
 	"/v1/events/replay":               `{"id":"00000000000000000000000000000000"}`,
 	"/v1/floods/decisions":            `{"carrier":"telecom-a","hour":"2026-03-01T12:00:00Z","decision":"undo"}`,
 	"/v1/holders/state":               `{"document_type":"kr-resident","subject":"900101-1234567"}`,

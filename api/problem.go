@@ -103,6 +103,18 @@ var exact = map[string]outcome{
 	"subject.contended":                   {http.StatusServiceUnavailable, "The holder's state kept changing"},
 	"subject.ambiguous":                   {http.StatusBadRequest, "Subject named twice"},
 	"subject.malformed":                   {http.StatusBadRequest, "Subject number malformed"},
+	"issuing.stopped":                     {http.StatusServiceUnavailable, "Issuing is stopped"},
+	"officer.required":                    {http.StatusForbidden, "Officers decide"},
+	"officer.none":                        {http.StatusConflict, "No officers are registered"},
+	"officer.registered":                  {http.StatusConflict, "Officers are registered"},
+	"officer.duplicate":                   {http.StatusConflict, "Said before"},
+	"officer.epoch":                       {http.StatusConflict, "Another registry of officers"},
+	"officer.expired":                     {http.StatusConflict, "The proposal expired"},
+	"officer.rejected":                    {http.StatusConflict, "An officer rejected it"},
+	"officer.short":                       {http.StatusConflict, "Too few officers approved"},
+	"officer.waiting":                     {http.StatusConflict, "The delay is not over"},
+	"proposal.unknown":                    {http.StatusNotFound, "Not found"},
+	"proposal.unsupported":                {http.StatusUnprocessableEntity, "Nothing carries this out"},
 	"time.unsupported":                    {http.StatusNotImplemented, "Historical lists are not supported"},
 }
 
@@ -128,6 +140,8 @@ var rooms = map[string]outcome{
 	"lock":            {http.StatusConflict, "The lock's state does not allow it"},
 	"method":          {http.StatusUnprocessableEntity, "Method not available"},
 	"nonce":           {http.StatusConflict, "Nonce refused"},
+	"officer":         {http.StatusUnprocessableEntity, "Refused for the officers"},
+	"proposal":        {http.StatusConflict, "The proposal's state does not allow it"},
 	"phase":           {http.StatusForbidden, "Not open yet"},
 	"policy":          {http.StatusForbidden, "Denied by policy"},
 	"phones":          {http.StatusUnprocessableEntity, "Status of phones refused"},
@@ -232,7 +246,7 @@ func Errors(tables ...map[string]string) []ErrorDoc {
 	for _, c := range evidence.Codes {
 		all[c.Code] = c.Explanation
 	}
-	for _, t := range append(tables, ca.Codes) {
+	for _, t := range append(tables, ca.Codes, ca.OfficerCodes) {
 		maps.Copy(all, t)
 	}
 	docs := make([]ErrorDoc, 0, len(all))

@@ -23,11 +23,12 @@ type Route struct {
 // which reason is policy's. A carrier can lock and lift its own lock, and neither issue nor revoke nor look at a holder.
 func Routes() []Route {
 	var (
-		issuing = []string{RoleIssuance}
-		locking = []string{RoleIssuance, RoleCarrier, RoleDesk, RoleOperator}
-		ending  = []string{RoleIssuance, RoleDesk, RoleOperator}
-		telling = []string{RoleDesk, RoleOperator}
-		looking = []string{RoleIssuance, RoleDesk, RoleOperator, RoleAuditor}
+		issuing   = []string{RoleIssuance}
+		locking   = []string{RoleIssuance, RoleCarrier, RoleDesk, RoleOperator}
+		ending    = []string{RoleIssuance, RoleDesk, RoleOperator}
+		telling   = []string{RoleDesk, RoleOperator}
+		looking   = []string{RoleIssuance, RoleDesk, RoleOperator, RoleAuditor}
+		governing = []string{RoleOperator, RoleAuditor, RoleOfficer}
 	)
 	return []Route{
 		{"POST", "/v1/nonces", issuing},
@@ -54,6 +55,13 @@ func Routes() []Route {
 		{"POST", "/v1/events/replay", []string{RoleOperator}},
 		{"POST", "/v1/floods/decisions", []string{RoleOperator}},
 		{"GET", "/v1/floods", []string{RoleOperator, RoleAuditor}},
+		{"GET", "/v1/officers", governing},
+		{"GET", "/v1/officers/proposals", governing},
+		{"POST", "/v1/officers/proposals/new", []string{RoleOfficer}},
+		{"POST", "/v1/officers/proposals/show", governing},
+		{"POST", "/v1/officers/approvals", []string{RoleOfficer}},
+		{"POST", "/v1/officers/rejections", []string{RoleOfficer}},
+		{"POST", "/v1/officers/executions", []string{RoleOfficer}},
 		{"GET", "/v1/whoami", Roles()},
 		{"GET", "/openapi.yaml", Roles()},
 	}
@@ -138,6 +146,27 @@ func (e *Edge) handlers() map[string]handler {
 		}),
 		"GET /v1/policies/active": serve(e, how{}, none, func(ctx context.Context, _ call, _ struct{}) (contract.Policy, error) {
 			return a.Policy(ctx)
+		}),
+		"GET /v1/officers": serve(e, how{}, none, func(ctx context.Context, _ call, _ struct{}) (contract.Officers, error) {
+			return a.Officers(ctx)
+		}),
+		"GET /v1/officers/proposals": serve(e, how{}, none, func(ctx context.Context, _ call, _ struct{}) (contract.Proposals, error) {
+			return a.Proposals(ctx)
+		}),
+		"POST /v1/officers/proposals/new": serve(e, how{limit: maxSignedBody}, validPropose, func(ctx context.Context, c call, r contract.ProposeRequest) (contract.Proposal, error) {
+			return a.Propose(ctx, c.Caller, r)
+		}),
+		"POST /v1/officers/proposals/show": serve(e, plain, validProposal, func(ctx context.Context, _ call, r contract.ProposalQuery) (contract.Proposal, error) {
+			return a.Proposal(ctx, r)
+		}),
+		"POST /v1/officers/approvals": serve(e, how{limit: maxSignedBody}, validApproval, func(ctx context.Context, c call, r contract.ApprovalRequest) (contract.Proposal, error) {
+			return a.Approve(ctx, c.Caller, r)
+		}),
+		"POST /v1/officers/rejections": serve(e, how{limit: maxSignedBody}, validApproval, func(ctx context.Context, c call, r contract.ApprovalRequest) (contract.Proposal, error) {
+			return a.Reject(ctx, c.Caller, r)
+		}),
+		"POST /v1/officers/executions": serve(e, plain, validProposal, func(ctx context.Context, c call, r contract.ProposalQuery) (contract.Proposal, error) {
+			return a.Execute(ctx, c.Caller, r)
 		}),
 		"GET /v1/whoami": serve(e, how{}, none, func(_ context.Context, c call, _ struct{}) (contract.WhoAmI, error) {
 			w, ok := a.WhoAmI(c.Caller)

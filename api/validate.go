@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 
 	"sealkeeper/contract"
+	"sealkeeper/officer"
 )
 
 var (
@@ -120,6 +122,29 @@ func validFlood(r *contract.FloodRequest) string {
 		return "hour must be the instant at which the hour began"
 	case r.Decision != "confirm" && r.Decision != "undo":
 		return "decision must be confirm or undo"
+	}
+	return ""
+}
+
+func validProposal(r *contract.ProposalQuery) string { return proposalID(r.ID) }
+
+func validPropose(r *contract.ProposeRequest) string {
+	if r.Proposal == "" || len(r.Proposal) > officer.MaxEnvelope {
+		return fmt.Sprintf("proposal must have 1 to %d characters", officer.MaxEnvelope)
+	}
+	return ""
+}
+
+func validApproval(r *contract.ApprovalRequest) string {
+	if r.Envelope == "" || len(r.Envelope) > officer.MaxEnvelope {
+		return fmt.Sprintf("envelope must have 1 to %d characters", officer.MaxEnvelope)
+	}
+	return proposalID(r.ID)
+}
+
+func proposalID(id string) string {
+	if len(id) != 64 || strings.Trim(id, "0123456789abcdef") != "" {
+		return "id must be 64 hexadecimal digits"
 	}
 	return ""
 }

@@ -64,6 +64,10 @@ type Authority struct {
 	leftAlone  string // why the configuration's bundle is not the one in use; empty: it is, or was
 	past       past
 
+	officers   sync.Mutex // one saying or execution at a time
+	journalled time.Time  // the last refused saying that was; under officers
+	alarms     int        // refused sayings since the start; under officers
+
 	phones  atomic.Pointer[policy.PhoneStatus] // what was fed last; nil: nothing
 	feeding sync.Mutex                         // one at a time
 
@@ -153,6 +157,9 @@ var Codes = map[string]string{
 	"phones.from_future":    "The status of phones is of an instant later than now: a clock is wrong.",
 	"phones.stale":          "The status of phones is older than the policy bundle allows: fetch the lists again.",
 	"phones.old":            "A newer status of phones was fed before.",
+	"officer.required":      "Officers are registered, so this takes a proposal that they approve: sealctl propose.",
+	"officer.none":          "No officers are registered, so there is nobody to approve a proposal.",
+	"proposal.unsupported":  "Nothing carries this action out in this version, so it can't be proposed.",
 	"decision.unknown":      "There is no such decision, or it is older than decisions are kept.",
 	"session.authority":     "The policy lists no evidence authority of a name that the session was asked for.",
 	"session.key":           "The thumbprint that the session was asked for is not one of RFC 7638 with SHA-256.",

@@ -10,6 +10,7 @@ import (
 	"sealkeeper/contract"
 	"sealkeeper/internal/crashpoint"
 	"sealkeeper/ledger"
+	"sealkeeper/officer"
 )
 
 // Event takes in a carrier's event. The answer means the same as that of a change, and as a change it is never shed: see Change. It says
@@ -98,7 +99,14 @@ func (a *Authority) Floods(ctx context.Context) (contract.Floods, error) {
 
 // DecideFlood has a flood confirmed or undone.
 func (a *Authority) DecideFlood(ctx context.Context, c Caller, r contract.FloodRequest) (contract.FloodAnswer, error) {
-	cards, err := a.o.Ledger.DecideFlood(ctx, c.ID, r.Carrier, r.Hour, r.Decision == "undo")
+	if err := a.ungoverned(ctx, officer.FloodConfirm); err != nil {
+		return contract.FloodAnswer{}, err
+	}
+	return a.decideFlood(ctx, c, r, nil)
+}
+
+func (a *Authority) decideFlood(ctx context.Context, c Caller, r contract.FloodRequest, x *ledger.Execution) (contract.FloodAnswer, error) {
+	cards, err := a.o.Ledger.DecideFlood(ctx, c.ID, r.Carrier, r.Hour, r.Decision == "undo", x)
 	if err != nil {
 		return contract.FloodAnswer{}, problem(err, nil)
 	}

@@ -48,6 +48,9 @@ func (a *Authority) Issue(ctx context.Context, c Caller, call Call, op policy.Op
 	if err != nil {
 		return nil, err
 	}
+	if err := a.o.Ledger.Halted(); err != nil { // again when it is reserved: what is under way stops too
+		return nil, problem(err, nil)
+	}
 	q, err := a.request(c, op, r)
 	if err != nil {
 		return nil, err

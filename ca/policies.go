@@ -8,6 +8,7 @@ import (
 
 	"sealkeeper/contract"
 	"sealkeeper/ledger"
+	"sealkeeper/officer"
 	"sealkeeper/policy"
 )
 
@@ -39,10 +40,15 @@ func (a *Authority) startPolicy(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading the active policy: %w", err)
 	}
-	if active == nil || given.Version() > active.Version || given.Hash() == active.Hash && !sameSigners(by, active.Signers) {
+	registry, err := a.o.Ledger.Registry(ctx)
+	if err != nil {
+		return fmt.Errorf("reading the registry of officers: %w", err)
+	}
+	// Once officers are registered, a file on this machine changes nothing.
+	if active == nil || registry == nil && (given.Version() > active.Version || given.Hash() == active.Hash && !sameSigners(by, active.Signers)) {
 		a.signedBy.Store(&by)
 		a.ruling.Store(newRules(a.o.Trust, given))
-		return a.o.Ledger.Activate(ctx, ledger.ActivePolicy{Hash: given.Hash(), Version: given.Version(), Signers: by, At: a.o.Clock.Now()}, s.File)
+		return a.o.Ledger.Activate(ctx, ledger.ActivePolicy{Hash: given.Hash(), Version: given.Version(), Signers: by, At: a.o.Clock.Now()}, s.File, nil)
 	}
 	file, ok, err := a.o.Ledger.PolicyFile(ctx, active.Hash)
 	if err != nil || !ok {
@@ -58,7 +64,10 @@ func (a *Authority) startPolicy(ctx context.Context) error {
 	}
 	a.signedBy.Store(&by)
 	a.ruling.Store(newRules(a.o.Trust, b))
-	if _, err := given.Succeeds(b); err != nil {
+	if _, err := given.Succeeds(b); err == nil && registry != nil && given.Hash() != active.Hash {
+		a.leftAlone = s.Name + " was not put to use: officers are registered, who have to approve it (sealctl propose policy.activate)"
+		a.o.Log.Warn("the configuration's policy bundle waits for the officers", "file", s.Name, "version", given.Version(), "active", b.Version())
+	} else if err != nil {
 		a.leftAlone = fmt.Sprintf("%s was not put to use: %v", s.Name, err)
 		a.o.Log.Warn("the configuration's policy bundle is not newer than the active one, which stays", "file", s.Name, "version", given.Version(), "active", b.Version())
 	}
@@ -70,7 +79,16 @@ func sameSigners(a, b []string) bool { return fmt.Sprint(a) == fmt.Sprint(b) }
 // Activate puts a bundle to use, or refuses it and keeps the one in use. When it returns, every request that comes in is judged by the new one;
 // those under way keep theirs. With dry it only says what would come of it.
 func (a *Authority) Activate(ctx context.Context, c Caller, r contract.PolicyRequest) (contract.Policy, error) {
-	out, err := a.activate(ctx, c, r)
+	if !r.DryRun {
+		if err := a.ungoverned(ctx, officer.PolicyActivate); err != nil {
+			return contract.Policy{}, err
+		}
+	}
+	return a.activateFor(ctx, c, r, nil)
+}
+
+func (a *Authority) activateFor(ctx context.Context, c Caller, r contract.PolicyRequest, x *ledger.Execution) (contract.Policy, error) {
+	out, err := a.activate(ctx, c, r, x)
 	if !r.DryRun {
 		result := "activated"
 		if err != nil {
@@ -82,13 +100,13 @@ func (a *Authority) Activate(ctx context.Context, c Caller, r contract.PolicyReq
 	return out, problem(err, nil)
 }
 
-func (a *Authority) activate(ctx context.Context, c Caller, r contract.PolicyRequest) (none contract.Policy, _ error) {
+func (a *Authority) activate(ctx context.Context, c Caller, r contract.PolicyRequest, x *ledger.Execution) (none contract.Policy, _ error) {
 	if len(r.Bundle) > policy.MaxFile {
 		return none, &Problem{Code: "bundle.malformed", Detail: fmt.Sprintf("the file has %d bytes, at most %d are allowed", len(r.Bundle), policy.MaxFile)}
 	}
 	// Without registered keys a bundle is whoever's; then it changes by the configuration and a restart, which takes the machine, and not by
-	// the word of one client.
-	if len(a.o.Policy.Signers.Keys) == 0 && !r.DryRun {
+	// the word of one client. A quorum of officers is more than that.
+	if len(a.o.Policy.Signers.Keys) == 0 && !r.DryRun && x == nil {
 		return none, &Problem{Code: "bundle.unsigned", Detail: "no policy keys are registered (policy_signers), so no bundle is taken over the wire: configure it as policy and restart"}
 	}
 	// All that costs time comes before the lock, and is judged again by version under it.
@@ -105,8 +123,8 @@ func (a *Authority) activate(ctx context.Context, c Caller, r contract.PolicyReq
 		return none, err
 	}
 	p := ledger.ActivePolicy{Hash: b.Hash(), Version: b.Version(), Signers: by, Client: c.ID, At: a.o.Clock.Now()}
-	if !r.DryRun && (!again || !sameSigners(by, *a.signedBy.Load())) {
-		if err := a.o.Ledger.Activate(ctx, p, []byte(r.Bundle)); err != nil {
+	if !r.DryRun && (x != nil || !again || !sameSigners(by, *a.signedBy.Load())) {
+		if err := a.o.Ledger.Activate(ctx, p, []byte(r.Bundle), x); err != nil {
 			// It may be durable all the same, if the ledger died: then the next start has it.
 			return none, fmt.Errorf("committing the policy: %w", err)
 		}

@@ -51,6 +51,15 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 	} else {
 		s.Journal, s.Root = size, hex.EncodeToString(root[:])
 	}
+	if stop := a.o.Ledger.Stopped(); stop != nil {
+		wrong("issuing-stopped", "find out why from the officers who stopped it; a quorum resumes: sealctl propose issuing.resume", "officers stopped issuing at %s: %s", stop.At.UTC().Format(time.RFC3339), stop.Reason)
+	}
+	a.officers.Lock()
+	alarms := a.alarms
+	a.officers.Unlock()
+	if alarms > 0 {
+		note("officers-refused", Critical, "ask every officer what they sent: somebody holds a key or a signature that should not count", "%d things that officers signed were refused since the start", alarms)
+	}
 	for _, h := range a.o.Signer.Health() {
 		s.Tokens = append(s.Tokens, contract.TokenStatus(h))
 		switch {
@@ -223,6 +232,12 @@ func (a *Authority) look() {
 	for _, result := range []string{"taken", "refused"} {
 		m.PhoneFeeds.WithLabelValues(result)
 	}
+	for _, what := range []string{"proposal", "approval", "rejection", "execution"} {
+		for _, code := range loud {
+			m.Officers.WithLabelValues(what, code) // so that the first one is an increase
+		}
+	}
+	m.Stopped.Set(truth(a.o.Ledger.Stopped() != nil))
 	now := a.o.Guard.ForLists()
 	switch what, left, life := a.phonesProblem(now); {
 	case life == 0:

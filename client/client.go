@@ -225,6 +225,41 @@ func (c *Client) DecideFlood(ctx context.Context, r contract.FloodRequest) (cont
 	return do[contract.FloodAnswer](ctx, c, call{path: "/v1/floods/decisions", body: r})
 }
 
+// Officers shows the registry of security officers.
+func (c *Client) Officers(ctx context.Context) (contract.Officers, error) {
+	return do[contract.Officers](ctx, c, call{path: "/v1/officers"})
+}
+
+// Proposals lists what was proposed to the officers.
+func (c *Client) Proposals(ctx context.Context) (contract.Proposals, error) {
+	return do[contract.Proposals](ctx, c, call{path: "/v1/officers/proposals"})
+}
+
+// Proposal shows one, with all that was signed.
+func (c *Client) Proposal(ctx context.Context, id string) (contract.Proposal, error) {
+	return do[contract.Proposal](ctx, c, call{path: "/v1/officers/proposals/show", body: contract.ProposalQuery{ID: id}})
+}
+
+// Propose brings a signed proposal. The same again is no error.
+func (c *Client) Propose(ctx context.Context, r contract.ProposeRequest) (contract.Proposal, error) {
+	return do[contract.Proposal](ctx, c, call{path: "/v1/officers/proposals/new", body: r})
+}
+
+// Approve brings one officer's approval. It is not repeated if it may have arrived: a second one of the same officer is refused, aloud.
+func (c *Client) Approve(ctx context.Context, r contract.ApprovalRequest) (contract.Proposal, error) {
+	return do[contract.Proposal](ctx, c, call{path: "/v1/officers/approvals", body: r, once: true})
+}
+
+// Reject brings one officer's rejection.
+func (c *Client) Reject(ctx context.Context, r contract.ApprovalRequest) (contract.Proposal, error) {
+	return do[contract.Proposal](ctx, c, call{path: "/v1/officers/rejections", body: r, once: true})
+}
+
+// Execute has a proposal carried out that enough officers approved. It happens once.
+func (c *Client) Execute(ctx context.Context, id string) (contract.Proposal, error) {
+	return do[contract.Proposal](ctx, c, call{path: "/v1/officers/executions", body: contract.ProposalQuery{ID: id}, once: true})
+}
+
 // Holder reads a holder's state.
 func (c *Client) Holder(ctx context.Context, r contract.StateRequest) (contract.Holder, error) {
 	return do[contract.Holder](ctx, c, call{path: "/v1/holders/state", body: r})

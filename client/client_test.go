@@ -127,6 +127,27 @@ func (a *authority) Floods(context.Context) (contract.Floods, error) { return co
 func (a *authority) DecideFlood(_ context.Context, c ca.Caller, _ contract.FloodRequest) (contract.FloodAnswer, error) {
 	return contract.FloodAnswer{Cards: 3}, a.next("flood", c)
 }
+func (a *authority) Officers(context.Context) (contract.Officers, error) {
+	return contract.Officers{}, nil
+}
+func (a *authority) Proposals(context.Context) (contract.Proposals, error) {
+	return contract.Proposals{}, nil
+}
+func (a *authority) Proposal(context.Context, contract.ProposalQuery) (contract.Proposal, error) {
+	return contract.Proposal{}, nil
+}
+func (a *authority) Propose(_ context.Context, c ca.Caller, _ contract.ProposeRequest) (contract.Proposal, error) {
+	return contract.Proposal{}, a.next("propose", c)
+}
+func (a *authority) Approve(_ context.Context, c ca.Caller, _ contract.ApprovalRequest) (contract.Proposal, error) {
+	return contract.Proposal{}, a.next("approve", c)
+}
+func (a *authority) Reject(_ context.Context, c ca.Caller, _ contract.ApprovalRequest) (contract.Proposal, error) {
+	return contract.Proposal{}, a.next("reject", c)
+}
+func (a *authority) Execute(_ context.Context, c ca.Caller, _ contract.ProposalQuery) (contract.Proposal, error) {
+	return contract.Proposal{}, a.next("execute", c)
+}
 func (a *authority) Holder(_ context.Context, c ca.Caller, _ contract.StateRequest) (contract.Holder, error) {
 	return contract.Holder{Epoch: 7}, a.next("state", c)
 }

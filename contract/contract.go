@@ -196,6 +196,73 @@ type FloodAnswer struct {
 	Cards    int       `json:"cards"` // it is about
 }
 
+// Officers are the security officers, what each action needs, and the registry as it is signed over. GET /v1/officers
+type Officers struct {
+	Epoch    uint64        `json:"epoch"` // of the registry; 0: no officers are registered
+	Officers []Officer     `json:"officers"`
+	Rules    []OfficerRule `json:"rules"`
+	Registry string        `json:"registry"` // JSON
+}
+
+// Officer is a person in the registry.
+type Officer struct {
+	ID          string `json:"id"`
+	Name        string `json:"name"`
+	Role        string `json:"role"`        // officer, auditor or operator
+	Fingerprint string `json:"fingerprint"` // SHA-256 of the key's SubjectPublicKeyInfo, hexadecimal in fours
+}
+
+// OfficerRule is what an action needs.
+type OfficerRule struct {
+	Action    string `json:"action"`
+	Need      int    `json:"need"`  // officers who approve
+	Delay     string `json:"delay"` // after that, in which any one of them can reject; a duration such as 1h0m0s
+	Life      string `json:"life"`  // of a proposal, the delay included
+	Supported bool   `json:"supported"`
+}
+
+// Proposals that are kept, the newest first, without what was signed. GET /v1/officers/proposals
+type Proposals struct {
+	Proposals []Proposal `json:"proposals"`
+}
+
+// Proposal is what officers were asked and said.
+type Proposal struct {
+	ID        string    `json:"id"` // SHA-256 of the payload, hexadecimal
+	Action    string    `json:"action"`
+	State     string    `json:"state"`         // open, waiting (its delay runs), ready, executed, rejected or expired
+	Why       string    `json:"why,omitempty"` // it can't be carried out now
+	Text      []string  `json:"text"`          // what is signed, in words
+	By        string    `json:"by"`
+	Epoch     uint64    `json:"epoch"`
+	Made      time.Time `json:"made"`
+	Expires   time.Time `json:"expires"`
+	Need      int       `json:"need"`
+	Approved  []string  `json:"approved"`
+	Rejected  []string  `json:"rejected"`
+	Since     time.Time `json:"since,omitzero"` // when approvals became enough
+	Ready     time.Time `json:"ready,omitzero"` // when the delay is over
+	Ended     time.Time `json:"ended,omitzero"`
+	Payload   string    `json:"payload,omitempty"`   // the RFC 8785 JSON that officers sign
+	Approvals string    `json:"approvals,omitempty"` // the envelope with their signatures
+}
+
+// ProposalQuery names a proposal: POST /v1/officers/proposals/show and /v1/officers/executions. The answer is a Proposal.
+type ProposalQuery struct {
+	ID string `json:"id"`
+}
+
+// ProposeRequest brings a proposal with its proposer's signature: POST /v1/officers/proposals/new. The answer is a Proposal.
+type ProposeRequest struct {
+	Proposal string `json:"proposal"` // envelope
+}
+
+// ApprovalRequest brings one officer's signature: POST /v1/officers/approvals and /v1/officers/rejections. The answer is a Proposal.
+type ApprovalRequest struct {
+	ID       string `json:"id"`
+	Envelope string `json:"envelope"` // around the proposal's payload, with one signature
+}
+
 // StateRequest asks for a holder's state: POST /v1/holders/state (in the body: a subject number never stands in a URL).
 type StateRequest struct {
 	DocumentType string `json:"document_type"`

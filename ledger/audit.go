@@ -194,6 +194,11 @@ func (a *Audit) DecisionsAfter(ctx context.Context, after string, since time.Tim
 	return decisionsAfter(ctx, a.store, after, since, limit)
 }
 
+// Proposals calls f for every proposal to officers that is kept.
+func (a *Audit) Proposals(ctx context.Context, f func(id string, r ProposalRecord) error) error {
+	return each(ctx, a, TableProposals, func(key []byte, _ uint64, r ProposalRecord) error { return f(string(key), r) })
+}
+
 // Decision reads one; nil: there is none.
 func (a *Audit) Decision(ctx context.Context, id string) (*DecisionEntry, error) {
 	return decisionBy(ctx, a.store, id)

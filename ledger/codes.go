@@ -18,5 +18,11 @@ var Codes = map[string]string{
 	"flood.unknown":          "Nothing of this carrier and hour waits for a decision: list what waits with GET /v1/floods.",
 	"flood.deciding":         "A decision on these cards is being carried out: what came after it can be decided on when it is done.",
 	"event.letters_full":     "A million lines are reported that nobody is linked to, and no more are kept: retry later. Nobody's card is concerned.",
+	"issuing.stopped":        "The security officers stopped issuing. Nothing was issued: retry with the same idempotency key after Retry-After. Locks, revocations and lists go on.",
+	"proposal.unknown":       "There is no such proposal, or it is older than proposals are kept.",
+	"proposal.executed":      "The proposal was carried out before, which happens once.",
+	"proposal.rejected":      "An officer rejected the proposal, which is final: propose it again.",
+	"proposal.too_many":      "Too many proposals are open: carry out or reject some, or wait until they expire.",
+	"officer.registered":     "Other officers are registered: only they change the registry.",
 	"ledger.fenced":          "Something outside is ahead of the ledger (an old backup was restored): nothing is signed until an operator has looked at it.",
 }

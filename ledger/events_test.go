@@ -253,9 +253,9 @@ func TestFloods(t *testing.T) {
 	c.wants(6, "mso_mdoc revoked", "dc+sd-jwt suspended")
 	waits(3, 2, "")
 
-	_, err := c.Ledger.DecideFlood(context.Background(), "operator", "carrier-a", begin.Add(time.Hour), true)
+	_, err := c.Ledger.DecideFlood(context.Background(), "operator", "carrier-a", begin.Add(time.Hour), true, nil)
 	refused(t, err, "flood.unknown")
-	n, err := c.Ledger.DecideFlood(context.Background(), "operator", "carrier-a", begin, true)
+	n, err := c.Ledger.DecideFlood(context.Background(), "operator", "carrier-a", begin, true, nil)
 	if must(t, err); n != 3 {
 		t.Errorf("%d cards are decided on", n)
 	}

@@ -142,7 +142,7 @@ func decisionName(undo bool) string {
 }
 
 // DecideFlood makes a decision on a batch durable, and has it carried out. It returns how many cards it is about.
-func (l *Ledger) DecideFlood(ctx context.Context, client, carrier string, begin time.Time, undo bool) (cards int, err error) {
+func (l *Ledger) DecideFlood(ctx context.Context, client, carrier string, begin time.Time, undo bool, x *Execution) (cards int, err error) {
 	if err := l.ready(); err != nil {
 		return 0, err
 	}
@@ -155,7 +155,11 @@ func (l *Ledger) DecideFlood(ctx context.Context, client, carrier string, begin 
 	}
 	leaf := Leaf{Kind: "flood", At: l.o.Clock.Now(), Client: client, Name: carrier, Operation: decisionName(undo), Count: uint64(cards), Reasons: []string{begin.UTC().Format(time.RFC3339)}}
 	crashpoint.Here("ledger.flood.before-commit")
-	out, err := l.commit(ctx, leaf, []Row{{Table: TableFloods, Key: key, Value: encode(FloodDecision{Undo: undo, Through: through, Client: client, At: leaf.At})}}, true, nil)
+	rows, err := l.executed(ctx, x, &leaf, []Row{{Table: TableFloods, Key: key, Value: encode(FloodDecision{Undo: undo, Through: through, Client: client, At: leaf.At})}})
+	if err != nil {
+		return 0, err
+	}
+	out, err := l.commit(ctx, leaf, rows, true, nil)
 	if err != nil {
 		return 0, err
 	}

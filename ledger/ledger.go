@@ -72,6 +72,7 @@ type Ledger struct {
 	letters letters
 	floods  floods
 	buried  buried
+	halted  atomic.Pointer[Stop] // issuing was stopped; nil: it was not
 
 	pools keyed
 	open  sync.Map // pool name → *pool
@@ -187,6 +188,9 @@ func open(ctx context.Context, o Options, s Store) (_ *Ledger, err error) {
 		return nil, err
 	}
 	if err = l.loadDead(ctx); err != nil {
+		return nil, err
+	}
+	if err = l.loadStop(ctx); err != nil {
 		return nil, err
 	}
 	reasons, err := l.lookOutside(ctx)

@@ -37,8 +37,8 @@ func (l *Ledger) PolicyFile(ctx context.Context, h policy.Hash) (file []byte, ok
 }
 
 // Activate makes a bundle the one in use: its file, the fact and the leaf are one commit, so that after a crash there is the old bundle or
-// the new one, and its file with it. ErrConflict: another one, not older, is in use. The same bundle again replaces its file, for other signatures.
-func (l *Ledger) Activate(ctx context.Context, p ActivePolicy, file []byte) error {
+// the new one, and its file with it, and with it the mark that the officers' proposal was carried out, if it takes one. ErrConflict: another one, not older, is in use. The same bundle again replaces its file, for other signatures.
+func (l *Ledger) Activate(ctx context.Context, p ActivePolicy, file []byte, x *Execution) error {
 	if err := l.ready(); err != nil {
 		return err
 	}
@@ -50,10 +50,15 @@ func (l *Ledger) Activate(ctx context.Context, p ActivePolicy, file []byte) erro
 		return ErrConflict
 	}
 	crashpoint.Here("ledger.policy.before-commit")
-	out, err := l.commit(ctx, Leaf{Kind: "policy", At: p.At, Client: p.Client, Policy: p.Hash.String(), PolicyVersion: p.Version, Signers: p.Signers}, []Row{
+	leaf := Leaf{Kind: "policy", At: p.At, Client: p.Client, Policy: p.Hash.String(), PolicyVersion: p.Version, Signers: p.Signers}
+	rows, err := l.executed(ctx, x, &leaf, []Row{
 		{Table: TableMeta, Key: []byte(activePolicyMeta), Value: encode(p), If: If(rev)},
 		{Table: TableMeta, Key: []byte(bundleMeta(p.Hash)), Value: file, If: Any},
-	}, true, nil) // urgent: a kill switch does not wait behind a crowd, nor for room on a full disk
+	})
+	if err != nil {
+		return err
+	}
+	out, err := l.commit(ctx, leaf, rows, true, nil) // urgent: a kill switch does not wait behind a crowd, nor for room on a full disk
 	if err != nil {
 		return err
 	}

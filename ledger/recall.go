@@ -264,6 +264,9 @@ func (l *Ledger) Resume(ctx context.Context, p *Pending, a *policy.Approval, d [
 	if err := p.belongs(l, a, c); err != nil {
 		return nil, err
 	}
+	if err := l.Halted(); err != nil {
+		return nil, err
+	}
 	key := slotKey(p.record.DocumentType, p.record.Subject)
 	defer l.slots.lock(string(key))()
 	rec, _, err := get[ReservationRecord](ctx, l, TableReservations, []byte(p.record.ID))
@@ -310,6 +313,9 @@ var ErrRebuild = errors.New("the reserved bytes can't be rebuilt")
 // second revocation. The nonce and the evidence stay burnt by the first reservation.
 func (l *Ledger) ReserveAgain(ctx context.Context, p *Pending, a *policy.Approval, d []Draft, c *Call) (_ *Reservation, err error) {
 	if err := l.ready(); err != nil {
+		return nil, err
+	}
+	if err := l.Halted(); err != nil {
 		return nil, err
 	}
 	if err := p.belongs(l, a, c); err != nil {

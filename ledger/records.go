@@ -186,6 +186,7 @@ type Leaf struct {
 	Charges       []LeafCharge  `json:"charges,omitempty"`
 	Latch         string        `json:"latch,omitempty"`    // the phase that begins with this reservation
 	Decision      []byte        `json:"decision,omitempty"` // SHA-256 of the decision's row; of many denials, of the SHA-256 of each
+	Proposal      string        `json:"proposal,omitempty"` // of officers
 	Dropped       uint64        `json:"dropped,omitzero"`   // denials that were one too many since the last
 }
 

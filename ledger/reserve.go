@@ -138,6 +138,9 @@ func (l *Ledger) Reserve(ctx context.Context, a *policy.Approval, d []Draft, c *
 		return nil, refuse("approval.missing", "nothing was approved")
 	}
 	if a.Kind() == policy.KindIssue {
+		if err := l.Halted(); err != nil {
+			return nil, err
+		}
 		return l.reserveIssue(ctx, a, d, c)
 	}
 	return l.reserveOwn(ctx, a, d, c)

@@ -115,6 +115,8 @@ const (
 	TableFloods       Table = "floods"       // carrier ‖ 0 ‖ end of the hour → FloodDecision
 	TableEvents       Table = "events"       // HMAC(lookup key, carrier, event id) → EventRecord
 	TableDecisions    Table = "decisions"    // id → DecisionRecord
+	TableOfficers     Table = "officers"     // "registry" → the registry of officers
+	TableProposals    Table = "proposals"    // id → ProposalRecord
 	TableDue          Table = "due"          // second ‖ type ‖ 0 ‖ pseudonym ‖ 0 ‖ order → DueRecord
 )
 
@@ -126,4 +128,5 @@ var tables = [][]Table{{
 	TableCharges, TableLatches,
 }, {
 	TableLines, TableLinks, TableLetters, TableEvents, TableDue, TableHeld, TableFloods, TableDead, TableDecisions,
+	TableOfficers, TableProposals,
 }}

@@ -387,3 +387,12 @@ func (p *Client) check() error {
 func (p *Client) text() []string {
 	return []string{fmt.Sprintf("Client %s, role %s, with key", p.ID, p.Role), "  " + p.Key, "  Reason: " + p.Reason}
 }
+
+// NewParameters is an empty value of an action's parameters.
+func NewParameters(a Action) (Parameters, error) {
+	t, known := actions[a]
+	if !known {
+		return nil, fmt.Errorf("%.40q is no action: use one of %v", a, Actions())
+	}
+	return t.parameters(), nil
+}

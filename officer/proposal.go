@@ -204,9 +204,6 @@ func (r *Registry) Standing(c Case) (*Standing, error) {
 		return nil, err
 	}
 	s := &Standing{Proposal: p, Approved: approved, Rule: r.Rules[p.Action]}
-	if p.Epoch != r.Epoch {
-		return nil, refuse("epoch", fmt.Sprintf("the proposal is of registry %d, and %d is in use: propose it again", p.Epoch, r.Epoch))
-	}
 	if !slices.Contains(approved, p.By) {
 		return nil, refuse("proposer", "the proposal lacks the signature of "+p.By+", who it says made it")
 	}
@@ -232,6 +229,9 @@ func (r *Registry) open(data []byte, kind string) (*Proposal, []string, error) {
 	p, err := ParseProposal(e.Payload)
 	if err != nil {
 		return nil, nil, err
+	}
+	if p.Epoch != r.Epoch { // first: who was an officer then may be none now
+		return nil, nil, refuse("epoch", fmt.Sprintf("the proposal is of registry %d, and %d is in use: propose it again", p.Epoch, r.Epoch))
 	}
 	keys := r.keys()
 	for _, s := range e.Signatures {
@@ -386,4 +386,24 @@ func (r *Registry) Decide(c Case, now time.Time) (*Quorum, error) {
 		return nil, refuse("waiting", "the delay is over at "+c.Since.Add(s.Rule.Delay).UTC().Format(time.RFC3339))
 	}
 	return &Quorum{s.Proposal, s.Approved}, nil
+}
+
+// Read shows a case of any registry: what was proposed, and who is named as having approved or rejected it. It judges nothing.
+func Read(c Case) (p *Proposal, approved, rejected []string) {
+	e, err := signed.Parse(c.Approvals, limits)
+	if err != nil {
+		return nil, nil, nil
+	}
+	if p, err = ParseProposal(e.Payload); err != nil {
+		return nil, nil, nil
+	}
+	for _, s := range e.Signatures {
+		approved = append(approved, s.Key)
+	}
+	if e, err := signed.Parse(c.Rejections, limits); err == nil {
+		for _, s := range e.Signatures {
+			rejected = append(rejected, s.Key)
+		}
+	}
+	return p, approved, rejected
 }

@@ -65,7 +65,7 @@ type BundleFile struct {
 // ClientSpec is one mTLS client.
 type ClientSpec struct {
 	ID   string `json:"id"`   // the identity in its certificate
-	Role string `json:"role"` // issuance, carrier, desk, operator or auditor; equal to the role in its certificate
+	Role string `json:"role"` // issuance, carrier, desk, operator, auditor or officer; equal to the role in its certificate
 	// Class of authority: telecom, holder, card_system, ministry, court or officers. Needed to lock, unlock or revoke.
 	Class string `json:"class,omitempty"`
 	// Issuer is the credential issuer identifier (https) that a phone's proof must name as its audience. Issuance services only.
@@ -220,6 +220,7 @@ var (
 		"desk":     {OpLock, OpUnlock, OpRevoke, OpRenew, OpState},
 		"operator": {OpState},
 		"auditor":  {OpState},
+		"officer":  {}, // carries what the security officers signed
 	}
 
 	// reservedNames of SD-JWT VC payloads: set by the builder, or never selectively disclosable (SD-JWT VC 2.2.2.2, RFC 9901 4.1).
@@ -771,7 +772,7 @@ func (b *Bundle) Version() uint64 { return b.version }
 // ClientInfo is what the bundle says of a client.
 type ClientInfo struct {
 	ID     string
-	Role   string // "issuance", "carrier", "desk", "operator", "auditor"; must equal the role in the client's certificate
+	Role   string // "issuance", "carrier", "desk", "operator", "auditor", "officer"; must equal the role in the client's certificate
 	Class  string // class of authority for locks
 	Issuer string // credential issuer identifier: the aud that proofs must have
 	May    map[string][]Operation

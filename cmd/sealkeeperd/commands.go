@@ -26,6 +26,7 @@ import (
 	"sealkeeper/internal/config"
 	"sealkeeper/internal/durable"
 	"sealkeeper/ledger"
+	"sealkeeper/officer"
 	"sealkeeper/signer"
 	"sealkeeper/signer/worker"
 	"sealkeeper/softhsm"
@@ -44,7 +45,7 @@ func loadConfig(path string) (*config.Config, error) {
 }
 
 func initCommand() *cobra.Command {
-	var file string
+	var file, officers string
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "init",
@@ -66,7 +67,7 @@ month and changes nothing else.`,
 					fmt.Fprintln(cmd.OutOrStdout(), "  ✓", s)
 				}
 			}
-			if err := found(cmd.Context(), conf, report); err != nil {
+			if err := found(cmd.Context(), conf, officers, report); err != nil {
 				return err
 			}
 			if asJSON {
@@ -77,10 +78,11 @@ month and changes nothing else.`,
 	}
 	configFlag(c, &file)
 	c.Flags().BoolVar(&asJSON, "json", false, "print the steps as JSON")
+	c.Flags().StringVar(&officers, "officers", "", "registry of security officers; without it there are none, and who has an operator's certificate decides")
 	return c
 }
 
-func found(ctx context.Context, c *config.Config, report func(string)) error {
+func found(ctx context.Context, c *config.Config, officers string, report func(string)) error {
 	for _, d := range []string{c.Data, filepath.Join(c.Data, "pins"), c.TLSDir()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return err
@@ -99,6 +101,20 @@ func found(ctx context.Context, c *config.Config, report func(string)) error {
 		return err
 	}
 	defer a.close(context.WithoutCancel(ctx))
+	if officers != "" { // before the first key is made
+		data, err := os.ReadFile(officers)
+		if err != nil {
+			return err
+		}
+		r, err := a.ca.Register(ctx, data)
+		if err != nil {
+			return fmt.Errorf("%s: %w", officers, err)
+		}
+		report(fmt.Sprintf("registry of officers with %d people", len(r.Officers)))
+		for _, o := range r.Officers {
+			report(fmt.Sprintf("%-9s %-12s key %s", o.Role, o.ID, officer.Fingerprint(o.Key)))
+		}
+	}
 	report("domain secret, wrapped to a key of token online")
 	if err := a.ca.Found(ctx, ca.Founding(c.Name, c.Algorithm, c.PublicURL, c.Copies), report); err != nil {
 		return err

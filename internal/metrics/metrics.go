@@ -29,6 +29,8 @@ type Metrics struct {
 	PhoneStatus   prometheus.Gauge       // since when the status of phones may be used no longer, unix seconds
 	PhoneFeeds    *prometheus.CounterVec // result: taken, refused
 	Activations   *prometheus.CounterVec // result: activated, refused
+	Officers      *prometheus.CounterVec // what: proposal, approval, rejection, execution; code: done, or why not
+	Stopped       prometheus.Gauge       // 1 while officers have issuing stopped
 
 	Signatures     *prometheus.CounterVec   // key, purpose, result: ok, bad, error
 	Attempts       *prometheus.CounterVec   // key, purpose
@@ -105,6 +107,7 @@ func New() *Metrics {
 		Hardening:      gauge("hardening", "1: the control confines this process, as found at start.", "control"),
 		RequestSeconds: histogram("http_request_seconds", "Time from the request's first byte to the end of its answer.", slow, "route"),
 		Activations:    counter("policy_activations_total", "Policy bundles that were put to use or refused while the daemon ran.", "result"),
+		Officers:       counter("officers_total", "What officers signed, by what it was and what came of it: done, or the code of its refusal.", "what", "code"),
 		PhoneFeeds:     counter("phone_status_feeds_total", "Statuses of attestation keys and wallets that were taken or refused.", "result"),
 		Signatures:     counter("signatures_total", "Signatures that workers returned, by key, purpose and result of the verification before release.", "key", "purpose", "result"),
 		Attempts:       counter("signature_attempts_total", "Journalled attempts at a signature.", "key", "purpose"),
@@ -140,6 +143,7 @@ func New() *Metrics {
 	m.Scheduled = prometheus.NewCounter(prometheus.CounterOpts{Namespace: "sealkeeper", Name: "schedule_carried_out_total", Help: "Steps of orders (scheduled locks, their ends, closings) that were carried out."})
 	m.ScheduleLate = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "schedule_late_seconds", Help: "How long steps of orders that are due could not be carried out; 0: none waits."})
 	m.Fenced = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "fenced", Help: "1: something outside is ahead of the ledger; nothing is signed."})
+	m.Stopped = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "issuing_stopped", Help: "1: security officers stopped issuing; locks and lists go on."})
 	m.ClockTrusted = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "clock_trusted", Help: "0: wall and monotonic time disagree; issuing is stopped."})
 	m.SelftestOK = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "selftest_ok", Help: "0: the last self test of an active key failed."})
 	m.DiskFree = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "disk_free_bytes", Help: "Room left on the ledger's disk."})
@@ -149,7 +153,7 @@ func New() *Metrics {
 	m.PhoneAsOf = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "phone_status_as_of_timestamp_seconds", Help: "When the fed status of phones was true; 0: there is none that may be used."})
 	m.CRLIssued = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "crl_issued_timestamp_seconds", Help: "thisUpdate of the IACA's CRL."})
 	m.CRLExpires = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "crl_expires_timestamp_seconds", Help: "nextUpdate of the IACA's CRL."})
-	for _, c := range []prometheus.Collector{m.CommitSeconds, m.CommitBatch, m.LockToPublished, m.JournalSize, m.ReservationsOpen, m.ReservationOldest, m.Scheduled, m.Unrecorded, m.ScheduleLate, m.Fenced, m.ClockTrusted, m.PolicyVersion, m.PhoneAsOf, m.PhoneStatus, m.SelftestOK, m.DiskFree, m.DiskSize, m.CRLIssued, m.CRLExpires} {
+	for _, c := range []prometheus.Collector{m.CommitSeconds, m.CommitBatch, m.LockToPublished, m.JournalSize, m.ReservationsOpen, m.ReservationOldest, m.Scheduled, m.Unrecorded, m.ScheduleLate, m.Fenced, m.Stopped, m.ClockTrusted, m.PolicyVersion, m.PhoneAsOf, m.PhoneStatus, m.SelftestOK, m.DiskFree, m.DiskSize, m.CRLIssued, m.CRLExpires} {
 		one(c)
 	}
 	return m

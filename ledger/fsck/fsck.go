@@ -101,6 +101,8 @@ type run struct {
 	swept        string                      // how far the leaves say that windows were swept
 	overdrawn    []string
 	decisions    map[uint64]decision // entry → what it says of its decision
+	proposed     map[string][]string // kinds of what officers said, by proposal
+	executed     map[string][]uint64 // entries that carried a proposal out
 	inUse        map[string]bool     // hashes of bundles, once they are put to use
 	unused       []uint64            // entries of bundles that were not
 }
@@ -138,8 +140,8 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	defer a.Close()
 	f := &run{ctx: ctx, o: o, a: a, r: &Report{Ledger: o.Ledger}, leaves: map[string]leafAt{}, settled: map[string]struct{}{}, givenUp: map[string]struct{}{}, tries: map[string][]triedAt{},
 		reservations: map[string]ledger.ReservationRecord{}, credentials: map[slot]ledger.CredentialRecord{}, lists: map[string]ledger.ListRecord{}, images: map[string][]byte{}, keys: map[string]ledger.Key{}, windows: map[window]uint64{}, latches: map[string]map[uint64]int64{},
-		decisions: map[uint64]decision{}, inUse: map[string]bool{}}
-	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.lines, f.versions, f.certificates, f.published, f.budgets, f.orders, f.unfinished, f.recorded} {
+		decisions: map[uint64]decision{}, inUse: map[string]bool{}, proposed: map[string][]string{}, executed: map[string][]uint64{}}
+	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.lines, f.versions, f.certificates, f.published, f.budgets, f.orders, f.unfinished, f.recorded, f.proposals} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -176,6 +178,7 @@ func (f *run) log() error {
 		stored = append(stored, hashes...)
 		f.charged(seq, leaf)
 		f.decided(seq, leaf)
+		f.governed(seq, leaf)
 		if leaf.Reservation != "" {
 			switch {
 			case leaf.Kind == "settle":

@@ -2,6 +2,9 @@ package faults
 
 import (
 	"bytes"
+	"crypto"
+	"crypto/ed25519"
+	"crypto/rand"
 	"fmt"
 	"os"
 	"os/exec"
@@ -17,6 +20,7 @@ import (
 	"sealkeeper/contract"
 	"sealkeeper/evidence"
 	"sealkeeper/ledger"
+	"sealkeeper/officer"
 	"sealkeeper/tests/appliance"
 	"sealkeeper/tests/phone"
 	"sealkeeper/verifier"
@@ -115,6 +119,11 @@ var crashes = []crash{
 
 	{point: "ledger.policy.before-commit", by: "bundle"},
 	{point: "ledger.policy.after-commit", by: "bundle"},
+
+	{point: "ledger.proposal.before-commit", by: "officers"},
+	{point: "ledger.proposal.after-commit", by: "officers"},
+	{point: "ledger.execution.before-commit", by: "officers"},
+	{point: "ledger.execution.after-commit", by: "officers"},
 
 	{point: "ledger.unfence.before-commit", by: "fence"},
 	{point: "ledger.unfence.after-commit", by: "fence"},
@@ -258,6 +267,59 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 		}
 		a.Stop()
 		recovered(t, a, nil)
+	case "officers": // what an officer said is kept or was not heard; what was decided is carried out once, with its mark or not at all
+		a = appliance.Install(t)
+		registry, kim := officers(t)
+		a.Write("officers.json", registry)
+		newer(t, a)
+		bundle := strings.Replace(string(old(t, a)), `{"id": "auditor",`, `{"id": "officers", "role": "officer", "may": {}}, {"id": "auditor",`, 1)
+		a.Write("policy.json", strings.Replace(bundle, `"version": 1`, `"version": 3`, 1))
+		a.Command(0, "init", "--officers", filepath.Join(a.Dir, "officers.json"))
+		a.Command(0, "enrol", "--out", filepath.Join(a.Dir, "clients"), "officers")
+		r, err := officer.ParseRegistry([]byte(registry))
+		must(t, err)
+		r.Epoch = 1
+		stop, err := r.Propose("kim", officer.IssuingStop, &officer.Reason{Reason: "a drill"}, 0, time.Now(), rand.Reader)
+		must(t, err)
+		envelope, err := officer.Approve(stop.Payload(), "kim", kim, rand.Reader)
+		must(t, err)
+		propose := contract.ProposeRequest{Proposal: string(envelope)}
+		executing := strings.HasPrefix(c.point, "ledger.execution")
+		if executing {
+			a.Start()
+			_, err = a.As("officers").Propose(t.Context(), propose)
+			must(t, err)
+			a.Stop()
+		}
+		a.Launch(env)
+		a.UntilUp()
+		if executing {
+			_, _, err = a.Post("officers", "/v1/officers/executions", "", contract.ProposalQuery{ID: stop.ID()})
+		} else {
+			_, _, err = a.Post("officers", "/v1/officers/proposals/new", "", propose)
+		}
+		if err == nil {
+			t.Error("it was answered")
+		}
+		died(t, a)
+		a.Launch()
+		a.UntilUp()
+		if s := a.Operations(); executing && strings.Contains(fmt.Sprint(s.Problems), "officers stopped issuing") != strings.HasSuffix(c.point, "after-commit") {
+			t.Errorf("after the crash: %v", s.Problems)
+		}
+		if !executing { // the same again is what was lost, or no error
+			_, err = a.As("officers").Propose(t.Context(), propose)
+			must(t, err)
+		}
+		if p, err := a.As("officers").Execute(t.Context(), stop.ID()); c.point == "ledger.execution.after-commit" {
+			if client.Code(err) != "proposal.executed" {
+				t.Errorf("carried out again: %+v %v", p, err)
+			}
+		} else if err != nil || p.State != "executed" {
+			t.Errorf("%+v %v", p, err)
+		}
+		a.Stop()
+		a.Check()
 	case "policy": // a bundle is gone from the ledger: what was reserved by it is made anew, by one with another lifetime
 		a = appliance.Install(t)
 		a.Start("SEAL_CRASH=ca.issue.reserved:5")
@@ -572,4 +634,21 @@ func recovered(t *testing.T, a *appliance.Appliance, l *load) {
 	a.Stop()
 	a.Check()
 	t.Logf("%d changes acknowledged, %d repeated, %d credentials verified", l.acks.Load(), l.failed.Load(), len(l.cards))
+}
+
+// officers are three people with keys in memory, of whom one can stop issuing.
+func officers(t *testing.T) (registry string, kim crypto.Signer) {
+	t.Helper()
+	r := &officer.Registry{Rules: officer.DefaultRules()}
+	for _, id := range []string{"kim", "lee", "park"} {
+		public, key, err := ed25519.GenerateKey(rand.Reader)
+		must(t, err)
+		r.Officers = append(r.Officers, officer.Officer{ID: id, Name: strings.ToUpper(id), Role: officer.RoleOfficer, Key: public})
+		if id == "kim" {
+			kim = key
+		}
+	}
+	out, err := r.JSON()
+	must(t, err)
+	return string(out), kim
 }
