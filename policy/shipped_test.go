@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -163,4 +164,125 @@ func TestEuropeRevokes(t *testing.T) {
 	denied(t, a, d, "reason.unknown")
 	a, d = change("telecom-a", OpLock, "telecom_lost", bound(noon))
 	denied(t, a, d, "client.forbidden")
+}
+
+// The calendar of requirements.md b8, written down a second time: which phases a district of residence is in, in the order of their beginning.
+var calendar = []struct {
+	phase     string
+	y, m, d   int
+	districts string
+}{
+	{"pilot", 2024, 12, 27, "36 51720 4128 48880 30170 27720 31710 46130 46830"},
+	{"phase-1", 2025, 2, 14, "27 30 31 36 51 52 46 47 48 50"},
+	{"phase-2", 2025, 2, 28, "28 41 43 44"},
+	{"phase-3", 2025, 3, 14, "11 26 29"},
+}
+
+// Acceptance 3: whatever the clock does (a second around every boundary in Seoul and in UTC, leaps over many phases and years, back to before the
+// law), every district, channel and method is decided as the calendar says, and what has begun stays begun. A type without phases does not care.
+func TestCalendarUnderStepsOfTheClock(t *testing.T) {
+	seoul := time.FixedZone("+09:00", 9*3600)
+	homes := strings.Fields("3611051000 5172051000 4128151000 4888051000 3017051000 2772051000 3171051000 4613051000 4683051000 2711051000 3011051000 " +
+		"5111051000 5211051000 4711051000 4812051000 5011051000 2811051000 4111051000 4311051000 4413051000 1111051000 2635051000 2911051000 9999951000")
+	const elsewhere = "8888851000"
+	for file, all := range map[string]time.Time{"kr-resident.json": time.Date(2025, 3, 28, 0, 0, 0, 0, seoul), "kr-resident-article.json": time.Date(2025, 4, 28, 0, 0, 0, 0, seoul)} {
+		b, pid := shipped(t, file, append(homes, elsewhere)...), load(t, "eu-pid.json")
+		begins := map[string]time.Time{"everywhere": all, "gov24": all}
+		for _, p := range calendar {
+			begins[p.phase] = time.Date(p.y, time.Month(p.m), p.d, 0, 0, 0, 0, seoul)
+		}
+		var instants []time.Time
+		for _, from := range begins {
+			day := time.Date(from.Year(), from.Month(), from.Day(), 0, 0, 0, 0, time.UTC) // nine hours later: the zone counts
+			for _, d := range []time.Duration{-24 * time.Hour, -time.Second, 0, time.Second, 24 * time.Hour} {
+				instants = append(instants, from.Add(d), day.Add(d))
+			}
+		}
+		for _, s := range []string{"2024-02-29T00:00:00+09:00", "2024-02-29T23:59:59+09:00", "2024-12-31T23:59:59+09:00", "2025-02-28T23:59:59+09:00", "2025-03-01T00:00:00+09:00",
+			"2028-02-28T23:59:59+09:00", "2028-02-29T12:00:00+09:00", "2028-03-01T00:00:00+09:00", "2032-02-29T23:59:59Z", "2016-02-29T00:00:00Z"} {
+			at, err := time.Parse(time.RFC3339, s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			instants = append(instants, at)
+		}
+		// says is the calendar: the phase that opens it, or the refusal.
+		says := func(at time.Time, begun map[string]bool, home, way string) (phase, code string) {
+			open := func(p string) bool { return begun[p] || !at.Before(begins[p]) }
+			if way == "portal" {
+				if open("gov24") {
+					return "gov24", ""
+				}
+				return "", "phase.not_open"
+			}
+			code = "phase.not_open"
+			for _, p := range calendar {
+				if slices.ContainsFunc(strings.Fields(p.districts), func(d string) bool { return strings.HasPrefix(home, d) }) && open(p.phase) {
+					if way == "home" {
+						return p.phase, ""
+					}
+					code = "phase.residence_only"
+				}
+			}
+			if open("everywhere") {
+				return "everywhere", ""
+			}
+			return "", code
+		}
+		refused, opened := 0, map[string]int{}
+		ask := func(at time.Time, begun map[string]bool, home, way, method string) (latch string) {
+			t.Helper()
+			client, office := "office-"+home, home
+			switch way {
+			case "away":
+				client, office = "office-"+elsewhere, elsewhere
+			case "portal":
+				client, office, method = "portal", "", "ic_chip"
+			}
+			s := resident(t, method, client, office, home, at)
+			for p := range begun {
+				s.request.Latched = append(s.request.Latched, p)
+			}
+			a, d := s.decide(b)
+			phase, code := says(at, begun, home, way)
+			if a != nil {
+				latch = a.Conditions().Latch
+			}
+			if d.Code != code || (a == nil) != (code != "") || code == "" && (!slices.Contains(d.Rules, "D:phase/"+phase) || (latch == phase) == begun[phase]) {
+				t.Errorf("%s at %v, begun %v: %s of %s by %s is %q by %v, latches %q; the calendar says %q %q", file, at, begun, way, home, method, d.Code, d.Rules, latch, phase, code)
+			}
+			if opened[phase]++; code != "" {
+				refused++
+			}
+			return latch
+		}
+		ways := []string{"home", "away", "portal"}
+		for _, at := range instants {
+			for _, home := range homes {
+				for i, way := range ways {
+					ask(at, nil, home, way, []string{"office_qr", "ic_chip"}[(i+int(at.Unix()&1))%2])
+				}
+			}
+			s := aScene("eu-pid")
+			s.move(at)
+			s.request.Method, s.facts.about.Subject = "office", subject
+			s.facts.Statements = append(s.facts.Statements, said(t, s, evidence.KindInPerson), said(t, s, evidence.KindRegistryMatch))
+			if a, d := s.decide(pid); a == nil || a.Conditions().Latch != "" {
+				t.Errorf("a type without phases at %v: %s %s", at, d.Code, d.Detail)
+			}
+		}
+		random := rand.New(rand.NewPCG(1, 2)) // the same walks each time
+		for range 20 {
+			begun := map[string]bool{}
+			for range 150 {
+				at, home := instants[random.IntN(len(instants))], homes[random.IntN(len(homes))]
+				if latch := ask(at, begun, home, ways[random.IntN(3)], []string{"office_qr", "ic_chip"}[random.IntN(2)]); latch != "" {
+					begun[latch] = true
+				}
+			}
+		}
+		if len(opened) != len(begins)+1 || refused < 1000 {
+			t.Errorf("%s: opened by %v, %d refused: the walk does not come to every phase", file, opened, refused)
+		}
+	}
 }
