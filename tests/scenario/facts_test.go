@@ -456,7 +456,10 @@ func (c *country) officer(t *testing.T) {
 		bend(c.by, p, evidence.KindInPerson, func(s *evidence.InPerson) { s.Officer = officer })
 		return p
 	}
-	c.put(t, func(b map[string]any) { named(b, "budgets", "per-officer")["hour"] = 1 })
+	c.put(t, func(b map[string]any) {
+		budget := named(b, "budgets", "per-officer")
+		budget["hour"], budget["day"] = 1, 1 // the hour may end meanwhile
+	})
 	c.wants(t, "the first of the hour", seen("officer-18", "fact-18-1"), "")
 	c.signsNothing(t, func() {
 		c.wants(t, "the second", seen("officer-18", "fact-18-2"), "budget.exhausted")
