@@ -206,7 +206,7 @@ func TestMakeTargetsExist(t *testing.T) {
 // Every command that a page shows is one of the two programs', and every one that they have is in the operator's guide.
 func TestCommandsExist(t *testing.T) {
 	use := regexp.MustCompile(`Use:\s+(?:op \+ )?"([a-z-]+)`)
-	has := map[string][]string{"sealkeeperd": {"help", "completion"}, "sealctl": {"help", "completion", "lock", "unlock", "revoke"}}
+	has := map[string][]string{"sealkeeperd": {"help", "completion"}, "sealctl": {"help", "completion", "lock", "unlock", "revoke", "approve", "reject"}}
 	for program, files := range map[string]string{"sealkeeperd": "cmd/sealkeeperd/*.go", "sealctl": "cmd/sealctl/*.go"} {
 		names, err := filepath.Glob(filepath.Join(root, files))
 		if err != nil || len(names) == 0 {
