@@ -31,7 +31,7 @@ func TestRequirementsNameTests(t *testing.T) {
 		t.Fatal(err)
 	}
 	shown := map[string]bool{} // facts of TestFacts
-	for _, m := range regexp.MustCompile(`(?m)^\t\{"(\d+): `).FindAllStringSubmatch(read(t, "tests/scenario/facts_test.go"), -1) {
+	for _, m := range regexp.MustCompile(`(?m)^\t\{"(S?\d+): `).FindAllStringSubmatch(read(t, "tests/scenario/facts_test.go"), -1) {
 		shown[m[1]] = true
 	}
 	if len(shown) < 15 {
@@ -42,12 +42,12 @@ func TestRequirementsNameTests(t *testing.T) {
 	for _, m := range regexp.MustCompile(`(?m)^\| (S|T|b)?(\d+) \|(.*)$`).FindAllStringSubmatch(page, -1) {
 		id, row := m[1]+m[2], m[3]
 		rows[m[1]]++
-		named := regexp.MustCompile("`(Test[A-Za-z0-9]+)(?:/(\\d+))?`").FindAllStringSubmatch(row, -1)
+		named := regexp.MustCompile("`(Test[A-Za-z0-9]+)(?:/(S?\\d+))?`").FindAllStringSubmatch(row, -1)
 		for _, n := range named {
 			if !tests[n[1]] || n[2] != "" && !shown[n[2]] {
 				t.Errorf("docs/requirements.md, %s: %s is no test", id, n[0])
 			}
-			if n[2] == m[2] && m[1] == "" {
+			if n[2] == id {
 				told[n[2]] = true
 			}
 		}

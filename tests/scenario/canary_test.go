@@ -196,7 +196,7 @@ func (s *search) journal(a *appliance) {
 }
 
 // A person's name, number and photo pass through the appliance by every way there is: cards, refusals, dead events, locks, a worker that dies,
-// a daemon that is killed and one that aborts. Nothing that is kept, logged, measured or published has them, in whatever form; no core is
+// a daemon that is killed and one that aborts, and a backup. Nothing that is kept, logged, measured or published has them, in whatever form; no core is
 // left, and neither another user nor the daemon's own sees its memory.
 func TestCanary(t *testing.T) {
 	t.Parallel()
@@ -244,6 +244,14 @@ func TestCanary(t *testing.T) {
 	_, _ = a.As("ministry").Renew(ctx, contract.RenewalRequest{DocumentType: kr, Subject: subject, Reasons: []string{"address"}, Attributes: 1})
 	if _, err := a.As("portal").DryRun(ctx, person("portal", "ic_chip", newPhone(t, 1), subject+"-dry").Request); err != nil {
 		t.Errorf("dry run: %v", err)
+	}
+
+	code, err := a.As("ward-office-1").Code(ctx, contract.CodeRequest{DocumentType: kr, Subject: subject + "-code", Authorities: by.IDs()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.As("ward-office-1").Session(ctx, contract.SessionRequest{DocumentType: kr, Code: code.Code, KeyThumbprint: newPhone(t, 1).Thumbprint(0)}); err != nil {
+		t.Errorf("a scanned code: %v", err)
 	}
 
 	// Refusals of every room: they know what they refuse, and keep nothing of it.
@@ -320,6 +328,12 @@ func TestCanary(t *testing.T) {
 		}
 	}
 	time.Sleep(1500 * time.Millisecond) // denials are journalled within a second
+	backup := exec.Command("sealkeeperd", "backup", "--out", filepath.Join(a.Dir, "backups", "1"), "--config", filepath.Join(a.Dir, "sealkeeper.yaml"))
+	backup.Err = nil // it is no program of the path's
+	a.Prepare(backup)
+	if out, err := backup.CombinedOutput(); err != nil {
+		t.Errorf("backup: %v %s", err, out)
+	}
 	s.answers(a)
 	s.everything(a, "while it runs")
 
@@ -391,7 +405,7 @@ func TestCanary(t *testing.T) {
 // tests may do that; otherwise it is the tests' own user, and nil.
 func (a *appliance) unprivileged() *syscall.SysProcAttr {
 	a.t.Helper()
-	for _, dir := range []string{"tmp", "cwd", "bin"} {
+	for _, dir := range []string{"tmp", "cwd", "bin", "backups"} {
 		if err := os.Mkdir(filepath.Join(a.Dir, dir), 0o755); err != nil {
 			a.t.Fatal(err)
 		}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -58,6 +59,7 @@ var facts = []struct {
 	{"27: no single hand changes the policy, and it is shown whose did", (*country).hands},
 	{"28: a rehearsal decides as on the day, and leaves nothing", (*country).rehearsal},
 	{"29: one phone across wallets, and a new document without a restart", (*country).wallets},
+	{"S8: where Korea renews and suspends Europe revokes, by one daemon at once", (*country).jurisdictions},
 	{"12: what a bank kept shows what was valid when", (*country).kept},
 	{"11: a bank decides by its last list while nobody answers, and knows the list's age", (*country).offline}, // stops the appliance
 }
@@ -69,6 +71,7 @@ func TestFacts(t *testing.T) {
 	a, by := harness.InstallProgramme(t, "kr-resident.json", func(b map[string]any) {
 		b["clients"] = append(b["clients"].([]any), map[string]any{"id": "operator-1", "role": "operator", "may": map[string]any{}})
 		c.bundle = b
+		withEurope(t, b)
 		c.opens("everywhere", "2099-01-01T00:00:00+09:00")
 		c.opens("gov24", "2099-01-01T00:00:00+09:00")
 	})
@@ -644,6 +647,82 @@ func (c *country) wallets(t *testing.T) {
 	}
 	_, sd := byFormat(c.wants(t, "a document of the new type", p, ""))
 	c.Eventually(sd.Status, verifier.Valid)
+}
+
+const pid = "eu-pid"
+
+// withEurope adds the PID's rules to a bundle that has the same clients and authorities.
+func withEurope(t *testing.T, b map[string]any) {
+	t.Helper()
+	var eu map[string]any
+	if err := json.Unmarshal(must(os.ReadFile("../../deploy/policies/eu-pid.json")), &eu); err != nil {
+		t.Fatal(err)
+	}
+	b["types"].(map[string]any)[pid] = eu["types"].(map[string]any)[pid]
+	for _, reasons := range []string{"lock_reasons", "revocation_reasons", "renew_reasons"} {
+		for reason, classes := range eu[reasons].(map[string]any) {
+			b[reasons].(map[string]any)[reason] = classes
+		}
+	}
+	for _, v := range eu["clients"].([]any) {
+		v := v.(map[string]any)
+		named(b, "clients", v["id"].(string))["may"].(map[string]any)[pid] = v["may"].(map[string]any)[pid]
+	}
+	b["rules"] = append(b["rules"].([]any), eu["rules"].([]any)...)
+}
+
+func (c *country) jurisdictions(t *testing.T) {
+	europe := func(subject string) contract.StatusRef {
+		t.Helper()
+		mine := newPhone(t, 1)
+		s, err := c.As("ward-office-1").Session(t.Context(), contract.SessionRequest{DocumentType: pid, Subject: subject, KeyThumbprint: mine.Thumbprint(0), Authorities: c.by.IDs()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := programme.New("ward-office-1", "office", s, mine, harness.Provider, map[string]any{"family_name": canary, "given_name": canary, "birth_date": "1990-01-01",
+			"nationality": []string{"KR"}, "place_of_birth": map[string]any{"country": "KR"}, "expiry_date": "2036-01-14", "issuing_authority": "C", "issuing_country": "KR"})
+		p.Request.DocumentType = pid
+		for _, kind := range []string{evidence.KindInPerson, evidence.KindRegistryMatch} {
+			p.Request.Evidence = append(p.Request.Evidence, c.by.Say(p, c.by.Good(p, kind, programme.Jongno), nil))
+		}
+		_, sd := byFormat(c.wants(t, "a PID", p, ""))
+		c.Eventually(sd.Status, verifier.Valid)
+		return sd.Status
+	}
+	korea := func(subject string) contract.StatusRef {
+		t.Helper()
+		_, sd := byFormat(c.wants(t, "a resident card", c.from("portal", "ic_chip", subject), ""))
+		c.Eventually(sd.Status, verifier.Valid)
+		return sd.Status
+	}
+	// One person, two documents; the address changes.
+	card, document := korea("fact-s8"), europe("fact-s8")
+	for _, typ := range []string{kr, pid} {
+		if _, err := c.As("ministry").Renew(t.Context(), contract.RenewalRequest{DocumentType: typ, Subject: "fact-s8", Reasons: []string{"address"}, Attributes: 2}); err != nil {
+			t.Fatalf("%s: %v", typ, err)
+		}
+	}
+	c.Eventually(card, verifier.Outdated)
+	c.Eventually(document, verifier.Invalid)
+
+	// The phone is lost, and found.
+	card, document = korea("fact-s8-lost"), europe("fact-s8-lost")
+	desk := c.As("loss-desk")
+	c.Change("loss-desk", lock, "fact-s8-lost", "self_lost", "")
+	_, err := desk.Lock(t.Context(), contract.ChangeRequest{DocumentType: pid, Subject: "fact-s8-lost", Reason: "self_lost"})
+	c.refused("a PID is suspended", err, "client.forbidden")
+	if _, err := desk.Revoke(t.Context(), contract.ChangeRequest{DocumentType: pid, Subject: "fact-s8-lost", Reason: "device_lost"}); err != nil {
+		t.Fatal(err)
+	}
+	c.Eventually(card, verifier.Suspended)
+	c.Eventually(document, verifier.Invalid)
+	c.Change("loss-desk", unlock, "fact-s8-lost", "self_lost", "")
+	_, err = desk.Unlock(t.Context(), contract.ChangeRequest{DocumentType: pid, Subject: "fact-s8-lost", Reason: "device_lost"})
+	c.refused("a revocation is taken back", err, "client.forbidden")
+	c.Eventually(card, verifier.Valid)
+	if got := c.Status(document); got != verifier.Invalid {
+		t.Errorf("the PID came back: %d", got)
+	}
 }
 
 // list is a status list as it is published now.
