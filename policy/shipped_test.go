@@ -286,3 +286,95 @@ func TestCalendarUnderStepsOfTheClock(t *testing.T) {
 		}
 	}
 }
+
+// The bundles that we ship test themselves: as they stand their tests pass, and whoever moves a phase by a second, lets a statement live a
+// second longer or drops it, takes away a reason, a rule, a client or who may what, sees one fail.
+func TestShippedBundlesTestThemselves(t *testing.T) {
+	for _, file := range []string{"kr-resident.json", "kr-resident-article.json", "eu-pid.json"} {
+		written := func() (f BundleFile) {
+			if err := json.Unmarshal([]byte(read(t, file)), &f); err != nil {
+				t.Fatal(err)
+			}
+			return f
+		}
+		f := written()
+		if err := parse(t, f).Test(file); err != nil {
+			t.Error(err)
+		}
+		tried := 0
+		fails := func(what string, bend func(f *BundleFile)) {
+			t.Helper()
+			tried++
+			g := written()
+			bend(&g)
+			b, err := Parse(file, text(t, g))
+			if err == nil && b.Test(file) == nil {
+				t.Errorf("%s: %s, and no test of the bundle fails", file, what)
+			}
+		}
+		for i, p := range f.Phases {
+			for _, d := range []time.Duration{-time.Second, time.Second} {
+				fails(p.ID+" begins "+d.String()+" late", func(f *BundleFile) { f.Phases[i].From = p.From.Add(d) })
+			}
+			fails(p.ID+" is gone", func(f *BundleFile) { f.Phases = slices.Delete(f.Phases, i, i+1) })
+		}
+		if file == "kr-resident-article.json" { // the same but for its calendar
+			continue
+		}
+		for i, r := range f.Rules {
+			if r.ID != "resident-since-law" { // no phase begins before: it stands for whoever writes another calendar
+				fails("rule "+r.ID+" is gone", func(f *BundleFile) { f.Rules = slices.Delete(f.Rules, i, i+1) })
+			}
+		}
+		for i, c := range f.Clients {
+			if c.Role != "auditor" && c.Role != "operator" {
+				fails(c.ID+" is gone", func(f *BundleFile) { f.Clients = slices.Delete(f.Clients, i, i+1) })
+				continue
+			}
+			fails(c.ID+" locks and revokes", func(f *BundleFile) {
+				f.Clients[i].Role, f.Clients[i].Class = "desk", "holder"
+				for name := range f.Types {
+					f.Clients[i].May[name] = []Operation{OpLock, OpRevoke}
+				}
+			})
+		}
+		for _, reasons := range []func(f *BundleFile) map[string][]string{func(f *BundleFile) map[string][]string { return f.LockReasons },
+			func(f *BundleFile) map[string][]string { return f.RevocationReasons }} {
+			for r := range reasons(&f) {
+				fails("reason "+r+" is gone", func(f *BundleFile) { delete(reasons(f), r) })
+				fails("reason "+r+" is the officers'", func(f *BundleFile) { reasons(f)[r] = []string{"officers"} })
+			}
+		}
+		for name, typ := range f.Types {
+			for m, method := range typ.Methods {
+				for kind, s := range method.Statements {
+					what := m + " of " + name + ": " + kind
+					fails(what+" is not needed", func(f *BundleFile) { delete(f.Types[name].Methods[m].Statements, kind) })
+					fails(what+" lives a second longer", func(f *BundleFile) {
+						age, err := time.ParseDuration(s.MaxAge)
+						if err != nil {
+							t.Fatal(err)
+						}
+						s := s
+						s.MaxAge = (age + time.Second).String()
+						f.Types[name].Methods[m].Statements[kind] = s
+					})
+				}
+				fails(m+" is gone", func(f *BundleFile) { delete(f.Types[name].Methods, m) })
+			}
+			fails("weaker phones", func(f *BundleFile) {
+				typ := f.Types[name]
+				typ.Evidence.KeyStorage = nil
+				f.Types[name] = typ
+			})
+			fails("a copy more", func(f *BundleFile) {
+				typ := f.Types[name]
+				typ.MaxCopies++
+				f.Types[name] = typ
+			})
+		}
+		if tried < 30 {
+			t.Errorf("%s: only %d changes were tried", file, tried)
+		}
+	}
+}

@@ -123,7 +123,6 @@ func (c *country) found() error {
 		return err
 	}
 	data, by, err := programme.Load("deploy/policies/kr-resident.json", func(b map[string]any) {
-		b["clients"] = append(b["clients"].([]any), map[string]any{"id": "operator-1", "role": "operator", "may": map[string]any{documentType: []string{"state"}}})
 		for _, v := range b["authorities"].([]any) {
 			if a := v.(map[string]any); a["id"] == "telecom-a" {
 				a["flood"] = flood

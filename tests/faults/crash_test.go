@@ -464,7 +464,6 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 		a.Check()
 	case "flood": // a decision that is durable comes to its end, whoever dies meanwhile; one that is not has no effect
 		b, by := appliance.InstallProgramme(t, "kr-resident.json", func(bundle map[string]any) {
-			bundle["clients"] = append(bundle["clients"].([]any), map[string]any{"id": "operator-1", "role": "operator", "may": map[string]any{"kr-resident": []string{"state"}}})
 			for _, v := range bundle["authorities"].([]any) {
 				if v := v.(map[string]any); v["id"] == "telecom-a" {
 					v["flood"] = 1

@@ -135,7 +135,6 @@ func TestCarrierEvents(t *testing.T) {
 func TestCarrierFlood(t *testing.T) {
 	t.Parallel()
 	a, by := installProgramme(t, func(bundle map[string]any) {
-		bundle["clients"] = append(bundle["clients"].([]any), map[string]any{"id": "operator-1", "role": "operator", "may": map[string]any{harness.KR: []string{"state"}}})
 		for _, v := range bundle["authorities"].([]any) {
 			if v := v.(map[string]any); v["id"] == "telecom-a" {
 				v["flood"] = 1

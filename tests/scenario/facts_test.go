@@ -69,7 +69,6 @@ func TestFacts(t *testing.T) {
 	t.Parallel()
 	c := &country{version: 1}
 	a, by := harness.InstallProgramme(t, "kr-resident.json", func(b map[string]any) {
-		b["clients"] = append(b["clients"].([]any), map[string]any{"id": "operator-1", "role": "operator", "may": map[string]any{}})
 		c.bundle = b
 		withEurope(t, b)
 		c.opens("everywhere", "2099-01-01T00:00:00+09:00")

@@ -699,7 +699,6 @@ func TestAndroidPhonesBySession(t *testing.T) {
 	p := &phones{t: t, factory: androidOf(t, phone.AndroidBend{Remote: true}), feed: must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))}
 	a, by := installProgramme(t, func(b map[string]any) {
 		p.android(b)
-		b["clients"] = append(b["clients"].([]any), map[string]any{"id": "operator-1", "role": "operator", "may": map[string]any{}})
 	})
 	// Fed by hand, with Google's list and a list of wallets, for which one of our own lists stands.
 	der := must(x509.MarshalECPrivateKey(p.feed))
