@@ -61,7 +61,8 @@ type Authority struct {
 
 	activating sync.Mutex // one bundle at a time
 	signedBy   atomic.Pointer[[]string]
-	leftAlone  string // why the configuration's bundle is not the one in use; empty: it is, or was
+	leftAlone  string                 // why the configuration's bundle is not the one in use; empty: it is, or was
+	refused    atomic.Pointer[string] // the last bundle that was offered since, and why it was refused; nil: none
 	past       past
 
 	officers   sync.Mutex // one saying or execution at a time

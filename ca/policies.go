@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"sealkeeper/contract"
 	"sealkeeper/ledger"
@@ -91,8 +92,11 @@ func (a *Authority) activateFor(ctx context.Context, c Caller, r contract.Policy
 	out, err := a.activate(ctx, c, r, x)
 	if !r.DryRun {
 		result := "activated"
+		a.refused.Store(nil)
 		if err != nil {
 			result = "refused"
+			what := fmt.Sprintf("at %s client %s offered a policy bundle that was refused; version %d stays in use: %v", a.o.Clock.Now().UTC().Format(time.RFC3339), c.ID, a.rules().bundle.Version(), err)
+			a.refused.Store(&what)
 			a.o.Log.Warn("a policy bundle was refused", "client", c.ID, "error", err)
 		}
 		a.o.Metrics.Activations.WithLabelValues(result).Inc()

@@ -100,6 +100,9 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 	if a.leftAlone != "" {
 		note("policy-file", Info, "put the active bundle there (`sealctl policy show --out`), or a newer one", "%s", a.leftAlone)
 	}
+	if what := a.refused.Load(); what != nil {
+		note("policy-refused", Warning, "ask who sent it; have it corrected and signed, and offer it again", "%s", *what)
+	}
 	switch what, left, life := a.phonesProblem(now); {
 	case what != "":
 		note("phone-status", Critical, "feed a fresh one (`sealctl phones feed`): no Android phone gets a card until then", "%s", what)

@@ -140,8 +140,14 @@ func TestPolicyIsActivatedWithoutRestart(t *testing.T) {
 			t.Errorf("%s: %v, not %s", name, err, c.code)
 		}
 	}
+	if s := fmt.Sprint(r.Operations().Conditions); !strings.Contains(s, "policy-refused") || !strings.Contains(s, "operator-1") || !strings.Contains(r.Metrics(), `sealkeeper_policy_activations_total{result="refused"} 7`) {
+		t.Errorf("nobody is told of refused bundles: %s", s)
+	}
 	if again, err := r.activate(t, r.bundle(t, 2, "alice", "bob")); err != nil || again.Hash != first.Hash {
 		t.Errorf("the active one again: %v", err)
+	}
+	if s := fmt.Sprint(r.Operations().Conditions); strings.Contains(s, "policy-refused") {
+		t.Errorf("after the next bundle: %s", s)
 	}
 	if now, err := r.As("auditor").Policy(t.Context()); err != nil || now.Hash != first.Hash || now.Version != 2 {
 		t.Errorf("after refusals %+v %v", now, err)
