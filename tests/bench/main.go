@@ -259,6 +259,12 @@ func (b *bench) run(ctx context.Context) error {
 	if err := r.stop(); err != nil {
 		return err
 	}
+	b.progress("replaying decisions")
+	replay, err := b.replay(ctx, r)
+	if err != nil {
+		return err
+	}
+	b.add("policy_replay_100k_s", replay, "s")
 	b.progress("locks while issuing at full load")
 	if toShow, err = a.lockToFetchable(ctx, b.size.locks); err != nil {
 		return err
@@ -334,9 +340,9 @@ func (b *bench) report(cells []*cell, floors []floor, layer, pool, echo []float6
 	fmt.Printf("\nHSM layer, 32 callers: %.0f /s; two sessions in one process: %.0f /s; ratio %.2f\n", l, p, l/p)
 	fmt.Printf("Floors (CPU µs): P-256 verify %.1f, sign %.1f in Go; HSM sign %.1f; mTLS echo %.1f\n", f.verify, f.sign, f.hsm, 1e6/median(echo))
 	fmt.Printf("Lock to fetchable under full load, %d locks: p50 %.0f ms, p99 %.0f ms\n", len(ms), quantile(ms, 0.5), quantile(ms, 0.99))
-	for _, n := range []string{"policy_eval_us", "start_ms", "rss_mib_idle"} {
+	for _, n := range []string{"policy_eval_us", "policy_replay_100k_s", "start_ms", "rss_mib_idle"} {
 		i := slices.IndexFunc(b.figures, func(f figure) bool { return f.Name == n })
-		fmt.Printf("%s: %.0f\n", n, b.figures[i].Value)
+		fmt.Printf("%s: %.3g\n", n, b.figures[i].Value)
 	}
 }
 
