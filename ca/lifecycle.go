@@ -71,31 +71,32 @@ const scheduleEvery = time.Second // how late an order may be, and how long a st
 // keepSchedules carries out what was ordered, by the time of lists: it goes on while the wall is not trusted, never runs back, and what came
 // due while the appliance was down is done at once.
 func (a *Authority) keepSchedules(ctx context.Context) {
-	since := time.Time{} // when something due could not be done
+	failing := false
 	for {
-		at := a.o.Guard.ForLists()
-		done, _, err := a.o.Ledger.Due(ctx, at)
+		done, _, err := a.o.Ledger.Due(ctx, a.o.Guard.ForLists())
 		a.o.Metrics.Scheduled.Add(float64(done))
 		switch {
-		case ctx.Err() != nil:
+		case ctx.Err() != nil || errors.Is(err, ledger.ErrStopped):
 			return
-		case err == nil:
-			since = time.Time{}
-			a.o.Metrics.ScheduleLate.Set(0)
-		default:
-			if since.IsZero() {
-				since = at
-				a.o.Log.Error("carrying out orders", "error", err, "retry_in", scheduleEvery.String())
-			}
-			a.o.Metrics.ScheduleLate.Set(at.Sub(since).Seconds())
-			if errors.Is(err, ledger.ErrStopped) {
-				return
-			}
+		case err != nil && !failing:
+			a.o.Log.Error("carrying out orders", "error", err, "retry_in", scheduleEvery.String())
 		}
+		failing = err != nil
 		if !sleep(ctx, scheduleEvery) {
 			return
 		}
 	}
+}
+
+// late is for how long the oldest order that is due has waited. It asks the ledger and not who carries orders out, who may hang.
+func (a *Authority) late(ctx context.Context, now time.Time) time.Duration {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	due, err := a.o.Ledger.OldestDue(ctx)
+	if err != nil || due.IsZero() {
+		return 0
+	}
+	return max(0, now.Sub(due))
 }
 
 // keepGivingUp ends what nobody finishes, while the clock is trusted.

@@ -25,6 +25,7 @@ const (
 
 const (
 	lateAfter    = 10 * time.Second // a change that waits longer is late
+	scheduleLate = 30 * time.Second // an order that waits longer is late: they are carried out every second
 	manyRestarts = 3                // more workers replaced within ten minutes are no accident
 )
 
@@ -120,6 +121,9 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 	}
 	for carrier, cards := range a.o.Ledger.HeldCards() {
 		note("carrier-flood", Critical, "ask the carrier, then confirm or undo it: sealctl floods", "%d cards wait for a decision on what carrier %s reported", cards, carrier)
+	}
+	if late := a.late(ctx, now); late > scheduleLate {
+		note("schedule-late", Critical, "look at the log and at the ledger's disk", "an order that is due waits for %s", late.Truncate(time.Second))
 	}
 	if err := a.selftest.last(); err != nil {
 		wrong("selftest-failed", "look at the key's token; nothing that this key signs is released until it verifies", "the self test failed: %v", err)
@@ -242,6 +246,7 @@ func (a *Authority) look() {
 	}
 	m.Stopped.Set(truth(a.o.Ledger.Stopped() != nil))
 	now := a.o.Guard.ForLists()
+	m.ScheduleLate.Set(a.late(context.Background(), now).Seconds())
 	switch what, left, life := a.phonesProblem(now); {
 	case life == 0:
 		m.PhoneAsOf.Set(0)

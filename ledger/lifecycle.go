@@ -89,6 +89,15 @@ func (l *Ledger) Due(ctx context.Context, at time.Time) (done int, next time.Tim
 	}
 }
 
+// OldestDue is for when the first of all orders that wait is ordered; zero: none waits. What lies in the past should have been carried out.
+func (l *Ledger) OldestDue(ctx context.Context) (time.Time, error) {
+	first, err := l.store.Scan(ctx, TableDue, nil, 1)
+	if err != nil || len(first) == 0 {
+		return time.Time{}, err
+	}
+	return time.Unix(int64(binary.BigEndian.Uint64(first[0].Key)), 0), nil
+}
+
 // carryOut does what is due for one subject.
 func (l *Ledger) carryOut(ctx context.Context, r DueRecord, row []byte, at time.Time) error {
 	secrets, err := l.unlocked()

@@ -141,7 +141,7 @@ func New() *Metrics {
 	m.ReservationOldest = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "reservation_oldest_seconds", Help: "How long the oldest unfinished reservation has waited, as of that look."})
 	m.Unrecorded = prometheus.NewCounter(prometheus.CounterOpts{Namespace: "sealkeeper", Name: "decisions_unrecorded_total", Help: "Denied requests whose decision was not journalled, because there were too many of them in an hour."})
 	m.Scheduled = prometheus.NewCounter(prometheus.CounterOpts{Namespace: "sealkeeper", Name: "schedule_carried_out_total", Help: "Steps of orders (scheduled locks, their ends, closings) that were carried out."})
-	m.ScheduleLate = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "schedule_late_seconds", Help: "How long steps of orders that are due could not be carried out; 0: none waits."})
+	m.ScheduleLate = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "schedule_late_seconds", Help: "For how long the oldest order that is due waits to be carried out; 0: none does."})
 	m.Fenced = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "fenced", Help: "1: something outside is ahead of the ledger; nothing is signed."})
 	m.Stopped = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "issuing_stopped", Help: "1: security officers stopped issuing; locks and lists go on."})
 	m.ClockTrusted = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "clock_trusted", Help: "0: wall and monotonic time disagree; issuing is stopped."})
