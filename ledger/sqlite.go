@@ -134,7 +134,12 @@ func OpenSQLite(ctx context.Context, path string) (_ Store, err error) {
 }
 
 // snapshotSQLite reads a file as of one instant, also while a daemon writes to it.
-func snapshotSQLite(ctx context.Context, path string) (_ Store, err error) {
+func snapshotSQLite(ctx context.Context, path string) (Store, error) {
+	return viewSQLite(ctx, path, len(migrations))
+}
+
+// viewSQLite is snapshotSQLite of files from a version of the schema on.
+func viewSQLite(ctx context.Context, path string, oldest int) (_ Store, err error) {
 	path, err = filepath.Abs(path)
 	if err != nil {
 		return nil, err
@@ -156,7 +161,7 @@ func snapshotSQLite(ctx context.Context, path string) (_ Store, err error) {
 	if err = s.view.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
 		return nil, err
 	}
-	if version != len(migrations) {
+	if version < oldest || version > len(migrations) {
 		return nil, fmt.Errorf("its schema has version %d and this program reads version %d", version, len(migrations))
 	}
 	return s, s.view.QueryRowContext(ctx, "SELECT count(*) FROM journal").Scan(&s.size)

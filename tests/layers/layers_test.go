@@ -115,7 +115,13 @@ var rooms = map[string][]allowed{
 		{"signer", "signatures, and the quarantine of who made a bad one"},
 		{"internal/...", "metrics"},
 	},
-	"softhsm":               {{"internal/...", "durable files"}},
+	"softhsm": {{"internal/...", "durable files"}},
+	"backup": {
+		{"ledger", "a copy as of one instant, the mark of one that was put back"},
+		{"ledger/fsck", "a proof reads the ledger as an auditor would"},
+		{"softhsm", "copies of embedded tokens"},
+		{"internal/...", "where things lie; durable files, strict decoding"},
+	},
 	"contract":              {}, // the appliance and its clients share it: nothing of the appliance
 	"client":                {{"contract", "wire types"}},
 	"verifier":              {}, // for banks: nothing of the appliance
@@ -154,6 +160,7 @@ var foreign = []struct {
 	{"database/sql", []string{"ledger", "ledger/fsck", "ledger/storetest"}, "one room knows how truth is stored"},
 	{"modernc.org/", []string{"ledger", "ledger/fsck", "ledger/storetest"}, "one room knows how truth is stored"},
 	{"net/http", []string{"api", "client", "cmd/...", "tests/...", "internal/metrics"}, "HTTP ends at the edge"},
+	{"github.com/cloudflare/circl", []string{"backup"}, "one room splits secrets, and nothing else needs groups"},
 	{"github.com/ThalesGroup/crypto11", []string{"cmd/sealctl"}, "officers' tokens are theirs, on their own machines; the appliance's token is its workers' alone"},
 	{"os/exec", []string{"signer", "softhsm", "cmd/...", "tests/..."}, "the daemon runs nothing but itself again: as a worker, or to make a token"},
 }
