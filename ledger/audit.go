@@ -139,7 +139,23 @@ func (a *Audit) Versions(ctx context.Context, f func(seq uint64, r VersionRecord
 
 // Keys calls f for every key of the registry.
 func (a *Audit) Keys(ctx context.Context, f func(seq uint64, k Key) error) error {
-	return each(ctx, a, TableKeys, func(_ []byte, seq uint64, k Key) error { return f(seq, k) })
+	return each(ctx, a, TableKeys, func(_ []byte, seq uint64, k Key) error { return f(seq, k.migrated()) })
+}
+
+// KeyLife calls f for every step of every key's life, in their order, with the row as it is stored.
+func (a *Audit) KeyLife(ctx context.Context, f func(seq uint64, e KeyEntry, row []byte) error) error {
+	return scan(ctx, a.store, TableKeyLife, nil, func(e Entry) error {
+		r, err := decode[KeyEntry](TableKeyLife, e.Value)
+		if err != nil {
+			return err
+		}
+		return f(e.Revision-1, *r, e.Value)
+	})
+}
+
+// Mandates calls f for every proposal about keys that was carried out.
+func (a *Audit) Mandates(ctx context.Context, f func(seq uint64, id string, r MandateRecord) error) error {
+	return each(ctx, a, TableMandates, func(key []byte, seq uint64, r MandateRecord) error { return f(seq, string(key), r) })
 }
 
 // Certificates calls f for every certificate that was settled.

@@ -28,7 +28,7 @@ func TestKeyKeepsItsIdentity(t *testing.T) {
 		}
 	}
 	shared := h.Keys()
-	k.Chain, k.State = [][]byte{{1}}, KeyStopped
+	k.Chain, k.State = [][]byte{{1}}, KeyDeactivated
 	must(t, h.PutKey(ctx, k))
 	if shared[0].State != KeyActive {
 		t.Error("a slice that was handed out changed")
@@ -41,7 +41,7 @@ func TestKeyKeepsItsIdentity(t *testing.T) {
 	}
 	h.again()
 	got := h.Keys()
-	if len(got) != 2 || got[0].ID != "a" || got[1].ID != "b" || got[0].State != KeyStopped || !bytes.Equal(got[0].Chain[0], []byte{1}) || !got[0].NotAfter.Equal(k.NotAfter) {
+	if len(got) != 2 || got[0].ID != "a" || got[1].ID != "b" || got[0].State != KeyDeactivated || !bytes.Equal(got[0].Chain[0], []byte{1}) || !got[0].NotAfter.Equal(k.NotAfter) {
 		t.Errorf("%+v", got)
 	}
 }

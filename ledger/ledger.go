@@ -60,6 +60,7 @@ type Ledger struct {
 	fenced  atomic.Pointer[Fenced]
 	outside outside // what was found ahead at Open
 	keys    atomic.Pointer[[]Key]
+	custody sync.Mutex // one change of keys at a time
 	changed chan struct{}
 
 	mu      sync.RWMutex // lists as of the last durable batch

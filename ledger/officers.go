@@ -203,7 +203,16 @@ func (l *Ledger) executed(ctx context.Context, x *Execution, leaf *Leaf, rows []
 	if leaf.Operation == "" {
 		leaf.Operation = x.Action
 	}
-	return append(rows, Row{Table: TableProposals, Key: []byte(x.ID), Value: encode(r), If: If(p.revision)}), nil
+	rows = append(rows, Row{Table: TableProposals, Key: []byte(x.ID), Value: encode(r), If: If(p.revision)})
+	if strings.HasPrefix(x.Action, "key.") { // proposals are forgotten, what became of keys by them is not
+		registry, err := l.Registry(ctx)
+		if err != nil {
+			return nil, err
+		}
+		m := MandateRecord{Action: x.Action, Approvals: r.Approvals, Since: r.Since, At: leaf.At, Registry: registry}
+		rows = append(rows, Row{Table: TableMandates, Key: []byte(x.ID), Value: encode(m)})
+	}
+	return rows, nil
 }
 
 // execute commits an effect and that its proposal was carried out.

@@ -188,6 +188,14 @@ type Leaf struct {
 	Decision      []byte        `json:"decision,omitempty"` // SHA-256 of the decision's row; of many denials, of the SHA-256 of each
 	Proposal      string        `json:"proposal,omitempty"` // of officers
 	Dropped       uint64        `json:"dropped,omitzero"`   // denials that were one too many since the last
+	Keys          []LeafKey     `json:"keys,omitempty"`     // steps of keys' lives, in their order
+}
+
+// LeafKey is a step of a key's life in a leaf.
+type LeafKey struct {
+	ID    string   `json:"id"`
+	State KeyState `json:"state"`
+	Entry []byte   `json:"entry"` // SHA-256 of the KeyEntry
 }
 
 // LeafItem is one signature or attempt in a leaf.

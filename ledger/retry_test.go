@@ -147,7 +147,7 @@ func TestPendingThatCantBeRebuilt(t *testing.T) {
 	q := w.request(policy.OpIssue, 1, w.phone(), true)
 	old, _ := w.reserve(q)
 	stopped, _ := w.Ledger.key("ds")
-	stopped.State = KeyStopped
+	stopped.State = KeyDeactivated
 	must(t, w.PutKey(ctx, stopped))
 	w.key("ds2", policy.PurposeMDoc)
 	keyOf[policy.MDoc] = "ds2"

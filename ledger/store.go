@@ -117,6 +117,9 @@ const (
 	TableDecisions    Table = "decisions"    // id → DecisionRecord
 	TableOfficers     Table = "officers"     // "registry" → the registry of officers
 	TableProposals    Table = "proposals"    // id → ProposalRecord
+	TableKeyLife      Table = "keylife"      // key ‖ 0 ‖ number → KeyEntry; append-only
+	TableMandates     Table = "mandates"     // proposal → MandateRecord, of proposals about keys
+	TableKeyUse       Table = "keyuse"       // key → KeyUse
 	TableDue          Table = "due"          // second ‖ type ‖ 0 ‖ pseudonym ‖ 0 ‖ order → DueRecord
 )
 
@@ -128,5 +131,5 @@ var tables = [][]Table{{
 	TableCharges, TableLatches,
 }, {
 	TableLines, TableLinks, TableLetters, TableEvents, TableDue, TableHeld, TableFloods, TableDead, TableDecisions,
-	TableOfficers, TableProposals,
+	TableOfficers, TableProposals, TableKeyLife, TableMandates, TableKeyUse,
 }}

@@ -422,7 +422,7 @@ func TestWhatReserveRefuses(t *testing.T) {
 	w, other := newTown(t), newTown(t)
 	ctx := context.Background()
 	stopped := w.key("stopped", policy.PurposeMDoc)
-	stopped.State = KeyStopped
+	stopped.State = KeyDeactivated
 	must(t, w.PutKey(ctx, stopped))
 	for name, c := range map[string]struct {
 		bend func(q *request, d []Draft) []Draft

@@ -70,10 +70,10 @@ var actions = map[Action]action{
 	FenceLift:       {func() Parameters { return new(Fence) }, Rule{2, 0, day}},
 	IACAUse:         {func() Parameters { return new(Use) }, Rule{2, 0, day}},
 	KeyGenerate:     {func() Parameters { return new(Generate) }, Rule{2, 0, 7 * day}},
-	KeyActivate:     {func() Parameters { return new(Key) }, Rule{2, 0, 7 * day}},
-	KeyDeactivate:   {func() Parameters { return new(Key) }, Rule{2, 0, 7 * day}},
-	KeyCompromise:   {func() Parameters { return new(Key) }, Rule{2, 0, day}},
-	KeyDestroy:      {func() Parameters { return new(Key) }, Rule{2, day, 7 * day}},
+	KeyActivate:     {func() Parameters { return new(Activate) }, Rule{2, 0, 7 * day}},
+	KeyDeactivate:   {func() Parameters { return new(Deactivate) }, Rule{2, 0, 7 * day}},
+	KeyCompromise:   {func() Parameters { return new(Compromise) }, Rule{2, 0, day}},
+	KeyDestroy:      {func() Parameters { return new(Destroy) }, Rule{2, day, 7 * day}},
 	IssuingStop:     {func() Parameters { return new(Reason) }, Rule{1, 0, time.Hour}},
 	IssuingResume:   {func() Parameters { return new(Reason) }, Rule{2, 0, day}},
 	ClientEnrol:     {func() Parameters { return new(Client) }, Rule{2, 0, 7 * day}},
@@ -334,31 +334,6 @@ func (p *Use) check() error { return errors.Join(name("operation", p.Operation),
 func (p *Use) text() []string {
 	return []string{"Let the IACA's key sign once, for " + p.Operation + ".", "  Reason: " + p.Reason}
 }
-
-// Generate makes a key.
-type Generate struct {
-	Purpose policy.Purpose `json:"purpose"`
-	Token   string         `json:"token"`
-	Reason  string         `json:"reason"`
-}
-
-func (p *Generate) check() error {
-	return errors.Join(name("purpose", string(p.Purpose)), name("token", p.Token), reason(p.Reason))
-}
-
-func (p *Generate) text() []string {
-	return []string{fmt.Sprintf("Make a new key for %s on token %s.", p.Purpose, p.Token), "  Reason: " + p.Reason}
-}
-
-// Key names a key of the registry.
-type Key struct {
-	ID     string `json:"key"`
-	Reason string `json:"reason"`
-}
-
-func (p *Key) check() error { return errors.Join(name("key", p.ID), reason(p.Reason)) }
-
-func (p *Key) text() []string { return []string{"Key " + p.ID + ".", "  Reason: " + p.Reason} }
 
 // Reason is all that there is to say.
 type Reason struct {

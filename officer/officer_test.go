@@ -121,8 +121,9 @@ func TestEveryActionIsProposedShownAndRead(t *testing.T) {
 		FloodConfirm: &Flood{"alpha", noon, 1, 2}, FloodUndo: &Flood{"alpha", noon, 1, 2}, HoldMass: &Mass{"kr-resident", "wallet-3", 9, "broken wallet"},
 		RevokeMass: &Mass{"kr-resident", "wallet-3", 9, "broken wallet"}, UnlockAdmin: &Unlock{"kr-resident", root, "officer", "court order 12"},
 		ClockAccept: &Clock{noon, "compared with two sources"}, FenceLift: &Fence{12, root, "restored"}, RestoreOpen: &Fence{12, root, "restored"},
-		IACAUse: &Use{"certify.ds-2", "rotation"}, KeyGenerate: &Generate{"mso", "issuer", "rotation"}, KeyActivate: &Key{"ds-2", "rotation"},
-		KeyDeactivate: &Key{"ds-1", "rotation"}, KeyCompromise: &Key{"ds-1", "found outside"}, KeyDestroy: &Key{"ds-1", "over"},
+		IACAUse: &Use{"certify.ds-2", "rotation"}, KeyGenerate: &Generate{ID: "ds-2", Purpose: "mdoc", Token: "online", Algorithm: "ES256", Name: "Document signer 2", Succeeds: "ds-1", Announce: noon, Activate: noon.Add(day),
+			UseUntil: noon.Add(300 * day), Until: noon.Add(400 * day), Uses: 1000, PerHour: 10, Reason: "rotation"}, KeyActivate: &Activate{"ds-2", "ds-1", "rotation"},
+		KeyDeactivate: &Deactivate{"ds-1", "rotation"}, KeyCompromise: &Compromise{"ds-1", "found outside"}, KeyDestroy: &Destroy{"ds-1", "over"},
 		IssuingStop: &Reason{"wrong photographs"}, IssuingResume: &Reason{"repaired"}, ClientEnrol: &Client{"office-1", "issuance", root, "new office"},
 		ClientRevoke: &Client{"office-1", "issuance", root, "closed"},
 	}
@@ -231,7 +232,7 @@ func TestWhatShouldNotCountIsRefusedAloud(t *testing.T) {
 
 func TestAnyOneOfficerRejectsInTheDelay(t *testing.T) {
 	p := assemble(t)
-	c, s := p.propose(t, "kim", KeyDestroy, &Key{"ds-1", "over"}, noon)
+	c, s := p.propose(t, "kim", KeyDestroy, &Destroy{"ds-1", "over"}, noon)
 	payload := s.Proposal.Payload()
 	c, _, err := p.registry.Add(c, p.sign(t, payload, "lee", Approve), false, noon.Add(time.Hour))
 	is(t, err, "")

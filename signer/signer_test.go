@@ -220,7 +220,7 @@ func TestKeysThatCantSign(t *testing.T) {
 	}
 	k := a.falseKey("ds-1", "online")
 	r := a.reserve(k, "tbs")
-	k.State = ledger.KeyStopped
+	k.State = ledger.KeyDeactivated
 	must(t, a.ledger.PutKey(ctx, k))
 	if _, err := a.Sign(ctx, r, [][]byte{[]byte("tbs")}); err == nil {
 		t.Error("a stopped key signed")

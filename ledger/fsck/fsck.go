@@ -105,6 +105,7 @@ type run struct {
 	executed     map[string][]uint64 // entries that carried a proposal out
 	inUse        map[string]bool     // hashes of bundles, once they are put to use
 	unused       []uint64            // entries of bundles that were not
+	custody      custody
 }
 
 // window of a budget for one client, office, officer or phase.
@@ -140,8 +141,9 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	defer a.Close()
 	f := &run{ctx: ctx, o: o, a: a, r: &Report{Ledger: o.Ledger}, leaves: map[string]leafAt{}, settled: map[string]struct{}{}, givenUp: map[string]struct{}{}, tries: map[string][]triedAt{},
 		reservations: map[string]ledger.ReservationRecord{}, credentials: map[slot]ledger.CredentialRecord{}, lists: map[string]ledger.ListRecord{}, images: map[string][]byte{}, keys: map[string]ledger.Key{}, windows: map[window]uint64{}, latches: map[string]map[uint64]int64{},
-		decisions: map[uint64]decision{}, inUse: map[string]bool{}, proposed: map[string][]string{}, executed: map[string][]uint64{}}
-	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.lines, f.versions, f.certificates, f.published, f.budgets, f.orders, f.unfinished, f.recorded, f.proposals} {
+		decisions: map[uint64]decision{}, inUse: map[string]bool{}, proposed: map[string][]string{}, executed: map[string][]uint64{},
+		custody: custody{entries: map[string]uint64{}, before: map[string]bool{}, registries: map[string]struct{}{}}}
+	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.lines, f.versions, f.certificates, f.published, f.budgets, f.orders, f.unfinished, f.recorded, f.proposals, f.keysLives} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -179,6 +181,7 @@ func (f *run) log() error {
 		f.charged(seq, leaf)
 		f.decided(seq, leaf)
 		f.governed(seq, leaf)
+		f.kept(seq, leaf)
 		if leaf.Reservation != "" {
 			switch {
 			case leaf.Kind == "settle":

@@ -84,6 +84,7 @@ var rooms = map[string][]allowed{
 		{"ledger/state", "recomputes every status"},
 		{"policy", "formats and purposes"},
 		{"verifier", "reads published lists as a bank would"},
+		{"officer", "counts again the signatures that allowed what became of keys"},
 	},
 	"ledger/storetest": {
 		{"ledger", "the conformance suite of its stores"},
