@@ -73,6 +73,7 @@ type Authority interface {
 	Floods(ctx context.Context) (contract.Floods, error)
 	DecideFlood(ctx context.Context, c ca.Caller, r contract.FloodRequest) (contract.FloodAnswer, error)
 	Officers(ctx context.Context) (contract.Officers, error)
+	HolderFor(ctx context.Context, c ca.Caller, r contract.StateRequest) (contract.OfficersHolder, error)
 	Proposals(ctx context.Context) (contract.Proposals, error)
 	Proposal(ctx context.Context, r contract.ProposalQuery) (contract.Proposal, error)
 	Propose(ctx context.Context, c ca.Caller, r contract.ProposeRequest) (contract.Proposal, error)

@@ -64,6 +64,7 @@ POST /v1/floods/decisions            ...o..
 GET  /v1/floods                      ...oa.
 POST /v1/holders/state               i.doa.
 GET  /v1/officers                    ...oas
+POST /v1/officers/holders            .....s
 GET  /v1/officers/proposals          ...oas
 POST /v1/officers/proposals/new      .....s
 POST /v1/officers/proposals/show     ...oas

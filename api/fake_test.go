@@ -175,6 +175,10 @@ func (f *fake) Officers(context.Context) (contract.Officers, error) {
 var proposed = contract.Proposal{ID: strings.Repeat("0", 64), Action: "issuing.stop", State: "ready", Text: []string{"issuing.stop"}, By: "kim", Epoch: 1, Made: noon, Expires: noon.Add(time.Hour),
 	Need: 1, Approved: []string{"kim"}, Rejected: []string{}}
 
+func (f *fake) HolderFor(_ context.Context, c ca.Caller, _ contract.StateRequest) (contract.OfficersHolder, error) {
+	return contract.OfficersHolder{DocumentType: "kr-resident", Pseudonym: strings.Repeat("0", 64), Locks: []contract.Lock{{Reason: "admin_hold", Class: "ministry"}}}, f.call("holder-for", c)
+}
+
 func (f *fake) Proposals(context.Context) (contract.Proposals, error) {
 	return contract.Proposals{Proposals: []contract.Proposal{proposed}}, f.err
 }
@@ -308,6 +312,7 @@ var bodies = map[string]string{
 	"/v1/schedules":                   `{"document_type":"kr-resident","subject":"900101-1234567","schedule":"case-17","operation":"lock","reason":"admin_hold","from":"2026-12-01T00:00:00+09:00","to":"2027-03-01T00:00:00+09:00"}`,
 	"/v1/schedules/cancel":            `{"document_type":"kr-resident","subject":"900101-1234567","schedule":"case-17"}`,
 	"/v1/acknowledgements":            `{"document_type":"kr-resident","subject":"900101-1234567","issuance":"01JDD7Q0B5GZ","proof":"e30.e30.c2ln"}`,
+	"/v1/officers/holders":            `{"document_type":"kr-resident","subject":"900101-1234567"}`,
 	"/v1/officers/proposals/new":      `{"proposal":"{}"}`,
 	"/v1/officers/proposals/show":     `{"id":"0000000000000000000000000000000000000000000000000000000000000000"}`,
 	"/v1/officers/approvals":          `{"id":"0000000000000000000000000000000000000000000000000000000000000000","envelope":"{}"}`,

@@ -56,6 +56,7 @@ func Routes() []Route {
 		{"POST", "/v1/floods/decisions", []string{RoleOperator}},
 		{"GET", "/v1/floods", []string{RoleOperator, RoleAuditor}},
 		{"GET", "/v1/officers", governing},
+		{"POST", "/v1/officers/holders", []string{RoleOfficer}},
 		{"GET", "/v1/officers/proposals", governing},
 		{"POST", "/v1/officers/proposals/new", []string{RoleOfficer}},
 		{"POST", "/v1/officers/proposals/show", governing},
@@ -149,6 +150,9 @@ func (e *Edge) handlers() map[string]handler {
 		}),
 		"GET /v1/officers": serve(e, how{}, none, func(ctx context.Context, _ call, _ struct{}) (contract.Officers, error) {
 			return a.Officers(ctx)
+		}),
+		"POST /v1/officers/holders": serve(e, plain, validState, func(ctx context.Context, c call, r contract.StateRequest) (contract.OfficersHolder, error) {
+			return a.HolderFor(ctx, c.Caller, r)
 		}),
 		"GET /v1/officers/proposals": serve(e, how{}, none, func(ctx context.Context, _ call, _ struct{}) (contract.Proposals, error) {
 			return a.Proposals(ctx)

@@ -161,6 +161,7 @@ var Codes = map[string]string{
 	"officer.required":      "Officers are registered, so this takes a proposal that they approve: sealctl propose.",
 	"officer.none":          "No officers are registered, so there is nobody to approve a proposal.",
 	"proposal.unsupported":  "Nothing carries this action out in this version, so it can't be proposed.",
+	"proposal.moot":         "There is nothing to do (any more) of what the proposal asks for; the detail says why. It was not carried out.",
 	"decision.unknown":      "There is no such decision, or it is older than decisions are kept.",
 	"session.authority":     "The policy lists no evidence authority of a name that the session was asked for.",
 	"session.key":           "The thumbprint that the session was asked for is not one of RFC 7638 with SHA-256.",

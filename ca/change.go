@@ -10,6 +10,7 @@ import (
 	"sealkeeper/contract"
 	"sealkeeper/internal/crashpoint"
 	"sealkeeper/ledger"
+	"sealkeeper/officer"
 	"sealkeeper/policy"
 )
 
@@ -18,6 +19,11 @@ import (
 // It does not ask whether the clock is trusted, and it is never shed: a lost phone is locked whatever else is wrong. A conflict is decided
 // again until the request's deadline, not only five times.
 func (a *Authority) Change(ctx context.Context, c Caller, op policy.Operation, r contract.ChangeRequest) (contract.ChangeAnswer, error) {
+	if op == policy.OpUnlock && slices.Contains(adminLocks, r.Reason) {
+		if err := a.ungoverned(ctx, officer.UnlockAdmin); err != nil {
+			return contract.ChangeAnswer{}, err
+		}
+	}
 	return a.change(ctx, c, op, r.DocumentType, r.Subject, func(b *policy.Bundle, subject policy.Pseudonym, s ledger.Snapshot, at time.Time) (*policy.Approval, policy.Decision) {
 		return b.DecideChange(policy.ChangeRequest{Client: c.ID, Operation: op, DocumentType: r.DocumentType, Subject: subject, Reason: r.Reason, Device: r.Device, Card: r.Card}, s.Slot(), at)
 	})

@@ -201,6 +201,9 @@ func (a *Authority) tryReserve(ctx context.Context, q request, now time.Time) (*
 		return &job{answer: release.Recalled(known)}, nil
 	}
 
+	if newest := a.rules(); newest.bundle == q.rules.bundle { // officers may have switched an authority off while the request waited
+		q.rules = newest
+	}
 	at, pinned := now, true
 	if known.Pending != nil {
 		at = known.Pending.At() // judged as of the reservation and by its bundle, so that the same bytes come out

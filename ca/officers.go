@@ -64,10 +64,20 @@ func (a *Authority) Register(ctx context.Context, file []byte) (*officer.Registr
 	if err != nil {
 		return nil, err
 	}
-	if r.Epoch > 1 {
-		return nil, errors.New("a first registry of officers has no epoch, or 1")
+	if r.Epoch > 1 || r.Installation != "" {
+		return nil, errors.New("a first registry of officers has no epoch, or 1, and no installation")
 	}
 	r.Epoch = 1
+	switch known, _, err := a.registry(ctx); {
+	case err != nil:
+		return nil, err
+	case known != nil && known.Epoch == 1: // the same again, after an init that did not come to its end
+		r.Installation = known.Installation
+	default:
+		if r.Installation, err = officer.NewInstallation(a.o.Random); err != nil {
+			return nil, err
+		}
+	}
 	data, err := r.JSON()
 	if err != nil {
 		return nil, err
@@ -145,7 +155,7 @@ func caseOf(e ledger.ProposalEntry) officer.Case {
 
 // proposal as officers see it.
 func (a *Authority) proposal(r *officer.Registry, e ledger.ProposalEntry) contract.Proposal {
-	now := a.o.Guard.ForLists()
+	now := a.timeFor(officer.Action(e.Action))
 	out := contract.Proposal{ID: e.ID, Action: e.Action, State: e.State, Made: e.At, Expires: e.Expires, Since: e.Since, Ended: e.Ended,
 		Text: []string{}, Approved: []string{}, Rejected: []string{}, Approvals: string(e.Approvals)}
 	if p, by, rejected := officer.Read(caseOf(e)); p != nil {
@@ -178,7 +188,11 @@ func (a *Authority) proposal(r *officer.Registry, e ledger.ProposalEntry) contra
 
 // Propose takes a new proposal that its proposer signed.
 func (a *Authority) Propose(ctx context.Context, c Caller, q contract.ProposeRequest) (contract.Proposal, error) {
-	out, err := a.say(ctx, func(r *officer.Registry, now time.Time) (*ledger.ProposalEntry, string, error) {
+	out, err := a.say(ctx, func(r *officer.Registry) (*ledger.ProposalEntry, string, error) {
+		now := a.o.Guard.ForLists()
+		if p, _, _ := officer.Read(officer.Case{Approvals: []byte(q.Proposal)}); p != nil {
+			now = a.timeFor(p.Action)
+		}
 		k, s, err := r.Open([]byte(q.Proposal), now)
 		if err != nil {
 			return nil, "", err
@@ -213,7 +227,7 @@ func (a *Authority) add(ctx context.Context, q contract.ApprovalRequest, reject 
 	if reject {
 		kind = "rejection"
 	}
-	return a.say(ctx, func(r *officer.Registry, now time.Time) (*ledger.ProposalEntry, string, error) {
+	return a.say(ctx, func(r *officer.Registry) (*ledger.ProposalEntry, string, error) {
 		e, err := a.o.Ledger.Proposal(ctx, q.ID)
 		switch {
 		case err != nil:
@@ -223,6 +237,7 @@ func (a *Authority) add(ctx context.Context, q contract.ApprovalRequest, reject 
 		case e.State != ledger.ProposalOpen:
 			return nil, "", &Problem{Code: "proposal." + e.State, Detail: "the proposal was " + e.State + " before"}
 		}
+		now := a.timeFor(officer.Action(e.Action))
 		before, err := r.Standing(caseOf(*e))
 		if err != nil {
 			return nil, "", err
@@ -242,7 +257,7 @@ func (a *Authority) add(ctx context.Context, q contract.ApprovalRequest, reject 
 }
 
 // say commits what an officer said. by is empty if it was said before.
-func (a *Authority) say(ctx context.Context, judge func(*officer.Registry, time.Time) (e *ledger.ProposalEntry, by string, _ error), kind string) (none contract.Proposal, _ error) {
+func (a *Authority) say(ctx context.Context, judge func(*officer.Registry) (e *ledger.ProposalEntry, by string, _ error), kind string) (none contract.Proposal, _ error) {
 	a.officers.Lock()
 	defer a.officers.Unlock()
 	r, _, err := a.registry(ctx)
@@ -252,7 +267,7 @@ func (a *Authority) say(ctx context.Context, judge func(*officer.Registry, time.
 	if r == nil {
 		return none, &Problem{Code: "officer.none", Detail: "no officers are registered: sealkeeperd init --officers"}
 	}
-	e, by, err := judge(r, a.o.Guard.ForLists())
+	e, by, err := judge(r)
 	if err != nil {
 		return none, err
 	}
@@ -300,8 +315,12 @@ func init() {
 			_, err := a.activateFor(ctx, c, contract.PolicyRequest{Bundle: q.Parameters().(*officer.Bundle).File}, x)
 			return err
 		},
-		officer.FloodConfirm: (*Authority).executeFlood,
-		officer.FloodUndo:    (*Authority).executeFlood,
+		officer.FloodConfirm:    (*Authority).executeFlood,
+		officer.FloodUndo:       (*Authority).executeFlood,
+		officer.AuthoritySwitch: (*Authority).switchAuthority,
+		officer.BudgetRaise:     (*Authority).raiseBudget,
+		officer.UnlockAdmin:     (*Authority).unlockAdmin,
+		officer.ClockAccept:     (*Authority).acceptClock,
 		officer.IssuingStop: func(a *Authority, ctx context.Context, _ Caller, q *officer.Quorum, x *ledger.Execution) error {
 			return a.o.Ledger.StopIssuing(ctx, q.Parameters().(*officer.Reason).Reason, x)
 		},
@@ -330,7 +349,7 @@ func (a *Authority) execute(ctx context.Context, c Caller, id string) (none cont
 	if e.State != ledger.ProposalOpen {
 		return none, &Problem{Code: "proposal." + e.State, Detail: "the proposal was " + e.State + " before"}
 	}
-	quorum, err := r.Decide(caseOf(*e), a.o.Guard.ForLists())
+	quorum, err := r.Decide(caseOf(*e), a.timeFor(officer.Action(e.Action)))
 	if err != nil {
 		return none, err
 	}

@@ -48,7 +48,7 @@ func (a *Authority) startPolicy(ctx context.Context) error {
 	// Once officers are registered, a file on this machine changes nothing.
 	if active == nil || registry == nil && (given.Version() > active.Version || given.Hash() == active.Hash && !sameSigners(by, active.Signers)) {
 		a.signedBy.Store(&by)
-		a.ruling.Store(newRules(a.o.Trust, given))
+		a.ruling.Store(a.newRules(given))
 		return a.o.Ledger.Activate(ctx, ledger.ActivePolicy{Hash: given.Hash(), Version: given.Version(), Signers: by, At: a.o.Clock.Now()}, s.File, nil)
 	}
 	file, ok, err := a.o.Ledger.PolicyFile(ctx, active.Hash)
@@ -64,7 +64,7 @@ func (a *Authority) startPolicy(ctx context.Context) error {
 		return fmt.Errorf("the ledger's file of policy bundle %s is another one: run `sealctl fsck`", active.Hash)
 	}
 	a.signedBy.Store(&by)
-	a.ruling.Store(newRules(a.o.Trust, b))
+	a.ruling.Store(a.newRules(b))
 	if _, err := given.Succeeds(b); err == nil && registry != nil && given.Hash() != active.Hash {
 		a.leftAlone = s.Name + " was not put to use: officers are registered, who have to approve it (sealctl propose policy.activate)"
 		a.o.Log.Warn("the configuration's policy bundle waits for the officers", "file", s.Name, "version", given.Version(), "active", b.Version())
@@ -118,9 +118,9 @@ func (a *Authority) activate(ctx context.Context, c Caller, r contract.PolicyReq
 	if err != nil {
 		return none, err
 	}
-	next := newRules(a.o.Trust, b)
 	a.activating.Lock()
 	defer a.activating.Unlock()
+	next := a.newRules(b)
 	old := a.rules()
 	again, err := b.Succeeds(old.bundle)
 	if err != nil {
@@ -201,7 +201,7 @@ func (a *Authority) rulesOf(ctx context.Context, h policy.Hash) (_ *rules, ok bo
 		a.o.Log.Warn("a policy bundle that was in use can't be read; its reservations are made anew", "hash", h.String(), "error", err)
 		return nil, false, nil
 	}
-	r := newRules(a.o.Trust, b)
+	r := a.newRules(b)
 	a.remember(r)
 	return r, true, nil
 }

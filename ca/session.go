@@ -18,8 +18,15 @@ type rules struct {
 	evidence *evidence.Verifier
 }
 
-func newRules(t evidence.Trust, b *policy.Bundle) *rules {
+// newRules are those of a bundle, without the authorities that officers switched off.
+func (a *Authority) newRules(b *policy.Bundle) *rules {
+	t, off := a.o.Trust, a.o.Ledger.SwitchedOff()
 	t.Authorities, t.WalletProviders = b.Authorities(), b.WalletProviders(t.WalletProviders)
+	for i, au := range t.Authorities {
+		if _, is := off[au.ID]; is {
+			t.Authorities[i].Off = true
+		}
+	}
 	t.Android, t.Apple = b.Phones()
 	return &rules{bundle: b, evidence: evidence.NewVerifier(t)}
 }

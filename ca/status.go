@@ -13,6 +13,7 @@ import (
 
 	"sealkeeper/contract"
 	"sealkeeper/ledger"
+	"sealkeeper/officer"
 	"sealkeeper/policy"
 )
 
@@ -45,12 +46,15 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 	}
 	if _, err := a.o.Guard.Trusted(); err != nil {
 		s.Clock = err.Error()
-		wrong("clock-untrusted", "repair the time source, stop the daemon, run `sealkeeperd accept clock`, start it", "issuing is stopped: %v", err)
+		wrong("clock-untrusted", a.clockAdvice(ctx), "issuing is stopped: %v", err)
 	}
 	if size, root, err := a.o.Ledger.Head(ctx); err != nil {
 		wrong("down", "look at the disk and the log; the daemon has to start again", "the ledger does not answer: %v", err)
 	} else {
 		s.Journal, s.Root = size, hex.EncodeToString(root[:])
+	}
+	for id, off := range a.o.Ledger.SwitchedOff() {
+		note("authority-off", Info, "when its cause is mended: sealctl propose authority.switch", "officers switched evidence authority %s off at %s: %s", id, off.At.UTC().Format(time.RFC3339), off.Reason)
 	}
 	if stop := a.o.Ledger.Stopped(); stop != nil {
 		wrong("issuing-stopped", "find out why from the officers who stopped it; a quorum resumes: sealctl propose issuing.resume", "officers stopped issuing at %s: %s", stop.At.UTC().Format(time.RFC3339), stop.Reason)
@@ -172,6 +176,14 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 	return s
 }
 
+// clockAdvice is what to do about a clock that is not trusted.
+func (a *Authority) clockAdvice(ctx context.Context) string {
+	if a.ungoverned(ctx, officer.ClockAccept) != nil {
+		return "repair the time source; then officers accept the clock: sealctl propose clock.accept"
+	}
+	return "repair the time source, stop the daemon, run `sealkeeperd accept clock`, start it"
+}
+
 // Urgent sorts conditions, the urgent first.
 func Urgent(c []contract.Condition) {
 	rank := map[string]int{Critical: 0, Warning: 1, Info: 2}
@@ -213,10 +225,19 @@ type budgetUse struct {
 
 func (b budgetUse) ratio() float64 { return float64(b.used) / float64(b.limit) }
 
+// limit of a budget, as officers raised it; 0: the bundle has none.
+func (a *Authority) limit(budget string, window time.Duration, bundle uint64, now time.Time) uint64 {
+	if bundle == 0 {
+		return 0
+	}
+	return a.o.Ledger.Limit(budget, window, bundle, now)
+}
+
 func (a *Authority) budgets(now time.Time) (all []budgetUse) {
 	for _, s := range a.rules().bundle.Budgets() {
 		var most budgetUse
-		for _, w := range []budgetUse{{s, "hour", a.o.Ledger.BudgetUse(s.ID, time.Hour, now), s.Hour}, {s, "day", a.o.Ledger.BudgetUse(s.ID, day, now), s.Day}} {
+		for _, w := range []budgetUse{{s, "hour", a.o.Ledger.BudgetUse(s.ID, time.Hour, now), a.limit(s.ID, time.Hour, s.Hour, now)},
+			{s, "day", a.o.Ledger.BudgetUse(s.ID, day, now), a.limit(s.ID, day, s.Day, now)}} {
 			if w.limit > 0 && (most.limit == 0 || w.ratio() > most.ratio()) {
 				most = w
 			}

@@ -235,6 +235,11 @@ func (c *Client) Proposals(ctx context.Context) (contract.Proposals, error) {
 	return do[contract.Proposals](ctx, c, call{path: "/v1/officers/proposals"})
 }
 
+// HolderFor tells by which pseudonym a holder is named in what officers sign.
+func (c *Client) HolderFor(ctx context.Context, r contract.StateRequest) (contract.OfficersHolder, error) {
+	return do[contract.OfficersHolder](ctx, c, call{path: "/v1/officers/holders", body: r})
+}
+
 // Proposal shows one, with all that was signed.
 func (c *Client) Proposal(ctx context.Context, id string) (contract.Proposal, error) {
 	return do[contract.Proposal](ctx, c, call{path: "/v1/officers/proposals/show", body: contract.ProposalQuery{ID: id}})

@@ -151,6 +151,9 @@ func (a *authority) Execute(_ context.Context, c ca.Caller, _ contract.ProposalQ
 func (a *authority) Holder(_ context.Context, c ca.Caller, _ contract.StateRequest) (contract.Holder, error) {
 	return contract.Holder{Epoch: 7}, a.next("state", c)
 }
+func (a *authority) HolderFor(_ context.Context, c ca.Caller, _ contract.StateRequest) (contract.OfficersHolder, error) {
+	return contract.OfficersHolder{}, a.next("holder-for", c)
+}
 func (a *authority) WhoAmI(c ca.Caller) (contract.WhoAmI, bool) {
 	return contract.WhoAmI{Client: c.ID, Role: c.Role, Expires: c.Expires}, c.ID != "nobody"
 }

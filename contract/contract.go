@@ -269,6 +269,14 @@ type StateRequest struct {
 	Subject      string `json:"subject"`
 }
 
+// OfficersHolder is how a holder is named in what officers sign: POST /v1/officers/holders, with a StateRequest.
+type OfficersHolder struct {
+	DocumentType string `json:"document_type"`
+	Pseudonym    string `json:"pseudonym"` // hexadecimal
+	Bound        bool   `json:"bound"`
+	Locks        []Lock `json:"locks"`
+}
+
 // Holder is the state of one subject for one document type.
 type Holder struct {
 	DocumentType string             `json:"document_type"`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -213,6 +214,24 @@ func (a *Audit) DecisionsAfter(ctx context.Context, after string, since time.Tim
 // Proposals calls f for every proposal to officers that is kept.
 func (a *Audit) Proposals(ctx context.Context, f func(id string, r ProposalRecord) error) error {
 	return each(ctx, a, TableProposals, func(key []byte, _ uint64, r ProposalRecord) error { return f(string(key), r) })
+}
+
+// Switches calls f for what officers set: "authority ID" that is off, "budget ID/WINDOW" that is raised, "issuing" that is stopped, "clock INSTANT".
+func (a *Audit) Switches(ctx context.Context, f func(name string) error) error {
+	return scan(ctx, a.store, TableMeta, nil, func(e Entry) error {
+		key := string(e.Key)
+		switch {
+		case strings.HasPrefix(key, offMeta):
+			return f("authority " + strings.TrimPrefix(key, offMeta))
+		case strings.HasPrefix(key, raisedMeta):
+			return f("budget " + strings.TrimPrefix(key, raisedMeta))
+		case key == stopMeta:
+			return f("issuing")
+		case key == clockMeta:
+			return f("clock " + string(e.Value))
+		}
+		return nil
+	})
 }
 
 // Decision reads one; nil: there is none.

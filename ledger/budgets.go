@@ -104,7 +104,7 @@ func (l *Ledger) charge(s *Secrets, a *policy.Approval, leaf *Leaf) (*charge, er
 	}
 	b := &l.budgets
 	b.sweep.RLock()
-	t := &charge{charges: c.Charges, latch: c.Latch, done: b.sweep.RUnlock}
+	t := &charge{latch: c.Latch, done: b.sweep.RUnlock}
 	at := a.At().Unix()
 	for _, c := range c.Charges {
 		length := int64(c.Window / time.Second)
@@ -112,6 +112,8 @@ func (l *Ledger) charge(s *Secrets, a *policy.Approval, leaf *Leaf) (*charge, er
 			t.done()
 			return nil, fmt.Errorf("budget %q of %d in %s at %s can't be charged", c.Budget, c.Limit, c.Window, a.At())
 		}
+		c.Limit = l.Limit(c.Budget, c.Window, c.Limit, a.At())
+		t.charges = append(t.charges, c)
 		w := windowAt(c.Budget, length, at)
 		m := hmac.New(sha256.New, s.Commit[:])
 		fmt.Fprintf(m, "budget\x00%s\x00%d\x00%d\x00%s", c.Budget, length, w.end, c.Whom)

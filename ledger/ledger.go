@@ -63,17 +63,18 @@ type Ledger struct {
 	custody sync.Mutex // one change of keys at a time
 	changed chan struct{}
 
-	mu      sync.RWMutex // lists as of the last durable batch
-	lists   map[string]*list
-	through uint64 // sequence number of the last durable op
-	days    map[string]bool
-	issued  time.Time
-	budgets budgets
-	denied  denials
-	letters letters
-	floods  floods
-	buried  buried
-	halted  atomic.Pointer[Stop] // issuing was stopped; nil: it was not
+	mu       sync.RWMutex // lists as of the last durable batch
+	lists    map[string]*list
+	through  uint64 // sequence number of the last durable op
+	days     map[string]bool
+	issued   time.Time
+	budgets  budgets
+	denied   denials
+	letters  letters
+	floods   floods
+	buried   buried
+	switches switches
+	halted   atomic.Pointer[Stop] // issuing was stopped; nil: it was not
 
 	pools keyed
 	open  sync.Map // pool name → *pool
@@ -192,6 +193,9 @@ func open(ctx context.Context, o Options, s Store) (_ *Ledger, err error) {
 		return nil, err
 	}
 	if err = l.loadStop(ctx); err != nil {
+		return nil, err
+	}
+	if err = l.loadSwitches(ctx); err != nil {
 		return nil, err
 	}
 	reasons, err := l.lookOutside(ctx)

@@ -379,5 +379,8 @@ func (l *Ledger) sweep(ctx context.Context) error {
 	if err := l.sweepDecisions(ctx); err != nil {
 		return err
 	}
+	if err := l.sweepRaised(ctx, now); err != nil {
+		return err
+	}
 	return l.sweepBudgets(ctx)
 }

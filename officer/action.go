@@ -1,6 +1,7 @@
 package officer
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -137,7 +138,7 @@ type Change struct {
 // NewChange has a registry take the place of the one in use. Its epoch is not its own to say.
 func NewChange(r *Registry) (*Change, error) {
 	f, err := r.file()
-	f.Epoch = 0
+	f.Installation, f.Epoch = "", 0
 	return &Change{f}, err
 }
 
@@ -147,13 +148,13 @@ func (p *Change) Next(old *Registry) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.Epoch = old.Epoch + 1
+	r.Installation, r.Epoch = old.Installation, old.Epoch+1
 	return r, nil
 }
 
 func (p *Change) check() error {
-	if p.Registry.Epoch != 0 {
-		return errors.New("a change says no epoch: it is one more than that of the registry it changes")
+	if p.Registry.Epoch != 0 || p.Registry.Installation != "" {
+		return errors.New("a change says neither epoch nor installation: they follow from the registry it changes")
 	}
 	_, err := p.Registry.registry()
 	return err
@@ -216,6 +217,7 @@ func (p *Switch) text() []string {
 // Raise gives a budget a higher limit for a while.
 type Raise struct {
 	Budget string    `json:"budget"`
+	Window string    `json:"window"` // hour or day: which of its limits
 	Limit  uint64    `json:"limit"`
 	Until  time.Time `json:"until"`
 	Reason string    `json:"reason"`
@@ -225,11 +227,14 @@ func (p *Raise) check() error {
 	if p.Limit < 1 || p.Limit > 1_000_000_000 {
 		return errors.New("a limit is 1 to 1,000,000,000")
 	}
+	if p.Window != "hour" && p.Window != "day" {
+		return errors.New("window is hour or day")
+	}
 	return errors.Join(name("budget", p.Budget), instant("until", p.Until), reason(p.Reason))
 }
 
 func (p *Raise) text() []string {
-	return []string{fmt.Sprintf("Raise budget %s to %d until %s.", p.Budget, p.Limit, p.Until.Format(time.RFC3339)), "  Reason: " + p.Reason}
+	return []string{fmt.Sprintf("Raise budget %s to %d a%s until %s; then the bundle's limit holds again.", p.Budget, p.Limit, map[string]string{"hour": "n hour", "day": " day"}[p.Window], p.Until.Format(time.RFC3339)), "  Reason: " + p.Reason}
 }
 
 // Flood is a carrier's hour. Cards and MDocs are what waited when it was proposed, for who approves; more may be there meanwhile.
@@ -288,6 +293,13 @@ func (p *Unlock) check() error {
 	return errors.Join(name("document type", p.DocumentType), name("lock reason", p.LockReason), reason(p.Reason))
 }
 
+// Holder whose lock it is.
+func (p *Unlock) Holder() (h policy.Pseudonym) {
+	b, _ := hex.DecodeString(p.Subject) // check said that it is one
+	copy(h[:], b)
+	return h
+}
+
 func (p *Unlock) text() []string {
 	return []string{fmt.Sprintf("Take lock %s away from the %s of holder", p.LockReason, p.DocumentType), "  " + p.Subject, "  Reason: " + p.Reason}
 }
@@ -301,7 +313,8 @@ type Clock struct {
 func (p *Clock) check() error { return errors.Join(instant("shown", p.Shown), reason(p.Reason)) }
 
 func (p *Clock) text() []string {
-	return []string{"Accept the appliance's clock, which showed " + p.Shown.Format(time.RFC3339) + ".", "  Reason: " + p.Reason}
+	return []string{"Accept the appliance's clock, which showed " + p.Shown.Format(time.RFC3339) + ".",
+		"  Issuing goes on by it. Compare it with a source that you trust, not with the appliance.", "  Reason: " + p.Reason}
 }
 
 // Fence lifts the fence of a ledger of this size and root.

@@ -10,6 +10,7 @@ var Codes = []Code{
 	{"officer.signature", "A signature does not verify: the proposal was changed after signing, or another key made it."},
 	{"officer.unknown", "A signature is by nobody who may approve: the registry has no such officer, or not any more."},
 	{"officer.duplicate", "The officer has approved or rejected this proposal before."},
+	{"officer.installation", "The proposal was made for another installation, whose officers may be the same people."},
 	{"officer.epoch", "The proposal was made under another registry of officers: propose it again."},
 	{"officer.future", "The proposal says that it was made later than now: a clock is wrong."},
 	{"officer.expired", "The proposal's time is over: propose it again."},

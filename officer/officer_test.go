@@ -49,7 +49,7 @@ func assemble(t testing.TB) *people {
 }
 
 func (p *people) of(epoch uint64, officers ...string) *Registry {
-	r := &Registry{Epoch: epoch, Rules: DefaultRules(), Officers: []Officer{{"audit", "Choi Auditor", RoleAuditor, p.keys["audit"].Public()}}}
+	r := &Registry{Installation: "AAAAAAAAAAAAAAAAAAAAAA", Epoch: epoch, Rules: DefaultRules(), Officers: []Officer{{"audit", "Choi Auditor", RoleAuditor, p.keys["audit"].Public()}}}
 	for _, id := range officers {
 		r.Officers = append(r.Officers, Officer{id, strings.ToUpper(id[:1]) + id[1:], RoleOfficer, p.keys[id].Public()})
 	}
@@ -117,7 +117,7 @@ func TestEveryActionIsProposedShownAndRead(t *testing.T) {
 	}
 	root := strings.Repeat("ab", 32)
 	of := map[Action]Parameters{
-		OfficersChange: change, AuthoritySwitch: &Switch{"registry", true, "taken over"}, BudgetRaise: &Raise{"office-day", 500, noon.Add(day), "a queue"},
+		OfficersChange: change, AuthoritySwitch: &Switch{"registry", true, "taken over"}, BudgetRaise: &Raise{"office-day", "day", 500, noon.Add(day), "a queue"},
 		FloodConfirm: &Flood{"alpha", noon, 1, 2}, FloodUndo: &Flood{"alpha", noon, 1, 2}, HoldMass: &Mass{"kr-resident", "wallet-3", 9, "broken wallet"},
 		RevokeMass: &Mass{"kr-resident", "wallet-3", 9, "broken wallet"}, UnlockAdmin: &Unlock{"kr-resident", root, "officer", "court order 12"},
 		ClockAccept: &Clock{noon, "compared with two sources"}, FenceLift: &Fence{12, root, "restored"}, RestoreOpen: &Fence{12, root, "restored"},
@@ -438,7 +438,7 @@ func FuzzProposal(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	for a, parameters := range map[Action]Parameters{FloodConfirm: &Flood{"alpha", noon, 1, 2}, OfficersChange: change, BudgetRaise: &Raise{"office-day", 5, noon, "a queue"}} {
+	for a, parameters := range map[Action]Parameters{FloodConfirm: &Flood{"alpha", noon, 1, 2}, OfficersChange: change, BudgetRaise: &Raise{"office-day", "day", 5, noon, "a queue"}} {
 		made, err := p.registry.Propose("kim", a, parameters, 0, noon, rand.Reader)
 		if err != nil {
 			f.Fatal(err)

@@ -45,10 +45,12 @@ var limits = strict.Limits{Bytes: MaxProposal, Depth: 6}
 type Proposal struct {
 	Action     Action
 	Parameters Parameters
-	Epoch      uint64    // of the registry
-	Made       time.Time // on the proposer's word
-	Expires    time.Time
-	By         string // the officer whose approval is the first
+	Epoch      uint64 // of the registry
+
+	Installation string    // whose registry it is
+	Made         time.Time // on the proposer's word
+	Expires      time.Time
+	By           string // the officer whose approval is the first
 
 	nonce   string
 	payload []byte
@@ -58,11 +60,13 @@ type proposalFile struct {
 	Action     Action         `json:"action"`
 	Parameters jsontext.Value `json:"parameters"`
 	Epoch      uint64         `json:"epoch"`
-	Nonce      string         `json:"nonce"`
-	Made       time.Time      `json:"made"`
-	Expires    time.Time      `json:"expires"`
-	By         string         `json:"by"`
-	Text       []string       `json:"text"`
+
+	Installation string    `json:"installation,omitempty"`
+	Nonce        string    `json:"nonce"`
+	Made         time.Time `json:"made"`
+	Expires      time.Time `json:"expires"`
+	By           string    `json:"by"`
+	Text         []string  `json:"text"`
 }
 
 // Propose makes a proposal that lives as long as the registry lets it, or shorter. It still needs its proposer's approval.
@@ -79,7 +83,7 @@ func (r *Registry) Propose(by string, a Action, parameters Parameters, life time
 		return nil, fmt.Errorf("a nonce for the proposal: %w", err)
 	}
 	now = now.UTC().Truncate(time.Second)
-	p := &Proposal{Action: a, Parameters: parameters, Epoch: r.Epoch, Made: now, Expires: now.Add(life.Truncate(time.Second)), By: by,
+	p := &Proposal{Action: a, Parameters: parameters, Epoch: r.Epoch, Installation: r.Installation, Made: now, Expires: now.Add(life.Truncate(time.Second)), By: by,
 		nonce: base64.RawURLEncoding.EncodeToString(nonce)}
 	payload, err := p.write()
 	if err != nil {
@@ -96,7 +100,7 @@ func (p *Proposal) write() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := json.Marshal(proposalFile{p.Action, parameters, p.Epoch, p.nonce, p.Made, p.Expires, p.By, p.Text()}, json.Deterministic(true))
+	out, err := json.Marshal(proposalFile{Action: p.Action, Parameters: parameters, Epoch: p.Epoch, Installation: p.Installation, Nonce: p.nonce, Made: p.Made, Expires: p.Expires, By: p.By, Text: p.Text()}, json.Deterministic(true))
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +117,7 @@ func ParseProposal(payload []byte) (*Proposal, error) {
 	if !known {
 		return nil, refuse("malformed", fmt.Sprintf("%.40q is no action", f.Action))
 	}
-	p := &Proposal{Action: f.Action, Parameters: kind.parameters(), Epoch: f.Epoch, Made: f.Made, Expires: f.Expires, By: f.By, nonce: f.Nonce}
+	p := &Proposal{Action: f.Action, Parameters: kind.parameters(), Epoch: f.Epoch, Installation: f.Installation, Made: f.Made, Expires: f.Expires, By: f.By, nonce: f.Nonce}
 	if err := strict.JSON(f.Parameters, limits, p.Parameters); err != nil {
 		return nil, refuse("malformed", "parameters: "+err.Error())
 	}
@@ -123,6 +127,8 @@ func ParseProposal(payload []byte) (*Proposal, error) {
 		return nil, refuse("malformed", fmt.Sprintf("nonce must be base64url of %d bytes", nonceBytes))
 	case !idForm.MatchString(f.By):
 		return nil, refuse("malformed", "by is no officer's id")
+	case f.Installation != "" && !installationForm.MatchString(f.Installation):
+		return nil, refuse("malformed", "installation is no name that an appliance draws")
 	case f.Epoch >= 1<<53:
 		return nil, refuse("malformed", "epoch is no number of a registry")
 	}
@@ -230,6 +236,9 @@ func (r *Registry) open(data []byte, kind string) (*Proposal, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if p.Installation != r.Installation {
+		return nil, nil, refuse("installation", "the proposal was made for another installation")
+	}
 	if p.Epoch != r.Epoch { // first: who was an officer then may be none now
 		return nil, nil, refuse("epoch", fmt.Sprintf("the proposal is of registry %d, and %d is in use: propose it again", p.Epoch, r.Epoch))
 	}
@@ -251,6 +260,8 @@ func (r *Registry) open(data []byte, kind string) (*Proposal, []string, error) {
 func (r *Registry) judge(p *Proposal, now time.Time) error {
 	rule := r.Rules[p.Action]
 	switch life := p.Expires.Sub(p.Made); {
+	case p.Installation != r.Installation:
+		return refuse("installation", "the proposal was made for another installation")
 	case p.Epoch != r.Epoch:
 		return refuse("epoch", fmt.Sprintf("the proposal is of registry %d, and %d is in use: propose it again", p.Epoch, r.Epoch))
 	case !slices.ContainsFunc(r.keys(), func(k signed.Key) bool { return k.ID == p.By }):

@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"regexp"
 	"slices"
@@ -55,9 +56,10 @@ type Rule struct {
 
 // Registry is who may decide on what. Every change of it adds one to the epoch, and what was approved in an earlier epoch counts no more.
 type Registry struct {
-	Epoch    uint64
-	Officers []Officer
-	Rules    map[Action]Rule
+	Installation string // drawn when the first one is registered; what is proposed to one installation is nothing in another with the same officers
+	Epoch        uint64
+	Officers     []Officer
+	Rules        map[Action]Rule
 }
 
 type officerFile struct {
@@ -74,9 +76,21 @@ type ruleFile struct {
 }
 
 type registryFile struct {
-	Epoch    uint64              `json:"epoch,omitzero"`
-	Officers []officerFile       `json:"officers"`
-	Rules    map[Action]ruleFile `json:"rules,omitempty"`
+	Installation string              `json:"installation,omitempty"`
+	Epoch        uint64              `json:"epoch,omitzero"`
+	Officers     []officerFile       `json:"officers"`
+	Rules        map[Action]ruleFile `json:"rules,omitempty"`
+}
+
+var installationForm = regexp.MustCompile(`^[A-Za-z0-9_-]{22}$`)
+
+// NewInstallation draws the name of an installation.
+func NewInstallation(random io.Reader) (string, error) {
+	b := make([]byte, 16)
+	if _, err := io.ReadFull(random, b); err != nil {
+		return "", fmt.Errorf("a name for the installation: %w", err)
+	}
+	return base64.RawURLEncoding.EncodeToString(b), nil
 }
 
 var idForm = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,31}$`)
@@ -91,7 +105,7 @@ func ParseRegistry(data []byte) (*Registry, error) {
 }
 
 func (f registryFile) registry() (*Registry, error) {
-	r := &Registry{Epoch: f.Epoch, Rules: DefaultRules()}
+	r := &Registry{Installation: f.Installation, Epoch: f.Epoch, Rules: DefaultRules()}
 	for _, o := range f.Officers {
 		der, err := base64.StdEncoding.Strict().DecodeString(o.Key)
 		if err != nil {
@@ -128,6 +142,9 @@ func span(s string) (time.Duration, error) {
 
 // check refuses a registry that nobody could use, or that one person could.
 func (r *Registry) check() error {
+	if r.Installation != "" && !installationForm.MatchString(r.Installation) {
+		return errors.New("installation is no name that an appliance draws")
+	}
 	if len(r.Officers) > maxOfficers {
 		return fmt.Errorf("there are %d people, at most %d are allowed", len(r.Officers), maxOfficers)
 	}
@@ -163,6 +180,8 @@ func (r *Registry) check() error {
 			return fmt.Errorf("%.40q is no action", a)
 		case rule.Need < least || rule.Need > officers:
 			return fmt.Errorf("%s needs %d officers: it must be %d to %d, of which there are %d", a, rule.Need, least, officers, officers)
+		case a == ClockAccept && rule.Delay != 0:
+			return fmt.Errorf("%s can't have a delay: there is no clock to measure it by", a)
 		case rule.Delay < 0 || rule.Delay > maxDelay || rule.Life < max(minLife, rule.Delay+minLife) || rule.Life > maxLife:
 			return fmt.Errorf("%s: a delay of %s and a life of %s do not go: a life is at least %s longer than the delay, and at most %s", a, rule.Delay, rule.Life, minLife, maxLife)
 		}
@@ -185,7 +204,7 @@ func (r *Registry) JSON() ([]byte, error) {
 }
 
 func (r *Registry) file() (f registryFile, err error) {
-	f = registryFile{Epoch: r.Epoch, Rules: map[Action]ruleFile{}}
+	f = registryFile{Installation: r.Installation, Epoch: r.Epoch, Rules: map[Action]ruleFile{}}
 	for _, o := range r.Officers {
 		der, err := x509.MarshalPKIXPublicKey(o.Key)
 		if err != nil {

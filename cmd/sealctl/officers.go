@@ -164,8 +164,35 @@ func officerCommand(o *options) *cobra.Command {
 				}
 			})
 		}}
-	c.AddCommand(officerKeyCommand(o), officerRegistryCommand(o))
+	c.AddCommand(officerKeyCommand(o), officerRegistryCommand(o), officerHolderCommand(o))
 	return c
+}
+
+func officerHolderCommand(o *options) *cobra.Command {
+	return &cobra.Command{Use: "holder TYPE SUBJECT|-", Short: "Show the pseudonym by which officers name a holder", Args: cobra.ExactArgs(2),
+		Long: `holder shows by which pseudonym a holder is named in what officers sign, and the locks that are there. Proposals are kept, and a person's number
+does not stand in them. With - the number is read from standard input, where no list of processes shows it.`,
+		Example: "  echo 900101-1234567 | sealctl officer holder kr-resident - --identity clients/officers",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := o.client()
+			if err != nil {
+				return err
+			}
+			subject, err := subjectArg(cmd, args[1])
+			if err != nil {
+				return err
+			}
+			h, err := c.HolderFor(cmd.Context(), contract.StateRequest{DocumentType: args[0], Subject: subject})
+			if err != nil {
+				return o.explain(err)
+			}
+			return o.print(cmd.OutOrStdout(), h, func(w io.Writer) {
+				fmt.Fprintf(w, "pseudonym\t%s\nphone\t%s\n", h.Pseudonym, map[bool]string{true: "bound", false: "none"}[h.Bound])
+				for _, l := range h.Locks {
+					fmt.Fprintf(w, "lock\t%s, by %s\n", l.Reason, l.Class)
+				}
+			})
+		}}
 }
 
 func officerKeyCommand(o *options) *cobra.Command {
@@ -402,7 +429,7 @@ func (o *options) signed(cmd *cobra.Command, k *officerKey, payload []byte, p *o
 	for _, line := range p.Text() {
 		fmt.Fprintln(w, "  │", line)
 	}
-	fmt.Fprintf(w, "  │ proposed by %s, registry %d, until %s\n  │ %s\n", p.By, p.Epoch, p.Expires.Format(time.RFC3339), p.ID())
+	fmt.Fprintf(w, "  │ proposed by %s, until %s, to registry %d of installation %s\n  │ %s\n", p.By, p.Expires.Format(time.RFC3339), p.Epoch, p.Installation, p.ID())
 	if !yes {
 		in, ok := cmd.InOrStdin().(*os.File)
 		if !ok || !term.IsTerminal(int(in.Fd())) {

@@ -50,9 +50,6 @@ type appliance struct {
 	supervisor *supervisor.Supervisor
 }
 
-// acceptedClock is the ledger's meta name of an accepted clock: RFC 3339 until when a start does not doubt the wall clock.
-const acceptedClock = "accepted-clock"
-
 // assemble opens the ledger (which compares itself with what is outside), starts the workers, derives the secrets and wires the rooms. With
 // founding true the domain secret is made if the ledger knows none; with confined true the workers run in a sandbox.
 func assemble(ctx context.Context, c *config.Config, log *slog.Logger, founding, confined bool) (_ *appliance, err error) {
@@ -127,12 +124,9 @@ func assemble(ctx context.Context, c *config.Config, log *slog.Logger, founding,
 			a.metrics.DiskSize.Set(float64(disk.Blocks) * float64(disk.Bsize))
 		}
 	})
-	accepted := false
-	if v, ok, err := a.ledger.Meta(ctx, acceptedClock); err != nil {
+	accepted, err := a.ledger.ClockAccepted(ctx, a.clock.Now())
+	if err != nil {
 		return nil, err
-	} else if ok {
-		until, err := time.Parse(time.RFC3339, string(v))
-		accepted = err == nil && a.clock.Now().Before(until)
 	}
 	a.ca, err = ca.New(ctx, ca.Options{Ledger: a.ledger, Signer: a.signer, Gate: release.New(a.ledger, a.signer, a.metrics),
 		Trust: evidence.Trust{WalletProviders: anchors, NonceKey: nonce, SessionKey: session, PairwiseKey: pairwise, NonceLife: c.NonceLife,

@@ -330,11 +330,16 @@ versions jump ahead. If the token is what is old, and has every key, only its ma
 			if fenced != nil {
 				return fenced
 			}
-			until := cl.Now().Add(15 * time.Minute).Format(time.RFC3339)
-			if err := l.PutMeta(cmd.Context(), acceptedClock, []byte(until)); err != nil {
+			if r, err := l.Registry(cmd.Context()); err != nil {
+				return err
+			} else if r != nil {
+				return &coded{exitUsage, errors.New("officer.required: officers are registered, and accept the clock of the running daemon: sealctl propose clock.accept")}
+			}
+			now := cl.Now()
+			if err := l.AcceptClock(cmd.Context(), now, "accepted on the machine", nil); err != nil {
 				return err
 			}
-			fmt.Fprintln(cmd.OutOrStdout(), "  ✓ the clock is accepted for a start until", until)
+			fmt.Fprintln(cmd.OutOrStdout(), "  ✓ the clock is accepted for a start within a quarter of an hour from", now.Format(time.RFC3339))
 			return nil
 		},
 	}

@@ -103,6 +103,8 @@ type run struct {
 	decisions    map[uint64]decision // entry → what it says of its decision
 	proposed     map[string][]string // kinds of what officers said, by proposal
 	executed     map[string][]uint64 // entries that carried a proposal out
+	set          map[string]bool     // what officers set, by what the journal says last
+	clock        string              // the last that was accepted
 	inUse        map[string]bool     // hashes of bundles, once they are put to use
 	unused       []uint64            // entries of bundles that were not
 	custody      custody
@@ -141,7 +143,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	defer a.Close()
 	f := &run{ctx: ctx, o: o, a: a, r: &Report{Ledger: o.Ledger}, leaves: map[string]leafAt{}, settled: map[string]struct{}{}, givenUp: map[string]struct{}{}, tries: map[string][]triedAt{},
 		reservations: map[string]ledger.ReservationRecord{}, credentials: map[slot]ledger.CredentialRecord{}, lists: map[string]ledger.ListRecord{}, images: map[string][]byte{}, keys: map[string]ledger.Key{}, windows: map[window]uint64{}, latches: map[string]map[uint64]int64{},
-		decisions: map[uint64]decision{}, inUse: map[string]bool{}, proposed: map[string][]string{}, executed: map[string][]uint64{},
+		decisions: map[uint64]decision{}, inUse: map[string]bool{}, proposed: map[string][]string{}, executed: map[string][]uint64{}, set: map[string]bool{},
 		custody: custody{entries: map[string]uint64{}, before: map[string]bool{}, registries: map[string]struct{}{}}}
 	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.lines, f.versions, f.certificates, f.published, f.budgets, f.orders, f.unfinished, f.recorded, f.proposals, f.keysLives} {
 		if err := step(); err != nil {

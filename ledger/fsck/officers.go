@@ -11,6 +11,15 @@ var said = []string{"proposal", "approval", "rejection", "approval-refused"}
 
 // governed collects what the journal says of proposals.
 func (f *run) governed(seq uint64, leaf ledger.Leaf) {
+	switch leaf.Kind {
+	case "authority", "budget":
+		f.set[leaf.Kind+" "+leaf.Name] = leaf.State == "off" || leaf.State == "raised"
+	case "issuing":
+		f.set["issuing"] = leaf.State == "stopped"
+	case "clock":
+		f.set["clock "+f.clock], f.clock = false, leaf.Name
+		f.set["clock "+f.clock] = true
+	}
 	switch {
 	case leaf.Proposal == "" || leaf.Kind == "approval-refused":
 	case slices.Contains(said, leaf.Kind):
@@ -35,6 +44,9 @@ func (f *run) proposals() error {
 			c.fail("entry %d carried out proposal %.12s…, which an officer rejected", entries[0], id)
 		}
 	}
+	if err := f.switches(); err != nil {
+		return err
+	}
 	return f.a.Proposals(f.ctx, func(id string, r ledger.ProposalRecord) error {
 		c.Checked++
 		if done := len(f.executed[id]) > 0; done != (r.State == ledger.ProposalExecuted) {
@@ -45,4 +57,25 @@ func (f *run) proposals() error {
 		}
 		return nil
 	})
+}
+
+// switches: what officers set is set as the journal says it was last (I6).
+func (f *run) switches() error {
+	c := f.r.check("I6", "what officers switched and raised is as the journal says")
+	found := map[string]bool{}
+	if err := f.a.Switches(f.ctx, func(name string) error {
+		c.Checked++
+		if found[name] = true; !f.set[name] {
+			c.fail("%s is set, and the journal does not say so", name)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	for name, set := range f.set {
+		if set && !found[name] {
+			c.fail("the journal says that %s is set, and it is not", name)
+		}
+	}
+	return nil
 }

@@ -31,6 +31,14 @@ type governed struct {
 func installGoverned(t *testing.T) *governed {
 	t.Helper()
 	g := &governed{install(t), t, t.TempDir(), map[string][]string{}, map[string]string{}}
+	g.Write("policy.json", g.bundle(2))
+	return g.assemble()
+}
+
+// assemble makes the officers' keys and registers them.
+func (g *governed) assemble() *governed {
+	t := g.t
+	t.Helper()
 	module, err := softhsm.FindModule("")
 	if err != nil {
 		t.Skip(err)
@@ -52,7 +60,6 @@ func installGoverned(t *testing.T) *governed {
 	}
 	g.made("park", g.sealctl(0, "officer", "key", "--officer", "park", "--out", g.path("park.key"), "--passphrase-file", g.path("passphrase")))
 	g.write("officers.json", g.registry("kim", "lee", "park"))
-	g.Write("policy.json", g.bundle(2))
 	g.Command(0, "init", "--officers", g.path("officers.json"))
 	for _, id := range []string{"officers", "operator-1"} {
 		g.Command(0, "enrol", "--out", filepath.Join(g.Dir, "clients"), id)
