@@ -55,7 +55,7 @@ bench-scale: ## overload (1, 2 and 10 times the capacity, server and load on CPU
 
 monitoring: ## a real Prometheus sees each fault come and go; every command of the runbooks is run
 	@sh scripts/require.sh monitoring
-	SEAL_MONITORING=1 SEAL_REQUIRE_PROMETHEUS=1 $(GO) test -count 1 -timeout 5m ./tests/monitoring
+	SEAL_MONITORING=1 SEAL_REQUIRE_PROMETHEUS=1 $(GO) test -count 1 -timeout 8m -parallel 8 -run '^Test(Alerts|Runbooks)$$' ./tests/monitoring
 
 faults: ## every fault of the HSM, every crash point and failing system calls, each at least once
 	@sh scripts/require.sh faults

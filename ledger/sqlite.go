@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -30,6 +31,8 @@ type sqlite struct {
 	read  *sql.DB
 	reads sync.Map // text → *sql.Stmt on read
 	view  *sql.Tx  // set in a snapshot: every read goes there and nothing is written
+
+	known atomic.Uint64 // entries of the last commit that is durable; readers wait for no commit
 
 	mu    sync.Mutex // one commit at a time
 	size  uint64
@@ -122,6 +125,7 @@ func OpenSQLite(ctx context.Context, path string) (_ Store, err error) {
 	}
 	s.read.SetMaxOpenConns(4)
 	s.read.SetMaxIdleConns(4)
+	s.known.Store(s.size)
 	need := edgeOf(s.size)
 	hashes, err := s.ReadHashes(need)
 	if err != nil {
@@ -164,7 +168,11 @@ func viewSQLite(ctx context.Context, path string, oldest int) (_ Store, err erro
 	if version < oldest || version > len(migrations) {
 		return nil, fmt.Errorf("its schema has version %d and this program reads version %d", version, len(migrations))
 	}
-	return s, s.view.QueryRowContext(ctx, "SELECT count(*) FROM journal").Scan(&s.size)
+	if err = s.view.QueryRowContext(ctx, "SELECT count(*) FROM journal").Scan(&s.size); err != nil {
+		return nil, err
+	}
+	s.known.Store(s.size)
+	return s, nil
 }
 
 func dsn(path, mode string) string {
@@ -283,6 +291,7 @@ func (s *sqlite) Commit(ctx context.Context, batch []Op) ([]Outcome, error) {
 	if err != nil {
 		return nil, s.die(err)
 	}
+	s.known.Store(s.size)
 	return out, nil
 }
 
@@ -673,13 +682,7 @@ func (s *sqlite) Journal(_ context.Context, from uint64, n int) (leaves [][]byte
 }
 
 func (s *sqlite) Head(context.Context) (size uint64, root tlog.Hash, err error) {
-	if s.view == nil {
-		s.mu.Lock() // not between a commit and its size
-		size = s.size
-		s.mu.Unlock()
-	} else {
-		size = s.size
-	}
+	size = s.known.Load()
 	if err := s.alive(); err != nil {
 		return 0, root, err
 	}

@@ -6,7 +6,7 @@
 #   scripts/require.sh demo     compiler, SoftHSM
 #   scripts/require.sh test     the same, openssl, Node.js with npm, procps
 #   scripts/require.sh faults   demo, p11-kit with its client, strace, the headers of OpenSSL
-#   scripts/require.sh monitoring  demo, openssl, Prometheus with promtool, sqlite3, curl
+#   scripts/require.sh monitoring  demo, openssl, Prometheus with promtool, sqlite3, curl, strace
 set -eu
 want=${1:-demo}
 missing=
@@ -41,6 +41,7 @@ if [ "$want" = monitoring ]; then
 	command -v sqlite3 >/dev/null 2>&1 || need sqlite3
 	command -v curl >/dev/null 2>&1 || need curl
 	command -v pkill >/dev/null 2>&1 || need procps
+	command -v strace >/dev/null 2>&1 || need strace
 fi
 [ -n "$missing" ] || exit 0
 
@@ -56,7 +57,7 @@ echo "missing:$missing" >&2
 if command -v apt-get >/dev/null 2>&1; then
 	echo "run: sudo apt-get update && sudo apt-get install -y --no-install-recommends$missing" >&2
 elif command -v dnf >/dev/null 2>&1; then
-	echo "run: sudo dnf install -y gcc softhsm openssl nodejs npm (faults: p11-kit-server strace openssl-devel; monitoring: golang-github-prometheus sqlite curl procps-ng)" >&2
+	echo "run: sudo dnf install -y gcc softhsm openssl nodejs npm (faults: p11-kit-server strace openssl-devel; monitoring: golang-github-prometheus sqlite curl procps-ng strace)" >&2
 else
 	echo "install a C compiler, SoftHSM 2.6, openssl 3 and Node.js 18 or later, then try again" >&2
 fi

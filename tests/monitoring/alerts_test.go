@@ -44,7 +44,8 @@ var (
 	windows = regexp.MustCompile(`\[\d+[hm]\]|offset \d+[hm]`)
 )
 
-// hastened are the same rules for somebody in a hurry: every fault is an alert at once, and what happened is forgotten after eight seconds.
+// hastened are the same rules for somebody in a hurry: every fault is an alert at once, what happened is forgotten after eight seconds, and a
+// CRL of an hour (the shortest there is) is old after eight, and very old after ten.
 func hastened(t *testing.T) string {
 	t.Helper()
 	b, err := os.ReadFile("../../deploy/prometheus/sealkeeper.rules.yml")
@@ -52,6 +53,11 @@ func hastened(t *testing.T) string {
 		t.Fatal(err)
 	}
 	s := waits.ReplaceAllString(string(b), "$1 0s")
+	for share, of := range map[string]string{"0.25": "0.9977", "0.10": "0.9972"} {
+		for _, sign := range []string{"<", ">="} {
+			s = strings.ReplaceAll(s, "sealkeeper_crl_issued_timestamp_seconds) "+sign+" "+share, "sealkeeper_crl_issued_timestamp_seconds) "+sign+" "+of)
+		}
+	}
 	return windows.ReplaceAllStringFunc(s, func(w string) string {
 		if strings.HasPrefix(w, "offset") {
 			return "offset 8s"
@@ -167,76 +173,130 @@ func (p *prometheus) firing() (names []string) {
 	return slices.Compact(names)
 }
 
-// onlyAlerts are known to Prometheus alone: they are rates, or of files.
-var onlyAlerts = map[string]bool{"Overload": true, "FsckProblems": true, "Fenced": true}
+// onlyAlerts are of files, and so known to Prometheus alone.
+var onlyAlerts = map[string]bool{"FsckProblems": true, "FsckStale": true, "Fenced": true}
 
-// conditions are the pages that doctor points to.
-var conditions = map[string]string{"HSMDown": "runbooks/hsm-down.md", "WorkerRestarts": "runbooks/worker-restarts.md", "LockNotPublished": "runbooks/lock-not-published.md",
-	"ListAgeing": "runbooks/list-ageing.md", "ListExpired": "runbooks/list-expired.md", "PINRefused": "runbooks/pin-refused.md", "Down": "runbooks/down.md",
-	"CertificateExpiring": "runbooks/certificate-expiring.md"}
+// watched is an installation that is watched.
+type watched struct {
+	*installation
+	*prometheus
+	pages map[string]string // of each alert
+	were  *seen
+}
 
-// A real Prometheus scrapes the real daemon: each fault raises its alert, and its repair ends it.
-func TestAlerts(t *testing.T) {
-	asked(t)
-	in := install(t, "lists: {entries: 131072, life: 14s, ttl: 1s}\nlimits: {concurrent_issues: 2, queue: 64}\n")
-	in.must("systemctl start sealkeeperd")
-	in.healthy()
-	check := func(more string) {
-		in.must(`sqlite3 "$SEALKEEPER_DATA/ledger.db" ".backup copy.db"; sealctl fsck --ledger copy.db --textfile "$SEALKEEPER_TEXTFILES/fsck.prom" ` + more + ` || [ $? = 5 ]`)
+// seen are the alerts that fired and were resolved, over all installations.
+type seen struct {
+	mu  sync.Mutex
+	all map[string]bool
+}
+
+func (s *seen) add(name string) { s.mu.Lock(); defer s.mu.Unlock(); s.all[name] = true }
+
+func (were *seen) watch(t *testing.T, in *installation) *watched {
+	t.Helper()
+	w := &watched{installation: in, pages: map[string]string{}, were: were}
+	for _, r := range rules(t) {
+		w.pages[strings.TrimPrefix(r.Alert, "Sealkeeper")] = strings.TrimPrefix(r.Annotations["runbook_url"], "docs/")
 	}
-	check("")
-	p := watch(t, in)
+	w.prometheus = watch(t, in)
+	return w
+}
 
-	raised := map[string]bool{}
-	fires := func(names ...string) {
-		t.Helper()
-		seen := map[string]bool{} // not all at once: restarts get rarer while lists get older
-		named := ""
-		in.eventually(fmt.Sprint(names, " fire, and doctor names them"), func() (string, bool) {
-			for _, n := range p.firing() {
-				seen[n], raised[n] = true, true
-			}
-			out, _ := in.sh("sealctl doctor")
-			named += out
-			return fmt.Sprint("fired: ", seen, "\n", out), !slices.ContainsFunc(names, func(n string) bool {
-				return !seen[n] || !onlyAlerts[n] && !strings.Contains(named, conditions[n])
-			})
+// fires waits until these alerts fire, each with a severity where one is given (as in "PhoneStatus critical"), and doctor names them.
+func (w *watched) fires(names ...string) {
+	w.installation.t.Helper()
+	fired := map[string]bool{} // not all at once: restarts get rarer while lists get older
+	named := ""
+	w.eventually(fmt.Sprint(names, " fire, and doctor names them"), func() (string, bool) {
+		for _, s := range w.query(`ALERTS{alertstate="firing"}`) {
+			name := strings.TrimPrefix(s.Labels["alertname"], "Sealkeeper")
+			fired[name], fired[name+" "+s.Labels["severity"]] = true, true
+		}
+		out, _ := w.sh("sealctl doctor --over 500ms")
+		named += out
+		return fmt.Sprint("fired: ", fired, "\n", out), !slices.ContainsFunc(names, func(n string) bool {
+			alert, _, _ := strings.Cut(n, " ")
+			return !fired[n] || !onlyAlerts[alert] && !strings.Contains(named, w.pages[alert])
 		})
-	}
-	quiet := func(but ...string) {
-		t.Helper()
-		in.eventually("every alert is resolved", func() (string, bool) {
-			now := slices.DeleteFunc(p.firing(), func(n string) bool { return slices.Contains(but, n) })
-			return fmt.Sprint("firing: ", now), len(now) == 0 && len(p.query("up")) == 2
-		})
-	}
-	if err := in.issue(1, "900101-1000001"); err != nil {
-		t.Fatal(err)
-	}
-	quiet()
-	in.eventually("every panel of the dashboard shows something; nothing is denied and no alert fires", func() (string, bool) {
-		empty := p.empty()
-		return fmt.Sprintf("empty: %q", empty), slices.Equal(empty, []string{"Alerts", "Denied by code"})
 	})
+	for _, n := range names {
+		alert, _, _ := strings.Cut(n, " ")
+		w.installation.t.Logf("fired: %s", n)
+		defer w.were.add(alert)
+	}
+}
 
-	// Overload: more at once than two places.
+// quiet waits until no alert fires, but these.
+func (w *watched) quiet(but ...string) {
+	w.installation.t.Helper()
+	w.eventually("every alert is resolved", func() (string, bool) {
+		now := slices.DeleteFunc(w.firing(), func(n string) bool { return slices.Contains(but, n) })
+		return fmt.Sprint("firing: ", now), len(now) == 0 && len(w.query("up")) == 2
+	})
+}
+
+// during does something again and again, so many at once, until it is ended.
+func during(at int, do func(n int)) (end func()) {
 	stop := make(chan struct{})
 	var crowd sync.WaitGroup
-	for n := range 8 {
+	for n := range at {
 		crowd.Go(func() {
 			for i := 0; ; i++ {
 				select {
 				case <-stop:
 					return
 				default:
-					_ = in.issue(100*n+i+10, fmt.Sprintf("90010%d-2%06d", n, i))
+					do(n*10_000 + i)
 				}
 			}
 		})
 	}
-	fires("Overload")
-	close(stop)
-	crowd.Wait()
+	return func() { close(stop); crowd.Wait() }
+}
+
+// A real Prometheus scrapes real daemons: every alert is raised by its fault, and resolved by its repair.
+func TestAlerts(t *testing.T) {
+	asked(t)
+	t.Parallel()
+	were := &seen{all: map[string]bool{}}
+	t.Run("installations", func(t *testing.T) {
+		for name, faults := range map[string]func(*testing.T, *seen){"locks and lists": locksAndLists, "rules": rulesOfTheDay, "token": token, "officers": officers, "time and disk": timeAndDisk} {
+			t.Run(name, func(t *testing.T) { t.Parallel(); faults(t, were) })
+		}
+	})
+	if t.Failed() {
+		return
+	}
+	byTimeAlone := map[string]bool{"KeyUseEnding": true, "CRLExpiring": true} // a year has to pass, and half an hour: promtool's business
+	for _, r := range rules(t) {
+		if name := strings.TrimPrefix(r.Alert, "Sealkeeper"); !were.all[name] && !byTimeAlone[name] {
+			t.Errorf("nothing raised %s", name)
+		}
+	}
+}
+
+func locksAndLists(t *testing.T, were *seen) {
+	in := install(t, setup{config: "lists: {entries: 131072, life: 14s, ttl: 1s}\nlimits: {concurrent_issues: 2, queue: 64}\n"})
+	in.must("systemctl start sealkeeperd")
+	in.healthy()
+	check := func(more string) {
+		in.must(`sqlite3 "$SEALKEEPER_DATA/ledger.db" ".backup copy.db"; sealctl fsck --ledger copy.db --textfile "$SEALKEEPER_TEXTFILES/fsck.prom" ` + more + ` || [ $? = 5 ]`)
+	}
+	check("")
+	w := were.watch(t, in)
+	if err := in.issue("900101-1000001"); err != nil {
+		t.Fatal(err)
+	}
+	w.quiet()
+	in.eventually("every panel of the dashboard shows something; nothing is denied and no alert fires", func() (string, bool) {
+		empty := w.empty()
+		return fmt.Sprintf("empty: %q", empty), slices.Equal(empty, []string{"Alerts", "Denied by code"})
+	})
+
+	// Overload: more at once than two places.
+	end := during(8, func(n int) { _ = in.issue(fmt.Sprintf("90010%d-2%06d", n/10_000, n%10_000)) })
+	w.fires("Overload")
+	end()
 
 	// The HSM goes away under the workers; a lock waits, and the lists get old. In the meantime fsck finds a published list that the
 	// ledger does not know.
@@ -247,32 +307,32 @@ func TestAlerts(t *testing.T) {
 	}
 	in.must(`mkdir -p strange/status-lists; cp "$SEALKEEPER_DATA"/publish/status-lists/* strange/status-lists/; for f in strange/status-lists/*.json; do sed -i 's/"version":[0-9]*/"version":999999/' $f; done`)
 	check("--publish strange")
-	fires("HSMDown", "WorkerRestarts", "FsckProblems", "LockNotPublished", "ListAgeing", "ListExpired")
+	w.fires("HSMDown", "WorkerRestarts", "FsckProblems", "LockNotPublished", "ListAgeing", "ListExpired")
 	check("")
 	in.must(`mv "$SEALKEEPER_DATA/tokens-away" "$SEALKEEPER_DATA/tokens"`)
-	quiet("LockSlow") // this one is right: a lock did take long
+	w.quiet("LockSlow") // this one is right: a lock did take long
 
 	// A PIN that is wrong, then right.
 	in.must(`cp -p "$SEALKEEPER_DATA/pins/online" pin.good; chmod 0600 "$SEALKEEPER_DATA/pins/online"; echo 000000 >"$SEALKEEPER_DATA/pins/online"; chmod 0400 "$SEALKEEPER_DATA/pins/online"`)
 	in.killWorkers()
-	fires("PINRefused")
+	w.fires("PINRefused")
 	in.must(`cp -p pin.good "$SEALKEEPER_DATA/pins/online"; rm "$SEALKEEPER_DATA/pin-refused-online"; systemctl restart sealkeeperd`)
-	quiet()
+	w.quiet()
 
 	// The daemon is gone; an old ledger is put back; it is FENCED.
 	in.must(`systemctl stop sealkeeperd; cp "$SEALKEEPER_DATA/ledger.db" old.db`)
-	fires("Down")
+	w.fires("Down")
 	in.must(`systemctl start sealkeeperd`)
-	if err := in.issue(2, "900101-1000002"); err != nil {
+	if err := in.issue("900101-1000002"); err != nil {
 		t.Fatal(err)
 	}
 	in.must(`systemctl stop sealkeeperd; rm -f "$SEALKEEPER_DATA"/ledger.db-*; cp old.db "$SEALKEEPER_DATA/ledger.db"`)
 	if out, err := in.sh("systemctl start sealkeeperd"); err == nil {
 		t.Fatalf("the daemon started on an old ledger: %s", out)
 	}
-	fires("Fenced", "Down")
+	w.fires("Fenced", "Down")
 	in.must(`sealkeeperd accept fence --config "$SEALKEEPER_CONFIG"; systemctl start sealkeeperd`)
-	quiet()
+	w.quiet()
 
 	// The listener's certificate ends within the day.
 	good, err := os.ReadFile(in.path("data/tls/server.pem"))
@@ -287,12 +347,11 @@ func TestAlerts(t *testing.T) {
 	in.write("data/tls/server.pem", shortCert, 0o644)
 	in.write("data/tls/server.key", shortKey, 0o600)
 	in.must("systemctl restart sealkeeperd")
-	fires("CertificateExpiring")
+	w.fires("CertificateExpiring")
 	in.write("data/tls/server.pem", string(good), 0o644)
 	in.write("data/tls/server.key", string(key), 0o600)
 	in.must("systemctl restart sealkeeperd")
-	quiet()
-	t.Logf("fired and resolved: %d alerts", len(raised))
+	w.quiet()
 }
 
 // dying makes a certificate with twelve hours to live.

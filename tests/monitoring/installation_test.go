@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -57,13 +58,47 @@ const journalctl = `#!/bin/sh
 tail -n 50 "$RUN/log"
 `
 
-// install builds the programs and founds an installation. extra is added to its configuration.
-func install(t *testing.T, extra string) *installation {
+// setup is how an installation differs from the demo's.
+type setup struct {
+	config   string // more of it
+	bundle   []byte // nil: demo.json
+	init     string // more arguments
+	clients  string // more of them
+	prepared func(in *installation)
+}
+
+var programs string // where they are, once built
+
+// build makes the programs, once for all installations.
+var build = sync.OnceValue(func() (err error) {
+	if programs, err = os.MkdirTemp("", "sealkeeper-monitoring-"); err != nil {
+		return err
+	}
+	if out, err := exec.Command("go", "build", "-o", programs+"/", "sealkeeper/cmd/sealkeeperd", "sealkeeper/cmd/sealctl").CombinedOutput(); err != nil {
+		return fmt.Errorf("building: %w\n%s", err, out)
+	}
+	return nil
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if programs != "" {
+		_ = os.RemoveAll(programs)
+	}
+	os.Exit(code)
+}
+
+// install founds an installation.
+func install(t *testing.T, how setup) *installation {
 	t.Helper()
 	for _, tool := range []string{"curl", "sqlite3"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("%s is missing; run scripts/require.sh monitoring", tool)
 		}
+	}
+	err := build()
+	if err != nil {
+		t.Fatal(err)
 	}
 	in := &installation{t: t, dir: t.TempDir()}
 	bin := filepath.Join(in.dir, "bin")
@@ -72,23 +107,20 @@ func install(t *testing.T, extra string) *installation {
 			t.Fatal(err)
 		}
 	}
-	if out, err := exec.Command("go", "build", "-o", bin+"/", "sealkeeper/cmd/sealkeeperd", "sealkeeper/cmd/sealctl").CombinedOutput(); err != nil {
-		t.Fatalf("building: %v\n%s", err, out)
-	}
 	in.write("bin/systemctl", systemctl, 0o755)
 	in.write("bin/journalctl", journalctl, 0o755)
 	for i := range in.ports {
 		in.ports[i] = freePort(t)
 	}
-	var err error
 	if in.provider, err = phone.NewProvider(time.Now(), rand.Reader); err != nil {
 		t.Fatal(err)
 	}
-	bundle, err := os.ReadFile("../../deploy/policies/demo.json")
-	if err != nil {
-		t.Fatal(err)
+	if how.bundle == nil {
+		if how.bundle, err = os.ReadFile("../../deploy/policies/demo.json"); err != nil {
+			t.Fatal(err)
+		}
 	}
-	in.write("policy.json", string(bundle), 0o600)
+	in.write("policy.json", string(how.bundle), 0o600)
 	in.write("wallet.pem", string(in.provider.AnchorPEM()), 0o600)
 	in.write("sealkeeper.yaml", fmt.Sprintf(`installation: {name: Test, country: KR}
 data: data
@@ -97,13 +129,16 @@ policy: policy.json
 wallet_providers: [wallet.pem]
 public_url: https://cards.test.example
 listen: {issuance: "127.0.0.1:%d", public: "127.0.0.1:%d", operations: "127.0.0.1:%d"}
-%s`, in.ports[0], in.ports[1], in.ports[2], extra), 0o600)
+%s`, in.ports[0], in.ports[1], in.ports[2], how.config), 0o600)
 	in.env = append(os.Environ(),
-		"PATH="+bin+":"+os.Getenv("PATH"), "RUN="+in.path("run"), "SEALKEEPER_CONFIG="+in.path("sealkeeper.yaml"), "SEALKEEPER_DATA="+in.path("data"),
+		"PATH="+bin+":"+programs+":"+os.Getenv("PATH"), "RUN="+in.path("run"), "SEALKEEPER_CONFIG="+in.path("sealkeeper.yaml"), "SEALKEEPER_DATA="+in.path("data"),
 		"SEALKEEPER_TEXTFILES="+in.path("textfiles"), "SEALCTL_URL=https://127.0.0.1:"+fmt.Sprint(in.ports[0]), "SEALCTL_IDENTITY="+in.path("clients/loss-desk"), "SEALCTL_AUDITOR="+in.path("clients/auditor"),
 		"SEALCTL_OPERATIONS=http://127.0.0.1:"+fmt.Sprint(in.ports[2]), "PUBLIC_URL=http://127.0.0.1:"+fmt.Sprint(in.ports[1]))
-	in.must("sealkeeperd init --config \"$SEALKEEPER_CONFIG\"")
-	in.must("sealkeeperd enrol --config \"$SEALKEEPER_CONFIG\" --out " + in.path("clients") + " ward-office-1 loss-desk auditor")
+	if how.prepared != nil {
+		how.prepared(in)
+	}
+	in.must("sealkeeperd init --config \"$SEALKEEPER_CONFIG\" " + how.init)
+	in.must("sealkeeperd enrol --config \"$SEALKEEPER_CONFIG\" --out " + in.path("clients") + " ward-office-1 loss-desk auditor " + how.clients)
 	t.Cleanup(func() {
 		_, _ = in.sh("systemctl stop sealkeeperd")
 		if t.Failed() {
@@ -156,13 +191,13 @@ func (in *installation) must(script string) string {
 // healthy waits until doctor finds nothing.
 func (in *installation) healthy() {
 	in.t.Helper()
-	in.eventually("doctor finds nothing", func() (string, bool) { out, err := in.sh("sealctl doctor"); return out, err == nil })
+	in.eventually("doctor finds nothing", func() (string, bool) { out, err := in.sh("sealctl doctor --over 100ms"); return out, err == nil })
 }
 
 func (in *installation) eventually(what string, ask func() (string, bool)) {
 	in.t.Helper()
 	last := ""
-	for deadline := time.Now().Add(40 * time.Second); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
 		var ok bool
 		if last, ok = ask(); ok {
 			return
@@ -191,9 +226,14 @@ func (in *installation) as(id string) *client.Client {
 	return c
 }
 
+func person() map[string]any {
+	return map[string]any{"family_name": "Kim", "given_name": "Min", "birth_date": "1990-01-01", "address": "Seoul", "age_over_19": true, "issuing_country": "KR",
+		"issuing_authority": "MOIS", "document_number": "D-1", "issue_date": "2026-01-15", "expiry_date": "2036-01-14", "portrait": "_9j_4AAQSkZJRg"}
+}
+
 // issue makes a card for a new phone.
-func (in *installation) issue(n int, subject string) error {
-	p, err := phone.New(n)
+func (in *installation) issue(subject string) error {
+	p, err := phone.New(1)
 	if err != nil {
 		return err
 	}
@@ -203,9 +243,7 @@ func (in *installation) issue(n int, subject string) error {
 		return err
 	}
 	now := time.Now()
-	_, err = c.Issue(context.Background(), client.NewKey(), contract.IssueRequest{DocumentType: kr, Subject: subject, Claims: map[string]any{
-		"family_name": "Kim", "given_name": "Min", "birth_date": "1990-01-01", "address": "Seoul", "age_over_19": true, "issuing_country": "KR",
-		"issuing_authority": "MOIS", "document_number": "D-1", "issue_date": "2026-01-15", "expiry_date": "2036-01-14", "portrait": "_9j_4AAQSkZJRg"},
+	_, err = c.Issue(context.Background(), client.NewKey(), contract.IssueRequest{DocumentType: kr, Subject: subject, Claims: person(),
 		Proof: p.Prove(0, "https://ward-office-1.example", nonce.Nonce, now, ""), KeyAttestation: p.Attest(in.provider, nonce.Nonce, now)})
 	return err
 }
