@@ -3,7 +3,8 @@
 //	issue.go    evidence → policy → lease → draft → reserve → sign → release
 //	change.go   lock, unlock, revoke: policy → ledger → answer; wakes the publisher
 //	publish.go  ledger state → policy → draft → reserve → sign → release → public listener and directory
-//	custody.go  keys and certificates at init; the IACA's CRL
+//	custody.go  keys and certificates at init
+//	crl.go      ledger's revocations → policy → draft → reserve → sign → release → public listener and directory
 package ca
 
 import (
@@ -48,6 +49,7 @@ type Options struct {
 	ListTTL     time.Duration
 	ListLife    time.Duration
 	CRLLife     time.Duration
+	CRLParts    int           // parts of the client CA's list, beside the whole; 1: none
 	GiveUpEvery time.Duration // how often unfinished reservations are looked for; default 10 min
 	Version     string
 	Log         *slog.Logger
@@ -77,7 +79,7 @@ type Authority struct {
 	turns    *turns
 	public   shelf
 	selftest selftests
-	crl      lastError
+	crls     crlErrors
 }
 
 // turnsPerCore is how many issue requests are worked on at once for each core: enough to share commits and the HSM's frames (16 made commits a third smaller and cost 12 % more CPU a request), and the

@@ -97,11 +97,23 @@ func (a *Authority) Found(ctx context.Context, specs []KeySpec, report func(step
 	if err := a.shelveCertificates(ctx); err != nil {
 		return err
 	}
-	_, err := a.renewCRL(ctx, a.o.Clock.Now())
-	return err
+	for _, p := range revokers {
+		if _, err := a.renewCRLs(ctx, p, a.o.Clock.Now()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// Certify issues an mTLS certificate (profiles "server" and "client") under the client CA.
+// ClientProfile is the certificate profile of clients of a role: an officer's says that it is one.
+func ClientProfile(role string) string {
+	if role == "officer" {
+		return "officer"
+	}
+	return "client"
+}
+
+// Certify issues an mTLS certificate (profiles "server", "client" and "officer") under the client CA.
 func (a *Authority) Certify(ctx context.Context, kind, name string, spki []byte, hosts, uris []string, life time.Duration) ([]byte, error) {
 	ca, err := a.activeKey(policy.PurposeClientCA, a.o.Clock.Now())
 	if err != nil {
@@ -122,6 +134,9 @@ func (a *Authority) certify(ctx context.Context, c policy.Cert) ([]byte, error) 
 	}
 	c.Serial[0] &= 0x7f // positive, 159 random bits (formats.md 3.3: at least 63, should 71)
 	c.Serial[0] |= 0x40
+	if len(issuer.Chain) > 0 { // else a root is signing itself
+		c.CRL = a.crlFor(issuer, c.Serial[:])
+	}
 	f := policy.CertFacts{Cert: c, IssuerPurpose: issuer.Purpose}
 	var issuerCert []byte
 	if len(issuer.Chain) > 0 {
@@ -165,88 +180,6 @@ func (a *Authority) signDER(ctx context.Context, approval *policy.Approval, tbs 
 		return nil, err
 	}
 	return out.Bytes(), nil
-}
-
-// renewCRL signs a new CRL when there is none or two thirds of the newest one's life are over. It returns how long until then.
-func (a *Authority) renewCRL(ctx context.Context, now time.Time) (time.Duration, error) {
-	iaca, err := a.activeKey(policy.PurposeIACA, now)
-	if err != nil { // nothing was founded yet: nothing to revoke
-		return time.Hour, nil
-	}
-	number, der, this, next, err := a.o.Ledger.CRLState(ctx)
-	if err != nil {
-		return time.Hour, fmt.Errorf("reading the CRL: %w", err)
-	}
-	due := next.Add(-a.o.CRLLife / 3)
-	if number == 0 || !now.Before(due) {
-		now = now.Truncate(time.Second)
-		if now.Before(this) { // the wall was ahead when the last one was signed
-			now = this
-		}
-		f := policy.CRLFacts{LastNumber: number, LastUpdate: this,
-			CRL: policy.CRL{Number: number + 1, ThisUpdate: now, NextUpdate: now.Add(a.o.CRLLife), IssuerKey: iaca.ID}}
-		if f.CRL.Revoked, err = a.revoked(ctx); err != nil {
-			return time.Hour, err
-		}
-		if f.Last, err = listed(der); err != nil {
-			return time.Hour, err
-		}
-		approval, d := policy.DecideCRL(a.rules().bundle, f, now)
-		if err := a.decided("crl", d); err != nil {
-			return time.Hour, err
-		}
-		tbs, err := profile.DraftCRL(approval, iaca, iaca.Chain[0], a.o.X509)
-		if err != nil {
-			return time.Hour, fmt.Errorf("drafting the CRL: %w", err)
-		}
-		if der, err = a.signDER(ctx, approval, tbs, iaca.ID, policy.PurposeIACA); err != nil {
-			return time.Hour, fmt.Errorf("signing the CRL: %w", err)
-		}
-		this, next = now, f.CRL.NextUpdate
-		due = next.Add(-a.o.CRLLife / 3)
-	}
-	a.o.Metrics.CRLIssued.Set(float64(this.Unix()))
-	a.o.Metrics.CRLExpires.Set(float64(next.Unix()))
-	if o, ok := a.Public("crl/iaca.crl"); !ok || string(o.Bytes) != string(der) {
-		if err := a.file("crl/iaca.crl", der); err != nil { // first: what is on the shelf is not written again
-			return time.Hour, err
-		}
-		a.public.put("crl/iaca.crl", Object{MediaType: "application/pkix-crl", Bytes: der, Modified: this, MaxAge: time.Hour, Expires: next})
-	}
-	return max(due.Sub(now), time.Second), nil
-}
-
-// listed reads the entries of the last CRL out of its signed bytes: policy lets none of them vanish, whatever the ledger's rows say now.
-func listed(der []byte) (out []policy.Revoked, err error) {
-	if der == nil {
-		return nil, nil
-	}
-	l, err := x509.ParseRevocationList(der)
-	if err != nil {
-		return nil, fmt.Errorf("reading the last CRL: %w", err)
-	}
-	for _, e := range l.RevokedCertificateEntries {
-		out = append(out, policy.Revoked{Serial: e.SerialNumber.Bytes(), At: e.RevocationTime})
-	}
-	return out, nil
-}
-
-// revoked lists the IACA's certificates that were revoked.
-func (a *Authority) revoked(ctx context.Context) ([]policy.Revoked, error) {
-	all, err := a.o.Ledger.Certificates(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("reading certificates: %w", err)
-	}
-	var out []policy.Revoked
-	for _, c := range all {
-		switch c.Profile {
-		case "document-signer", "sdjwt-issuer", "status-signer":
-			if !c.Revoked.IsZero() {
-				out = append(out, policy.Revoked{Serial: c.Serial, At: c.Revoked})
-			}
-		}
-	}
-	return out, nil
 }
 
 func (a *Authority) key(id string) (ledger.Key, bool) {

@@ -67,7 +67,7 @@ func (s *shelf) put(path string, o Object) {
 }
 
 // Public returns the newest published object at a path without leading slash:
-// "status-lists/{id}", "certificates/{iaca|ds|sdjwt-issuer|status-signer|client-ca}.{cer|pem}", "crl/iaca.crl", ".well-known/jwt-vc-issuer".
+// "status-lists/{id}", "certificates/{iaca|ds|sdjwt-issuer|status-signer|client-ca}.{cer|pem}", "crl/{list}.crl", ".well-known/jwt-vc-issuer".
 // Reads never reach the HSM.
 func (a *Authority) Public(path string) (Object, bool) {
 	a.public.mu.RLock()
@@ -161,8 +161,6 @@ const publishers = 2
 const (
 	retryFirst = 50 * time.Millisecond
 	retryMost  = time.Second // of a list: as long as a lock may take to be seen
-	crlRetry   = time.Minute // of the CRL
-	crlWithin  = time.Minute // the IACA's worker starts, logs in, signs, ends
 )
 
 // Run keeps lists and CRL published until ctx ends. Changes coalesce: what comes in while a version is being signed is carried by the next
@@ -171,7 +169,9 @@ const (
 func (a *Authority) Run(ctx context.Context) error {
 	var beside sync.WaitGroup
 	beside.Go(func() { a.selftest.run(ctx, a) })
-	beside.Go(func() { a.keepCRL(ctx) })
+	for _, p := range revokers {
+		beside.Go(func() { a.keepCRLs(ctx, p) })
+	}
 	beside.Go(func() { a.keepSchedules(ctx) })
 	beside.Go(func() { a.keepGivingUp(ctx) })
 	a.publishLists(ctx)
@@ -283,26 +283,6 @@ func (a *Authority) shownVersion(id string) uint64 {
 	a.public.mu.RLock()
 	defer a.public.mu.RUnlock()
 	return a.public.lists[id].version
-}
-
-// keepCRL keeps the CRL published. It has its own pace and its own deadline: its HSM is another one, and may take its time.
-func (a *Authority) keepCRL(ctx context.Context) {
-	for {
-		within, cancel := context.WithTimeout(ctx, crlWithin)
-		wait, err := a.renewCRL(within, a.o.Guard.ForLists())
-		cancel()
-		if ctx.Err() != nil {
-			return
-		}
-		a.crl.set(err)
-		if err != nil {
-			wait = crlRetry
-			a.o.Log.Error("publishing the CRL", "error", err, "retry_in", wait.String())
-		}
-		if !sleep(ctx, min(wait, time.Hour)) {
-			return
-		}
-	}
 }
 
 // publish signs one more version of a list: decided, drafted, reserved, signed, checked and settled like everything else.

@@ -161,14 +161,24 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 		s.Lists = append(s.Lists, contract.ListStatus{ID: id, URI: l.uri, MediaType: l.media, Version: l.version, Issued: l.issued, Expires: l.expires, Bytes: l.size, Dirty: dirty})
 	}
 	a.public.mu.RUnlock()
-	if o, ok := a.Public("crl/iaca.crl"); ok {
-		s.CRLExpires = o.Expires
+	for _, name := range a.o.Ledger.CRLs() {
+		const do = "look at the token of the CA's key and the log: a due CRL was not signed"
+		o, ok := a.Public("crl/" + name + ".crl")
+		if !ok {
+			if err := a.crls.last(name); err != nil {
+				note("crl-expiring", Warning, do, "CRL %s is not published: %v", name, err)
+			}
+			continue
+		}
+		if s.CRLExpires.IsZero() || o.Expires.Before(s.CRLExpires) {
+			s.CRLExpires = o.Expires
+		}
 		if left, life := o.Expires.Sub(now), o.Expires.Sub(o.Modified); left < life/10 {
-			note("crl-expiring", Critical, "look at the iaca token and the log: a due CRL was not signed", "the CRL's nextUpdate is %s", o.Expires.Format(time.RFC3339))
+			note("crl-expiring", Critical, do, "the nextUpdate of CRL %s is %s", name, o.Expires.Format(time.RFC3339))
 		} else if left < life/4 {
-			note("crl-expiring", Warning, "look at the iaca token and the log: a due CRL was not signed", "the CRL's nextUpdate is %s", o.Expires.Format(time.RFC3339))
-		} else if err := a.crl.last(); err != nil {
-			note("crl-expiring", Warning, "look at the iaca token and the log: a due CRL was not signed", "the CRL's nextUpdate is %s, and its successor failed: %v", o.Expires.Format(time.RFC3339), err)
+			note("crl-expiring", Warning, do, "the nextUpdate of CRL %s is %s", name, o.Expires.Format(time.RFC3339))
+		} else if err := a.crls.last(name); err != nil {
+			note("crl-expiring", Warning, do, "the nextUpdate of CRL %s is %s, and its successor failed: %v", name, o.Expires.Format(time.RFC3339), err)
 		}
 	}
 	Urgent(s.Conditions)

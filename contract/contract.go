@@ -421,7 +421,7 @@ type Status struct {
 	Clock     string        `json:"clock"` // "trusted" or why not
 
 	Certificates []CertificateStatus `json:"certificates"`
-	CRLExpires   time.Time           `json:"crl_expires"` // nextUpdate; zero: none was signed
+	CRLExpires   time.Time           `json:"crl_expires"` // nextUpdate of the list that ends first; zero: none was signed
 	Conditions   []Condition         `json:"conditions"`  // what is wrong or soon will be, the urgent first
 	Hardening    map[string]bool     `json:"hardening"`   // what confines the process: control → is it in force
 }

@@ -164,6 +164,16 @@ func (a *Audit) Certificates(ctx context.Context, f func(seq uint64, c Certifica
 	return each(ctx, a, TableCertificates, func(_ []byte, seq uint64, c Certificate) error { return f(seq, c) })
 }
 
+// Revocations calls f for every certificate that is revoked or on hold.
+func (a *Audit) Revocations(ctx context.Context, f func(seq uint64, r Revocation) error) error {
+	return each(ctx, a, TableRevocations, func(_ []byte, seq uint64, r Revocation) error { return f(seq, r) })
+}
+
+// CRLs calls f for the newest revocation list of each name.
+func (a *Audit) CRLs(ctx context.Context, f func(seq uint64, r CRLRecord) error) error {
+	return each(ctx, a, TableCRLs, func(_ []byte, seq uint64, r CRLRecord) error { return f(seq, r) })
+}
+
 // Charges calls f for every window of a budget that is not swept: how much one client, office, officer or phase took, under its tag.
 func (a *Audit) Charges(ctx context.Context, f func(seq uint64, budget string, length, end int64, tag []byte, used uint64) error) error {
 	return each(ctx, a, TableCharges, func(key []byte, seq uint64, used uint64) error {

@@ -23,6 +23,12 @@ var Codes = map[string]string{
 	"proposal.executed":      "The proposal was carried out before, which happens once.",
 	"proposal.rejected":      "An officer rejected the proposal, which is final: propose it again.",
 	"proposal.too_many":      "Too many proposals are open: carry out or reject some, or wait until they expire.",
+	"certificate.unknown":    "The appliance issued no certificate with this serial number.",
+	"certificate.root":       "A root's certificate can't be revoked: no list speaks for it. Replace the root.",
+	"certificate.hold":       "The root's revocation lists know no hold: certificates of signers are revoked for good, or not.",
+	"certificate.reason":     "The reason for a revocation is none of RFC 5280's, or one that only lists of changes have.",
+	"certificate.not_held":   "The certificate is not on hold: only a hold is ever taken back.",
+	"certificate.too_many":   "Too many certificates for one commit.",
 	"officer.registered":     "Other officers are registered: only they change the registry.",
 	"ledger.fenced":          "Something outside is ahead of the ledger (an old backup was restored): nothing is signed until an operator has looked at it.",
 }

@@ -169,7 +169,7 @@ type KeyChange struct {
 	Proposal string
 	By       []string
 	Reason   string
-	Revoke   []byte // serial number of its certificate, which is revoked with this step
+	Revoke   []byte // serial number of its certificate, which is revoked with this step: for the key's compromise, or because another takes over
 }
 
 // PutKey adds a key of the founding or changes it: purpose, token, algorithm, CKA_ID and SPKI of an existing one can't change. Steps that
@@ -215,7 +215,27 @@ func (l *Ledger) ChangeKeys(ctx context.Context, at time.Time, changes []KeyChan
 			}
 		}
 	}
-	applied := func(uint64) { l.keys.Store(&after) }
+	revoked := func(uint64) {}
+	for _, c := range changes {
+		if c.Revoke == nil {
+			continue
+		}
+		why := policy.Superseded
+		if c.Key.State == KeyCompromised {
+			why = policy.KeyCompromise
+		}
+		add, applied, err := l.revoking(ctx, &leaf, [][]byte{c.Revoke}, why)
+		if err != nil {
+			return err
+		}
+		rows = append(rows, add...)
+		before := revoked
+		revoked = func(seq uint64) { before(seq); applied(seq) }
+	}
+	applied := func(seq uint64) {
+		l.keys.Store(&after)
+		revoked(seq)
+	}
 	crashpoint.Here("ledger.key.before-commit")
 	if x != nil {
 		if err := l.execute(ctx, x, leaf, rows, applied); err != nil {
@@ -310,19 +330,6 @@ func (l *Ledger) keyRows(ctx context.Context, at time.Time, c KeyChange) (k Key,
 		k.Since = at
 	}
 	rows = append(rows, Row{Table: TableKeys, Key: []byte(k.ID), Value: encode(k), If: If(rev)})
-	if c.Revoke != nil {
-		cert, rev, err := get[Certificate](ctx, l, TableCertificates, c.Revoke)
-		if err != nil {
-			return k, nil, nil, err
-		}
-		if cert == nil {
-			return k, nil, nil, fmt.Errorf("the certificate of key %q is not in the ledger", k.ID)
-		}
-		if cert.Revoked.IsZero() {
-			cert.Revoked = at.Truncate(time.Second)
-			rows = append(rows, Row{Table: TableCertificates, Key: c.Revoke, Value: encode(cert), If: If(rev)})
-		}
-	}
 	return k, rows, leaves, nil
 }
 
@@ -373,12 +380,14 @@ func (l *Ledger) PutMeta(ctx context.Context, name string, value []byte) error {
 
 // Certificate issued by the appliance.
 type Certificate struct {
-	Serial  []byte    `json:"serial"`
-	Profile string    `json:"profile"`
-	Name    string    `json:"name"`
-	DER     []byte    `json:"der"`
-	At      time.Time `json:"at"`
-	Revoked time.Time `json:"revoked,omitzero"`
+	Serial   []byte    `json:"serial"`
+	Profile  string    `json:"profile"`
+	Name     string    `json:"name"`
+	CA       string    `json:"ca"`            // id of the key that signed it
+	CRL      string    `json:"crl,omitempty"` // name of the revocation list that it points to; a root has none
+	NotAfter time.Time `json:"not_after"`
+	DER      []byte    `json:"der"`
+	At       time.Time `json:"at"`
 }
 
 // Certificates lists all that were settled, oldest first.
@@ -396,13 +405,4 @@ func (l *Ledger) Certificates(ctx context.Context) ([]Certificate, error) {
 	}
 	slices.SortStableFunc(all, func(a, b Certificate) int { return a.At.Compare(b.At) })
 	return all, nil
-}
-
-// CRLState is the newest revocation list of the IACA; Number 0: none yet.
-func (l *Ledger) CRLState(ctx context.Context) (number uint64, der []byte, thisUpdate, nextUpdate time.Time, err error) {
-	c, _, err := get[CRLRecord](ctx, l, TableCRLs, crlKey)
-	if err != nil || c == nil {
-		return 0, nil, time.Time{}, time.Time{}, err
-	}
-	return c.Number, c.DER, c.ThisUpdate, c.NextUpdate, nil
 }

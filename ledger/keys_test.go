@@ -100,6 +100,7 @@ func TestGeneratedKeySignsItself(t *testing.T) {
 	other := root(k, 2)
 	other.Cert.Profile, other.Cert.SPKI, other.Cert.Name = "document-signer", []byte("ds"), "DS"
 	other.Cert.NotAfter = noon.AddDate(0, 0, 400)
+	other.Cert.CRL = "iaca"
 	other.IssuerNotBefore, other.IssuerNotAfter = noon, noon.AddDate(9, 0, 0)
 	a, d := policy.DecideCert(nil, other, noon)
 	if a == nil {
@@ -126,16 +127,16 @@ func TestGeneratedKeySignsItself(t *testing.T) {
 	refused(t, err, "key.other")
 
 	crl := func(n uint64) (*policy.Approval, policy.Decision) {
-		return policy.DecideCRL(nil, policy.CRLFacts{CRL: policy.CRL{Number: n, ThisUpdate: noon, NextUpdate: noon.AddDate(0, 0, 30), IssuerKey: "iaca"}}, noon)
+		return policy.DecideCRL(nil, policy.CRLFacts{IssuerPurpose: policy.PurposeIACA, CRL: policy.CRL{Name: "iaca", Profile: "iaca", Number: n, ThisUpdate: noon, NextUpdate: noon.AddDate(0, 0, 30), IssuerKey: "iaca"}}, noon)
 	}
 	one, d := crl(1)
 	h.own(one, d, "iaca", policy.PurposeIACA, "CRL 1")
 	_, err = h.Reserve(ctx, one, []Draft{{KeyID: "iaca", Purpose: policy.PurposeIACA, TBSHash: [32]byte{1}}}, nil)
 	refused(t, err, "crl.number")
 	h.again()
-	number, der, this, next, err := h.CRLState(ctx)
-	if number != 1 || string(der) != "CRL 1" || !this.Equal(noon) || !next.Equal(noon.AddDate(0, 0, 30)) || err != nil {
-		t.Error(number, der, this, next, err)
+	last, err := h.CRL(ctx, "iaca")
+	if err != nil || last.Number != 1 || string(last.DER) != "CRL 1" || !last.ThisUpdate.Equal(noon) || !last.NextUpdate.Equal(noon.AddDate(0, 0, 30)) || last.CA != "iaca" {
+		t.Errorf("%+v, %v", last, err)
 	}
 	certs, err := h.Certificates(ctx)
 	if err != nil || len(certs) != 1 || string(certs[0].DER) != "root DER" || certs[0].Profile != "iaca" || certs[0].Serial[1] != 1 {

@@ -76,6 +76,9 @@ type Ledger struct {
 	switches switches
 	halted   atomic.Pointer[Stop] // issuing was stopped; nil: it was not
 
+	crls    map[string]uint64 // number of each revocation list; under mu
+	revoked atomic.Pointer[revoked]
+
 	pools keyed
 	open  sync.Map // pool name → *pool
 
@@ -155,7 +158,7 @@ func open(ctx context.Context, o Options, s Store) (_ *Ledger, err error) {
 	if o.Fatal == nil {
 		o.Fatal = func(err error) { panic(err) }
 	}
-	l := &Ledger{o: o, store: s, random: rand.Reader, lists: map[string]*list{}, days: map[string]bool{},
+	l := &Ledger{o: o, store: s, random: rand.Reader, lists: map[string]*list{}, days: map[string]bool{}, crls: map[string]uint64{},
 		denied:  denials{queue: make(chan Row, deniedQueue)},
 		changed: make(chan struct{}, 1), moved: make(chan struct{}, 1), stop: make(chan struct{})}
 	defer func() {
@@ -196,6 +199,9 @@ func open(ctx context.Context, o Options, s Store) (_ *Ledger, err error) {
 		return nil, err
 	}
 	if err = l.loadSwitches(ctx); err != nil {
+		return nil, err
+	}
+	if err = l.loadRevocations(ctx); err != nil {
 		return nil, err
 	}
 	reasons, err := l.lookOutside(ctx)

@@ -150,8 +150,13 @@ type VersionRecord struct {
 	Token    []byte    `json:"token,omitempty"`
 }
 
-// CRLRecord is the newest revocation list of the IACA.
+// CRLRecord is the newest revocation list of a CA, or of one distribution point.
 type CRLRecord struct {
+	Name       string    `json:"name"`
+	CA         string    `json:"ca"` // id of the key that signs it
+	Scope      string    `json:"scope,omitempty"`
+	Through    uint64    `json:"through"`              // journal sequence number that the list says everything up to
+	LastUpdate time.Time `json:"last_update,omitzero"` // thisUpdate of the one before: what ended earlier is not listed any more
 	Number     uint64    `json:"number"`
 	ThisUpdate time.Time `json:"this_update"`
 	NextUpdate time.Time `json:"next_update"`
@@ -189,6 +194,8 @@ type Leaf struct {
 	Proposal      string        `json:"proposal,omitempty"` // of officers
 	Dropped       uint64        `json:"dropped,omitzero"`   // denials that were one too many since the last
 	Keys          []LeafKey     `json:"keys,omitempty"`     // steps of keys' lives, in their order
+
+	Certificates []LeafCertificate `json:"certificates,omitempty"` // whose revocation began, changed or ended
 }
 
 // LeafKey is a step of a key's life in a leaf.
@@ -196,6 +203,14 @@ type LeafKey struct {
 	ID    string   `json:"id"`
 	State KeyState `json:"state"`
 	Entry []byte   `json:"entry"` // SHA-256 of the KeyEntry
+}
+
+// LeafCertificate is a certificate in a leaf. Serials are public, in revocation lists.
+type LeafCertificate struct {
+	Serial []byte                  `json:"serial"`
+	CA     string                  `json:"ca"`
+	State  string                  `json:"state"` // "revoked", "lifted"
+	Reason policy.RevocationReason `json:"reason,omitempty"`
 }
 
 // LeafItem is one signature or attempt in a leaf.

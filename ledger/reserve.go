@@ -439,7 +439,7 @@ func (l *Ledger) reserveOwn(ctx context.Context, a *policy.Approval, d []Draft, 
 	case policy.KindCert:
 		v, _ := a.Cert()
 		signer = v.IssuerKey
-		rec.Cert = &Certificate{Serial: bytes.Clone(v.Serial[:]), Profile: v.Profile, Name: v.Name, At: a.At()}
+		rec.Cert = &Certificate{Serial: bytes.Clone(v.Serial[:]), Profile: v.Profile, Name: v.Name, CA: v.IssuerKey, CRL: v.CRL, NotAfter: v.NotAfter, At: a.At()}
 		if known, _, err := get[Certificate](ctx, l, TableCertificates, rec.Cert.Serial); err != nil {
 			return nil, err
 		} else if known != nil {
@@ -449,13 +449,11 @@ func (l *Ledger) reserveOwn(ctx context.Context, a *policy.Approval, d []Draft, 
 	case policy.KindCRL:
 		v, _ := a.CRL()
 		signer = v.IssuerKey
-		rec.CRL = &CRLRecord{Number: v.Number, ThisUpdate: v.ThisUpdate, NextUpdate: v.NextUpdate}
-		if last, _, err := get[CRLRecord](ctx, l, TableCRLs, crlKey); err != nil {
+		rec.CRL = &CRLRecord{Name: v.Name, CA: v.IssuerKey, Scope: v.Scope, Through: v.Through, Number: v.Number, ThisUpdate: v.ThisUpdate, NextUpdate: v.NextUpdate}
+		if err := l.checkCRL(ctx, rec.CRL, v); err != nil {
 			return nil, err
-		} else if last != nil && v.Number <= last.Number {
-			return nil, refuse("crl.number", "CRL number %d is not above %d", v.Number, last.Number)
 		}
-		leaf.Version = v.Number
+		leaf.Name, leaf.Version = v.Name, v.Number
 	case policy.KindSelftest:
 		v, _ := a.Selftest()
 		signer = v.KeyID

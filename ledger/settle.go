@@ -194,8 +194,6 @@ func (l *Ledger) settleIssue(ctx context.Context, r *Reservation, rec *Reservati
 	}, len(changes) > 0, nil
 }
 
-var crlKey = []byte("iaca")
-
 // settleOwn stores a public object. If a newer one is there already it changes rec to Dropped.
 func (l *Ledger) settleOwn(ctx context.Context, rec *ReservationRecord, leaf *Leaf, object []byte) (rows []Row, applied func(uint64), err error) {
 	applied = func(uint64) {}
@@ -240,7 +238,7 @@ func (l *Ledger) settleOwn(ctx context.Context, rec *ReservationRecord, leaf *Le
 		leaf.Name = c.Profile
 		rows = append(rows, Row{Table: TableCertificates, Key: c.Serial, Value: encode(c)})
 	case rec.CRL != nil:
-		last, rev, err := get[CRLRecord](ctx, l, TableCRLs, crlKey)
+		last, rev, err := get[CRLRecord](ctx, l, TableCRLs, []byte(rec.CRL.Name))
 		if err != nil {
 			return nil, nil, err
 		}
@@ -250,8 +248,9 @@ func (l *Ledger) settleOwn(ctx context.Context, rec *ReservationRecord, leaf *Le
 		}
 		c := *rec.CRL
 		c.DER = object
-		leaf.Version = c.Number
-		rows = append(rows, Row{Table: TableCRLs, Key: crlKey, Value: encode(c), If: If(rev)})
+		leaf.Name, leaf.Version = c.Name, c.Number
+		rows = append(rows, Row{Table: TableCRLs, Key: []byte(c.Name), Value: encode(c), If: If(rev)})
+		applied = func(uint64) { l.crls[c.Name] = c.Number }
 	}
 	return rows, applied, nil
 }
@@ -268,7 +267,7 @@ func (l *Ledger) stored(ctx context.Context, rec *ReservationRecord) ([]byte, er
 			return c.der(), err
 		}
 	case rec.CRL != nil:
-		if c, _, err := get[CRLRecord](ctx, l, TableCRLs, crlKey); err != nil || c != nil {
+		if c, _, err := get[CRLRecord](ctx, l, TableCRLs, []byte(rec.CRL.Name)); err != nil || c != nil {
 			return c.der(), err
 		}
 	}

@@ -104,7 +104,8 @@ const (
 	TableKeys         Table = "keys"         // id → Key
 	TableMeta         Table = "meta"         // name → value
 	TableCertificates Table = "certificates" // serial → Certificate
-	TableCRLs         Table = "crls"         // "iaca" → CRLRecord
+	TableRevocations  Table = "revocations"  // serial → Revocation; deleted when a hold is lifted
+	TableCRLs         Table = "crls"         // name of the list → CRLRecord
 	TableCharges      Table = "charges"      // end of the window ‖ its length ‖ budget ‖ 0 ‖ tag → how many were taken
 	TableLatches      Table = "latches"      // phase → LatchRecord
 	TableLines        Table = "lines"        // HMAC(lookup key, carrier, line) → LineRecord
@@ -131,5 +132,5 @@ var tables = [][]Table{{
 	TableCharges, TableLatches,
 }, {
 	TableLines, TableLinks, TableLetters, TableEvents, TableDue, TableHeld, TableFloods, TableDead, TableDecisions,
-	TableOfficers, TableProposals, TableKeyLife, TableMandates, TableKeyUse,
+	TableOfficers, TableProposals, TableKeyLife, TableMandates, TableKeyUse, TableRevocations,
 }}

@@ -139,12 +139,14 @@ type profile struct {
 
 var profiles = map[string]profile{
 	"iaca":            {PurposeIACA, true, 20, 0, "ISO/IEC 18013-5 B.1"},
+	"iaca-link":       {PurposeIACA, false, 20, 0, "ISO/IEC 18013-5 B.1"},
 	"document-signer": {PurposeIACA, false, 0, 457, "ISO/IEC 18013-5 B.3"},
 	"sdjwt-issuer":    {PurposeIACA, false, 0, 457, "as document signers"},
 	"status-signer":   {PurposeIACA, false, 0, 1187, "ISO/IEC 18013-5 B.9"},
 	"client-ca":       {PurposeClientCA, true, 10, 0, "own bound"},
 	"server":          {PurposeClientCA, false, 0, 397, "own bound"},
 	"client":          {PurposeClientCA, false, 0, 397, "own bound"},
+	"officer":         {PurposeClientCA, false, 0, 397, "own bound"},
 }
 
 func (p profile) longest(from time.Time) time.Time { return from.AddDate(p.years, 0, p.days) }
@@ -179,6 +181,8 @@ func DecideCert(b *Bundle, f CertFacts, at time.Time) (*Approval, Decision) {
 	case !p.root && (c.NotBefore.Before(f.IssuerNotBefore) || c.NotAfter.After(f.IssuerNotAfter)):
 		return deny(ruleCertValidity, "issuer_validity", "validity %s to %s leaves the issuer's, %s to %s",
 			stamp(c.NotBefore), stamp(c.NotAfter), stamp(f.IssuerNotBefore), stamp(f.IssuerNotAfter))
+	case p.root != (c.CRL == ""):
+		return deny(ruleCertProfile, "crl", "every certificate but a root's names the revocation list that speaks for it")
 	}
 	return b.own(KindCert, at, LaneCRL, []Purpose{p.purpose}, []string{ruleCertProfile, ruleCertValidity}, func(a *Approval) {
 		c.SPKI, c.Hosts, c.URIs = slices.Clone(c.SPKI), slices.Clone(c.Hosts), slices.Clone(c.URIs)
@@ -198,24 +202,36 @@ func goodSerial(s []byte) bool {
 
 // CRLFacts describe a revocation list.
 type CRLFacts struct {
-	CRL        CRL
-	LastNumber uint64
-	LastUpdate time.Time
-	Last       []Revoked // entries of the last list; none may vanish before its certificate expired
+	CRL           CRL
+	IssuerPurpose Purpose // purpose of the signing key
+	LastNumber    uint64
+	LastUpdate    time.Time
+	Last          []Revoked // entries of the last list, as they were signed, with what is known of when their certificates end
 }
 
-// CRLLife is the longest time between two CRLs of the IACA (ISO/IEC 18013-5 B.2).
+// CRLLife is the longest time between two CRLs: of the IACA by ISO/IEC 18013-5 B.2, of the others as our own bound.
 const CRLLife = 90 * 24 * time.Hour
 
-// DecideCRL allows a CRL whose number grows strictly and whose nextUpdate is at most 90 days ahead.
+// crlProfiles says which CA signs what kind of list.
+var crlProfiles = map[string]Purpose{"iaca": PurposeIACA, "rfc5280": PurposeClientCA}
+
+// DecideCRL allows a CRL whose number grows strictly, whose nextUpdate is at most 90 days ahead, and that still says what the last one said: an
+// entry goes when a list was issued after its certificate had ended, or when it was a hold that was lifted, which the IACA's lists don't have.
 func DecideCRL(b *Bundle, f CRLFacts, at time.Time) (*Approval, Decision) {
 	deny := func(rule, code, format string, args ...any) (*Approval, Decision) {
 		return nil, b.denied(rule, "crl."+code, fmt.Sprintf(format, args...))
 	}
 	c := f.CRL
+	purpose, known := crlProfiles[c.Profile]
+	iso := c.Profile == "iaca"
+	scope, err := url.Parse(c.Scope)
 	switch {
-	case c.IssuerKey == "":
-		return deny(ruleCRLTime, "incomplete", "a CRL needs an issuer key")
+	case c.IssuerKey == "" || c.Name == "":
+		return deny(ruleCRLTime, "incomplete", "a CRL needs an issuer key and a name")
+	case !known || f.IssuerPurpose != purpose:
+		return deny(ruleCRLTime, "profile", "a key of purpose %q signs no CRL of profile %q", f.IssuerPurpose, c.Profile)
+	case c.Scope != "" && (iso || err != nil || scope.Host == "" || (scope.Scheme != "http" && scope.Scheme != "https")):
+		return deny(ruleCRLTime, "scope", "%q is no distribution point of a CRL of profile %s", c.Scope, c.Profile)
 	case c.Number <= f.LastNumber:
 		return deny(ruleCRLTime, "number", "number %d does not follow %d", c.Number, f.LastNumber)
 	case !wholeSecond(c.ThisUpdate) || !wholeSecond(c.NextUpdate):
@@ -226,22 +242,31 @@ func DecideCRL(b *Bundle, f CRLFacts, at time.Time) (*Approval, Decision) {
 	case !c.NextUpdate.After(c.ThisUpdate) || c.NextUpdate.Sub(c.ThisUpdate) > CRLLife:
 		return deny(ruleCRLTime, "next_update", "nextUpdate %s must be within 90 days after thisUpdate %s", stamp(c.NextUpdate), stamp(c.ThisUpdate))
 	}
-	listed := make(map[string]time.Time, len(c.Revoked))
+	listed := make(map[string]Revoked, len(c.Revoked))
 	entries := make([]Revoked, len(c.Revoked))
 	for i, r := range c.Revoked {
 		serial := string(bytes.TrimLeft(r.Serial, "\x00"))
 		if _, twice := listed[serial]; twice || serial == "" || len(serial) > 20 || !wholeSecond(r.At) || r.At.After(c.ThisUpdate) {
 			return deny(ruleCRLEntries, "entry", "entry %d needs a serial of 1 to 20 octets that is listed once, and a whole second not after thisUpdate", i)
 		}
-		listed[serial] = r.At
-		entries[i] = Revoked{Serial: slices.Clone(r.Serial), At: r.At}
+		if _, known := r.Reason.Code(); iso && r.Reason != "" || !iso && !known {
+			return deny(ruleCRLEntries, "reason", "entry %d: %q is no reason in a CRL of profile %s", i, r.Reason, c.Profile)
+		}
+		r.Serial = slices.Clone(r.Serial)
+		listed[serial], entries[i] = r, r
 	}
 	for _, r := range f.Last {
-		if was, ok := listed[string(bytes.TrimLeft(r.Serial, "\x00"))]; !ok || !was.Equal(r.At) {
+		now, still := listed[string(bytes.TrimLeft(r.Serial, "\x00"))]
+		held := !iso && r.Reason == CertificateHold
+		switch {
+		case !still && (held || !r.NotAfter.IsZero() && r.NotAfter.Before(f.LastUpdate)):
+		case !still || !now.At.Equal(r.At):
 			return deny(ruleCRLEntries, "vanished", "certificate %x was revoked at %s and must stay listed so", r.Serial, stamp(r.At))
+		case now.Reason != r.Reason && !held:
+			return deny(ruleCRLEntries, "reason", "certificate %x was revoked for %s, not for %s: only a hold becomes something else", r.Serial, r.Reason, now.Reason)
 		}
 	}
-	return b.own(KindCRL, at, LaneCRL, []Purpose{PurposeIACA}, []string{ruleCRLTime, ruleCRLEntries}, func(a *Approval) {
+	return b.own(KindCRL, at, LaneCRL, []Purpose{purpose}, []string{ruleCRLTime, ruleCRLEntries}, func(a *Approval) {
 		c.Revoked = entries
 		a.crl = c
 	})

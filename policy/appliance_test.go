@@ -170,17 +170,17 @@ func TestNoHistoryClearsARevocation(t *testing.T) {
 }
 
 func aCert(profile string) CertFacts {
-	f := CertFacts{Cert: Cert{Profile: profile, Name: "n", SPKI: []byte{1}, Serial: [20]byte{0x7f, 1}, NotBefore: noon, NotAfter: noon.AddDate(0, 1, 0), IssuerKey: "k"},
+	f := CertFacts{Cert: Cert{Profile: profile, Name: "n", SPKI: []byte{1}, Serial: [20]byte{0x7f, 1}, NotBefore: noon, NotAfter: noon.AddDate(0, 1, 0), IssuerKey: "k", CRL: "l"},
 		IssuerNotBefore: noon.AddDate(-1, 0, 0), IssuerNotAfter: noon.AddDate(9, 0, 0), IssuerPurpose: PurposeIACA}
 	switch profile {
-	case "client-ca", "server", "client":
+	case "client-ca", "server", "client", "officer":
 		f.IssuerPurpose = PurposeClientCA
 	}
 	if profile == "server" {
 		f.Cert.Hosts = []string{"localhost"}
 	}
 	if profile == "iaca" || profile == "client-ca" {
-		f.IssuerNotBefore, f.IssuerNotAfter = time.Time{}, time.Time{}
+		f.IssuerNotBefore, f.IssuerNotAfter, f.Cert.CRL = time.Time{}, time.Time{}, ""
 	}
 	return f
 }
@@ -191,6 +191,7 @@ func TestCertificateLivesAtMostAsLongAsItsProfileAllows(t *testing.T) {
 	for profile, last := range map[string]time.Time{
 		"iaca": noon.AddDate(20, 0, 0), "document-signer": noon.Add(457 * day), "sdjwt-issuer": noon.Add(457 * day), "status-signer": noon.Add(1187 * day),
 		"client-ca": noon.AddDate(10, 0, 0), "server": noon.Add(397 * day), "client": noon.Add(397 * day),
+		"officer": noon.Add(397 * day), "iaca-link": noon.AddDate(9, 0, 0),
 	} {
 		f := aCert(profile)
 		f.Cert.NotAfter = last
@@ -201,7 +202,11 @@ func TestCertificateLivesAtMostAsLongAsItsProfileAllows(t *testing.T) {
 		}
 		f.Cert.NotAfter = last.Add(time.Second)
 		a, d = DecideCert(nil, f, noon)
-		denied(t, a, d, "cert.validity")
+		want := "cert.validity"
+		if profile == "iaca-link" { // its 20 years are longer than any root's rest
+			want = "cert.issuer_validity"
+		}
+		denied(t, a, d, want)
 	}
 }
 
@@ -226,6 +231,7 @@ func TestCertificateBounds(t *testing.T) {
 		"no key":                 {func(f *CertFacts) { f.Cert.SPKI = nil }, "cert.incomplete"},
 		"no name":                {func(f *CertFacts) { f.Cert.Name = "" }, "cert.incomplete"},
 		"no issuer key":          {func(f *CertFacts) { f.Cert.IssuerKey = "" }, "cert.incomplete"},
+		"no revocation list":     {func(f *CertFacts) { f.Cert.CRL = "" }, "cert.crl"},
 		"signer with host":       {func(f *CertFacts) { f.Cert.Hosts = []string{"x"} }, "cert.hosts"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -241,15 +247,24 @@ func TestCertificateBounds(t *testing.T) {
 	}
 }
 
-// formats.md 3.4: the number grows, at least every 90 days, nothing vanishes.
+// formats.md 3.4 and 7: the number grows, at least every 90 days, nothing vanishes but a lifted hold and what ended before the last list.
 func TestCRLNeverForgets(t *testing.T) {
 	old := Revoked{Serial: []byte{0x11}, At: noon.AddDate(0, -1, 0)}
+	clients := func(last, now RevocationReason) func(*CRLFacts) {
+		return func(f *CRLFacts) {
+			f.CRL.Profile, f.IssuerPurpose = "rfc5280", PurposeClientCA
+			f.Last[0].Reason = last
+			if f.CRL.Revoked[0].Reason = now; now == "" {
+				f.CRL.Revoked = nil
+			}
+		}
+	}
 	for name, c := range map[string]struct {
 		alter func(*CRLFacts)
 		code  string
 	}{
-		"one more":             {func(f *CRLFacts) { f.CRL.Revoked = append(f.CRL.Revoked, Revoked{[]byte{0x12}, noon}) }, ""},
-		"first and empty":      {func(f *CRLFacts) { *f = CRLFacts{CRL: f.CRL}; f.CRL.Revoked = nil }, ""},
+		"one more":             {func(f *CRLFacts) { f.CRL.Revoked = append(f.CRL.Revoked, Revoked{Serial: []byte{0x12}, At: noon}) }, ""},
+		"first and empty":      {func(f *CRLFacts) { *f = CRLFacts{CRL: f.CRL, IssuerPurpose: PurposeIACA}; f.CRL.Revoked = nil }, ""},
 		"90 days":              {func(f *CRLFacts) { f.CRL.NextUpdate = noon.Add(CRLLife) }, ""},
 		"90 days and a second": {func(f *CRLFacts) { f.CRL.NextUpdate = noon.Add(CRLLife + time.Second) }, "crl.next_update"},
 		"no nextUpdate":        {func(f *CRLFacts) { f.CRL.NextUpdate = time.Time{} }, "crl.time"},
@@ -257,17 +272,41 @@ func TestCRLNeverForgets(t *testing.T) {
 		"older":                {func(f *CRLFacts) { f.LastUpdate = noon.Add(time.Hour); f.CRL.NextUpdate = noon.Add(2 * time.Hour) }, "crl.this_update"},
 		"from the future":      {func(f *CRLFacts) { f.CRL.ThisUpdate = noon.Add(time.Hour) }, "crl.this_update"},
 		"vanished":             {func(f *CRLFacts) { f.CRL.Revoked = nil }, "crl.vanished"},
-		"revoked later":        {func(f *CRLFacts) { f.CRL.Revoked[0].At = noon }, "crl.vanished"},
+		"ended before the last list": {func(f *CRLFacts) {
+			f.CRL.Revoked, f.Last[0].NotAfter = nil, f.LastUpdate.Add(-time.Second)
+		}, ""},
+		"ended with the last list": {func(f *CRLFacts) { f.CRL.Revoked, f.Last[0].NotAfter = nil, f.LastUpdate }, "crl.vanished"},
+		"revoked later":            {func(f *CRLFacts) { f.CRL.Revoked[0].At = noon }, "crl.vanished"},
 		"twice": {func(f *CRLFacts) {
-			f.CRL.Revoked = append(f.CRL.Revoked, Revoked{[]byte{0, 0x11}, old.At})
+			f.CRL.Revoked = append(f.CRL.Revoked, Revoked{Serial: []byte{0, 0x11}, At: old.At})
 		}, "crl.entry"},
-		"no serial":         {func(f *CRLFacts) { f.CRL.Revoked[0].Serial = []byte{0} }, "crl.entry"},
-		"revoked to come":   {func(f *CRLFacts) { f.CRL.Revoked[0].At = noon.Add(time.Hour) }, "crl.entry"},
-		"without a CA's id": {func(f *CRLFacts) { f.CRL.IssuerKey = "" }, "crl.incomplete"},
+		"no serial":          {func(f *CRLFacts) { f.CRL.Revoked[0].Serial = []byte{0} }, "crl.entry"},
+		"revoked to come":    {func(f *CRLFacts) { f.CRL.Revoked[0].At = noon.Add(time.Hour) }, "crl.entry"},
+		"without a CA's id":  {func(f *CRLFacts) { f.CRL.IssuerKey = "" }, "crl.incomplete"},
+		"without a name":     {func(f *CRLFacts) { f.CRL.Name = "" }, "crl.incomplete"},
+		"no profile":         {func(f *CRLFacts) { f.CRL.Profile = "delta" }, "crl.profile"},
+		"another CA's":       {func(f *CRLFacts) { f.IssuerPurpose = PurposeClientCA }, "crl.profile"},
+		"a signer's":         {func(f *CRLFacts) { f.IssuerPurpose = PurposeMDoc }, "crl.profile"},
+		"a part of the root": {func(f *CRLFacts) { f.CRL.Scope = "http://a.example/crl/iaca.1-of-2.crl" }, "crl.scope"},
+		"a reason by B.2":    {func(f *CRLFacts) { f.CRL.Revoked[0].Reason = KeyCompromise }, "crl.reason"},
+
+		"of clients":                   {clients(KeyCompromise, KeyCompromise), ""},
+		"no reason of clients":         {func(f *CRLFacts) { clients(Unspecified, Unspecified)(f); f.CRL.Revoked[0].Reason = "" }, "crl.reason"},
+		"removed from the list":        {clients(Unspecified, "removeFromCRL"), "crl.reason"},
+		"another reason":               {clients(KeyCompromise, Superseded), "crl.reason"},
+		"a revocation becomes a hold":  {clients(KeyCompromise, CertificateHold), "crl.reason"},
+		"a hold becomes a revocation":  {clients(CertificateHold, KeyCompromise), ""},
+		"a lifted hold":                {clients(CertificateHold, ""), ""},
+		"a revocation that was lifted": {clients(KeyCompromise, ""), "crl.vanished"},
+		"a part": {func(f *CRLFacts) {
+			clients(KeyCompromise, KeyCompromise)(f)
+			f.CRL.Scope = "http://a.example/crl/client-ca.1-of-2.crl"
+		}, ""},
+		"a part of nothing": {func(f *CRLFacts) { clients(KeyCompromise, KeyCompromise)(f); f.CRL.Scope = "part" }, "crl.scope"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := CRLFacts{CRL: CRL{Number: 8, ThisUpdate: noon, NextUpdate: noon.AddDate(0, 1, 0), Revoked: []Revoked{old}, IssuerKey: "iaca"},
-				LastNumber: 7, LastUpdate: noon.AddDate(0, -1, 0), Last: []Revoked{old}}
+			f := CRLFacts{CRL: CRL{Name: "iaca", Profile: "iaca", Number: 8, ThisUpdate: noon, NextUpdate: noon.AddDate(0, 1, 0), Revoked: []Revoked{old}, IssuerKey: "iaca"},
+				IssuerPurpose: PurposeIACA, LastNumber: 7, LastUpdate: noon.AddDate(0, -1, 0), Last: []Revoked{old}}
 			c.alter(&f)
 			a, d := DecideCRL(nil, f, noon)
 			if c.code != "" {
@@ -275,7 +314,7 @@ func TestCRLNeverForgets(t *testing.T) {
 				return
 			}
 			allowed(t, a, d)
-			if l, ok := a.CRL(); !ok || len(l.Revoked) != len(f.CRL.Revoked) || !a.Allows(PurposeIACA) || a.Lane() != LaneCRL {
+			if l, ok := a.CRL(); !ok || len(l.Revoked) != len(f.CRL.Revoked) || !a.Allows(f.IssuerPurpose) || a.Allows(PurposeMDoc) || a.Lane() != LaneCRL {
 				t.Errorf("approved %+v", l)
 			}
 		})

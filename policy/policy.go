@@ -258,7 +258,7 @@ type List struct {
 
 // Cert is an approved certificate.
 type Cert struct {
-	Profile   string // "iaca", "document-signer", "sdjwt-issuer", "status-signer", "client-ca", "server", "client"
+	Profile   string // "iaca", "iaca-link", "document-signer", "sdjwt-issuer", "status-signer", "client-ca", "server", "client", "officer"
 	Name      string // common name
 	SPKI      []byte // DER SubjectPublicKeyInfo of the subject
 	Serial    [20]byte
@@ -267,21 +267,58 @@ type Cert struct {
 	Hosts     []string // server: DNS names and IP addresses
 	URIs      []string // subject alternative name URIs (client identity; issuer identifier)
 	IssuerKey string   // key registry id
+	CRL       string   // name of the revocation list that speaks for it; empty: a root's, for which none does
 }
 
 // CRL is an approved revocation list.
 type CRL struct {
+	Name       string // of the list: where its number is kept, and under which it is published
+	Profile    string // "iaca" (ISO/IEC 18013-5 B.2) or "rfc5280"
+	Scope      string // URI of the distribution point of whose certificates alone it speaks; empty: of all of its CA's
 	Number     uint64
 	ThisUpdate time.Time
 	NextUpdate time.Time
 	Revoked    []Revoked
 	IssuerKey  string
+	Through    uint64 // journal sequence number that the entries say everything up to
 }
 
 // Revoked is an entry of a CRL.
 type Revoked struct {
-	Serial []byte
-	At     time.Time
+	Serial   []byte
+	At       time.Time
+	Reason   RevocationReason // empty in a list that gives none
+	NotAfter time.Time        // of the certificate; zero: not known, and then the entry stays
+}
+
+// RevocationReason of a certificate, by its name in RFC 5280 5.3.1. removeFromCRL is for delta lists, of which there are none.
+type RevocationReason string
+
+const (
+	Unspecified          RevocationReason = "unspecified"
+	KeyCompromise        RevocationReason = "keyCompromise"
+	CACompromise         RevocationReason = "cACompromise"
+	AffiliationChanged   RevocationReason = "affiliationChanged"
+	Superseded           RevocationReason = "superseded"
+	CessationOfOperation RevocationReason = "cessationOfOperation"
+	CertificateHold      RevocationReason = "certificateHold" // the only one that is ever taken back
+	PrivilegeWithdrawn   RevocationReason = "privilegeWithdrawn"
+)
+
+var reasonCodes = map[RevocationReason]int{Unspecified: 0, KeyCompromise: 1, CACompromise: 2, AffiliationChanged: 3, Superseded: 4, CessationOfOperation: 5,
+	CertificateHold: 6, PrivilegeWithdrawn: 9}
+
+// Code is the reason's number in a CRL; ok is false for what is no reason.
+func (r RevocationReason) Code() (code int, ok bool) { code, ok = reasonCodes[r]; return code, ok }
+
+// ReasonOf is the reason with a number; empty for one that has no name here.
+func ReasonOf(code int) RevocationReason {
+	for r, c := range reasonCodes {
+		if c == code {
+			return r
+		}
+	}
+	return ""
 }
 
 // Selftest is an approved self test of one key over fixed bytes.

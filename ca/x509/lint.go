@@ -9,7 +9,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"fmt"
-	"math/big"
 	"net"
 	"slices"
 	"strings"
@@ -47,7 +46,8 @@ type profile struct {
 	clause   string
 	iso      bool // under the IACA: country, EC signatures
 	root     bool
-	years    int // longest validity; or
+	ca       bool // may sign certificates: a root, or a link to one
+	years    int  // longest validity; or
 	days     int
 	usage    x509.KeyUsage
 	edwards  bool // Ed25519 keys besides EC
@@ -59,17 +59,21 @@ type profile struct {
 }
 
 var profiles = map[string]profile{
-	"iaca": {clause: "ISO 18013-5 B.1", iso: true, root: true, years: 20, usage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, ian: true},
+	"iaca": {clause: "ISO 18013-5 B.1", iso: true, root: true, ca: true, years: 20, usage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, ian: true},
+	// A root's key certified by another root: whoever trusts one comes to the other.
+	"iaca-link": {clause: "ISO 18013-5 B.1 (link)", iso: true, ca: true, years: 20, usage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, ian: true, crl: true},
 	"document-signer": {clause: "ISO 18013-5 B.3", iso: true, days: 457, usage: x509.KeyUsageDigitalSignature, edwards: true,
 		eku: []asn1.ObjectIdentifier{oidMDLDS}, critical: true, ian: true, crl: true},
 	"status-signer": {clause: "ISO 18013-5 B.9", iso: true, days: 1187, usage: x509.KeyUsageDigitalSignature, crl: true},
 	"sdjwt-issuer": {clause: "sealkeeper sdjwt-issuer", iso: true, days: 457, usage: x509.KeyUsageDigitalSignature, edwards: true,
 		ian: true, crl: true, san: "issuer"},
-	"client-ca": {clause: "sealkeeper client-ca", root: true, years: 10, usage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, edwards: true},
+	"client-ca": {clause: "sealkeeper client-ca", root: true, ca: true, years: 10, usage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, edwards: true},
 	"server": {clause: "sealkeeper server", days: 397, usage: x509.KeyUsageDigitalSignature, edwards: true,
-		eku: []asn1.ObjectIdentifier{oidServer}, san: "hosts"},
+		eku: []asn1.ObjectIdentifier{oidServer}, crl: true, san: "hosts"},
 	"client": {clause: "sealkeeper client", days: 397, usage: x509.KeyUsageDigitalSignature, edwards: true,
-		eku: []asn1.ObjectIdentifier{oidClient}, san: "client"},
+		eku: []asn1.ObjectIdentifier{oidClient}, crl: true, san: "client"},
+	"officer": {clause: "sealkeeper officer", days: 397, usage: x509.KeyUsageDigitalSignature, edwards: true,
+		eku: []asn1.ObjectIdentifier{oidClient}, crl: true, san: "officer"},
 }
 
 // forbidden in all certificates (Annex B), by the last arc of 2.5.29.
@@ -132,81 +136,86 @@ type linter struct {
 	found  []Finding
 }
 
-func (l *linter) add(name, format string, args ...any) {
-	l.found = append(l.found, Finding{name, l.clause, fmt.Sprintf(format, args...)})
-}
-
-// must adds a finding unless ok.
-func (l *linter) must(ok bool, name, format string, args ...any) {
+// must adds a finding of a rule unless ok. Each rule has a name of its own, and each name a mutation that it catches (the tests see to it).
+func (l *linter) must(ok bool, rule, format string, args ...any) {
 	if !ok {
-		l.add(name, format, args...)
+		l.found = append(l.found, Finding{rule, l.clause, fmt.Sprintf(format, args...)})
 	}
 }
 
 func (l *linter) certificate(c *x509.Certificate, p profile) {
 	l.must(c.Version == 3, "version", "X.509 version %d, must be 3", c.Version)
-	l.must(goodSerial(c.SerialNumber), "serial", "must be positive, at most 20 octets and come from at least 63 random bits")
+	l.must(c.SerialNumber.Sign() > 0, "serial.positive", "must be positive")
+	l.must(c.SerialNumber.BitLen() <= 159, "serial.long", "must have at most 20 octets")
+	l.must(c.SerialNumber.BitLen() >= 63, "serial.short", "must come from at least 63 random bits")
 	switch c.SignatureAlgorithm {
 	case x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512:
 	case x509.PureEd25519:
-		l.must(!p.iso, "signature", "must be ecdsa-with-SHA256, 384 or 512")
+		l.must(!p.iso, "signature.edwards", "must be ecdsa-with-SHA256, 384 or 512")
 	default:
-		l.add("signature", "algorithm %s is not allowed", c.SignatureAlgorithm)
+		l.must(false, "signature.algorithm", "%s is not allowed", c.SignatureAlgorithm)
 	}
 	switch k := c.PublicKey.(type) {
 	case *ecdsa.PublicKey:
-		l.must(k.Curve == elliptic.P256() || k.Curve == elliptic.P384() || k.Curve == elliptic.P521(), "key", "curve is not allowed")
+		l.must(k.Curve == elliptic.P256() || k.Curve == elliptic.P384() || k.Curve == elliptic.P521(), "key.curve", "the curve is not allowed")
 	case ed25519.PublicKey:
-		l.must(p.edwards, "key", "Ed25519 is not allowed here")
+		l.must(p.edwards, "key.edwards", "Ed25519 is not allowed here")
 	default:
-		l.add("key", "%s keys are not allowed", c.PublicKeyAlgorithm)
+		l.must(false, "key.algorithm", "%s keys are not allowed", c.PublicKeyAlgorithm)
 	}
-	l.must(c.NotAfter.After(c.NotBefore) && !c.NotAfter.After(c.NotBefore.AddDate(p.years, 0, p.days)), "validity",
-		"%s to %s: at most %d years or %d days", c.NotBefore.Format(time.RFC3339), c.NotAfter.Format(time.RFC3339), p.years, p.days)
+	l.must(c.NotAfter.After(c.NotBefore), "validity.order", "%s to %s is never", c.NotBefore.Format(time.RFC3339), c.NotAfter.Format(time.RFC3339))
+	l.must(!c.NotAfter.After(c.NotBefore.AddDate(p.years, 0, p.days)), "validity.long", "%s to %s: at most %d years or %d days",
+		c.NotBefore.Format(time.RFC3339), c.NotAfter.Format(time.RFC3339), p.years, p.days)
 	l.names(c, p)
 
 	ext := map[string]pkix.Extension{}
 	for _, e := range c.Extensions {
 		ext[e.Id.String()] = e
 	}
-	// get returns extension 2.5.29.arc and holds its presence and criticality.
-	get := func(arc int, name string, mandatory, allowed, critical bool) (pkix.Extension, bool) {
+	// get returns extension 2.5.29.arc and holds its presence: rules name.missing and name.absent.
+	get := func(arc int, name string, mandatory, allowed bool) (pkix.Extension, bool) {
 		e, ok := ext[fmt.Sprintf("2.5.29.%d", arc)]
-		l.must(ok || !mandatory, name, "%s is missing", name)
-		l.must(!ok || allowed, name, "%s must be absent", name)
-		l.must(!ok || e.Critical == critical, name, "%s: critical is %v, must be %v", name, e.Critical, critical)
+		l.must(ok || !mandatory, name+".missing", "%s is missing", name)
+		l.must(!ok || allowed, name+".absent", "%s must be absent", name)
 		return e, ok
 	}
-	if _, ok := get(15, "keyUsage", true, true, true); ok {
-		l.must(c.KeyUsage == p.usage, "keyUsage", "bits %b, must be %b", c.KeyUsage, p.usage)
+	if e, ok := get(15, "keyUsage", true, true); ok {
+		l.must(e.Critical, "keyUsage.critical", "keyUsage must be critical")
+		l.must(c.KeyUsage == p.usage, "keyUsage.bits", "bits %b, must be %b", c.KeyUsage, p.usage)
 	}
-	if _, ok := get(19, "basicConstraints", p.root, p.root, true); ok && p.root {
-		l.must(c.IsCA && c.MaxPathLen == 0 && c.MaxPathLenZero, "basicConstraints", "must be CA:TRUE with pathLen 0")
+	if e, ok := get(19, "basicConstraints", p.ca, p.ca); ok && p.ca {
+		l.must(e.Critical, "basicConstraints.critical", "basicConstraints must be critical")
+		l.must(c.IsCA, "basicConstraints.ca", "must be CA:TRUE")
+		l.must(c.MaxPathLen == 0 && c.MaxPathLenZero, "basicConstraints.pathLen", "pathLen must be 0")
 	}
-	if e, ok := get(37, "extKeyUsage", len(p.eku) > 0, len(p.eku) > 0, p.critical); ok {
+	if e, ok := get(37, "extKeyUsage", len(p.eku) > 0, len(p.eku) > 0); ok && len(p.eku) > 0 {
+		l.must(e.Critical == p.critical, "extKeyUsage.critical", "extKeyUsage: critical is %v, must be %v", e.Critical, p.critical)
 		l.usages(e, p)
 	}
 	want, err := keyID(c.RawSubjectPublicKeyInfo)
-	get(14, "subjectKeyIdentifier", true, true, false)
-	l.must(err == nil && bytes.Equal(c.SubjectKeyId, want), "subjectKeyIdentifier", "must be SHA-1 of the public key's bits")
-	if e, ok := get(35, "authorityKeyIdentifier", !p.root, true, false); ok {
-		l.must(keyIDOnly(e.Value), "authorityKeyIdentifier", "must have a key identifier and nothing else")
-		l.must(!p.root || bytes.Equal(c.AuthorityKeyId, c.SubjectKeyId), "authorityKeyIdentifier", "a root's must be its own")
+	get(14, "subjectKeyIdentifier", true, true) // a critical one is not even parsed, as with the next
+	l.must(err == nil && bytes.Equal(c.SubjectKeyId, want), "subjectKeyIdentifier.hash", "must be SHA-1 of the public key's bits")
+	if e, ok := get(35, "authorityKeyIdentifier", !p.root, true); ok {
+		l.must(keyIDOnly(e.Value), "authorityKeyIdentifier.form", "must have a key identifier and nothing else")
+		l.must(!p.root || bytes.Equal(c.AuthorityKeyId, c.SubjectKeyId), "authorityKeyIdentifier.own", "a root's must be its own")
+		l.must(p.root || !bytes.Equal(c.AuthorityKeyId, c.SubjectKeyId), "authorityKeyIdentifier.other", "must be the issuer's, not its own")
 	}
-	if e, ok := get(18, "issuerAltName", p.ian, p.iso, false); ok {
-		l.must(onlyNames(e.Value, 1, 6), "issuerAltName", "must have an rfc822Name or URI and nothing else")
+	if e, ok := get(18, "issuerAltName", p.ian, p.iso); ok {
+		l.must(!e.Critical, "issuerAltName.critical", "issuerAltName must not be critical")
+		l.must(onlyNames(e.Value, 1, 6), "issuerAltName.form", "must have an rfc822Name or URI and nothing else")
 	}
-	if e, ok := get(31, "crlDistributionPoints", p.crl, p.iso, false); ok {
-		l.must(goodPoints(e.Value), "crlDistributionPoints", "must have URIs only, without reasons and cRLIssuer")
+	if e, ok := get(31, "crlDistributionPoints", p.crl, p.iso || p.crl); ok {
+		l.must(!e.Critical, "crlDistributionPoints.critical", "crlDistributionPoints must not be critical")
+		l.must(goodPoints(e.Value), "crlDistributionPoints.form", "must have URIs only, without reasons and cRLIssuer")
 	}
-	if _, ok := get(17, "subjectAltName", p.san != "", p.iso || p.san != "", false); ok || p.san != "" {
+	if e, ok := get(17, "subjectAltName", p.san != "", p.iso || p.san != ""); ok {
+		l.must(!e.Critical, "subjectAltName.critical", "subjectAltName must not be critical")
 		l.alternatives(c, p)
 	}
 	for _, e := range c.Extensions {
 		if len(e.Id) == 4 && e.Id[:3].Equal(asn1.ObjectIdentifier{2, 5, 29}) {
-			if name := forbidden[e.Id[3]]; name != "" {
-				l.add("forbidden", "%s must be absent", name)
-			}
+			name := forbidden[e.Id[3]]
+			l.must(name == "", "forbidden", "%s must be absent", name)
 			if slices.Contains([]int{14, 15, 17, 18, 19, 31, 35, 37}, e.Id[3]) {
 				continue
 			}
@@ -215,35 +224,32 @@ func (l *linter) certificate(c *x509.Certificate, p profile) {
 	}
 }
 
-func goodSerial(n *big.Int) bool { return n.Sign() > 0 && n.BitLen() >= 63 && n.BitLen() <= 159 }
-
 // names: subject C and CN for all under the IACA, leaves repeat C and ST of the issuer, roots are their own issuer, bytewise.
 func (l *linter) names(c *x509.Certificate, p profile) {
-	subject, err1 := attributes(c.RawSubject)
-	issuer, err2 := attributes(c.RawIssuer)
-	if err1 != nil || err2 != nil {
-		l.add("name", "subject or issuer can't be read")
-		return
-	}
+	subject, issuer := attributes(c.RawSubject), attributes(c.RawIssuer)
 	cn := subject["2.5.4.3"]
 	l.must(len(cn) == 1 && len(cn[0].Bytes) > 0, "commonName", "must be there once")
-	l.must(!p.root || bytes.Equal(c.RawIssuer, c.RawSubject), "issuer", "a root's issuer must be its subject, bytewise")
+	self := bytes.Equal(c.RawIssuer, c.RawSubject)
+	l.must(!p.root || self, "issuer.own", "a root's issuer must be its subject, bytewise")
+	l.must(p.root || !self, "issuer.other", "no certificate but a root's is its own issuer")
 	if !p.iso {
 		return
 	}
 	for who, of := range map[string]map[string][]asn1.RawValue{"subject": subject, "issuer": issuer} {
 		v := of["2.5.4.6"]
-		l.must(len(v) == 1 && v[0].Tag == asn1.TagPrintableString && len(v[0].Bytes) == 2 &&
-			!bytes.ContainsFunc(v[0].Bytes, func(r rune) bool { return r < 'A' || r > 'Z' }), "countryName",
-			"the %s must have one: two upper case letters as PrintableString", who)
+		l.must(len(v) == 1 && len(v[0].Bytes) == 2 && !bytes.ContainsFunc(v[0].Bytes, func(r rune) bool { return r < 'A' || r > 'Z' }), "countryName.form",
+			"the %s must have one, of two upper case letters", who)
+		l.must(len(v) != 1 || v[0].Tag == asn1.TagPrintableString, "countryName.printable", "the %s's must be a PrintableString", who)
 	}
-	for oid, name := range map[string]string{"2.5.4.6": "countryName", "2.5.4.8": "stateOrProvinceName"} {
-		l.must(slices.EqualFunc(subject[oid], issuer[oid], func(a, b asn1.RawValue) bool { return bytes.Equal(a.FullBytes, b.FullBytes) }), name,
-			"must be the same in subject and issuer")
+	same := func(oid string) bool {
+		return slices.EqualFunc(subject[oid], issuer[oid], func(a, b asn1.RawValue) bool { return bytes.Equal(a.FullBytes, b.FullBytes) })
 	}
+	l.must(same("2.5.4.6"), "countryName.same", "must be the same in subject and issuer")
+	l.must(same("2.5.4.8"), "stateOrProvinceName.same", "must be the same in subject and issuer")
 }
 
-func attributes(der []byte) (map[string][]asn1.RawValue, error) {
+// attributes of a name, by their type. What can't be read has none, and so no common name.
+func attributes(der []byte) map[string][]asn1.RawValue {
 	type attribute struct {
 		Type  asn1.ObjectIdentifier
 		Value asn1.RawValue
@@ -251,7 +257,7 @@ func attributes(der []byte) (map[string][]asn1.RawValue, error) {
 	type attributeSET []attribute // the name makes encoding/asn1 read a SET
 	var n []attributeSET
 	if rest, err := asn1.Unmarshal(der, &n); err != nil || len(rest) > 0 {
-		return nil, fmt.Errorf("not a name")
+		return nil
 	}
 	m := map[string][]asn1.RawValue{}
 	for _, set := range n {
@@ -259,48 +265,56 @@ func attributes(der []byte) (map[string][]asn1.RawValue, error) {
 			m[a.Type.String()] = append(m[a.Type.String()], a.Value)
 		}
 	}
-	return m, nil
+	return m
 }
 
 func (l *linter) usages(e pkix.Extension, p profile) {
 	var got []asn1.ObjectIdentifier
-	if rest, err := asn1.Unmarshal(e.Value, &got); err != nil || len(rest) > 0 {
-		l.add("extKeyUsage", "can't be read")
-		return
-	}
+	rest, err := asn1.Unmarshal(e.Value, &got)
+	l.must(err == nil && len(rest) == 0, "extKeyUsage.form", "can't be read")
 	has := func(list []asn1.ObjectIdentifier, o asn1.ObjectIdentifier) bool {
 		return slices.ContainsFunc(list, o.Equal)
 	}
 	for _, o := range p.eku {
-		l.must(has(got, o), "extKeyUsage", "%s is missing", o)
+		l.must(has(got, o), "extKeyUsage.purpose", "%s is missing", o)
 	}
 	for _, o := range got {
 		iso := p.critical && len(o) > 3 && (o[:3].Equal(asn1.ObjectIdentifier{1, 0, 18013}) || o[:3].Equal(asn1.ObjectIdentifier{1, 0, 23220}))
-		l.must(has(p.eku, o) || iso, "extKeyUsage", "%s must not be there", o)
+		l.must(has(p.eku, o) || iso, "extKeyUsage.other", "%s must not be there", o)
 	}
 }
 
 func (l *linter) alternatives(c *x509.Certificate, p profile) {
 	hosts := len(c.DNSNames) + len(c.IPAddresses)
+	identity := func() []string { // of urn:sealkeeper:client:<role>:<id>
+		if len(c.URIs) != 1 || hosts > 0 {
+			return nil
+		}
+		part := strings.Split(c.URIs[0].String(), ":")
+		if len(part) != 5 || part[0] != "urn" || part[1] != "sealkeeper" || part[2] != "client" || part[3] == "" || part[4] == "" {
+			return nil
+		}
+		return part
+	}
 	switch p.san {
 	case "issuer":
-		l.must(len(c.URIs) > 0, "subjectAltName", "must have the issuer identifier as a URI")
+		l.must(len(c.URIs) > 0, "subjectAltName.issuer", "must have the issuer identifier as a URI")
 		for _, u := range c.URIs {
-			l.must(u.Scheme == "https" || u.Scheme == "http", "subjectAltName", "issuer identifier %q is no URL", u)
+			l.must(u.Scheme == "https" || u.Scheme == "http", "subjectAltName.url", "issuer identifier %q is no URL", u)
 			l.must(u.Hostname() == "" || slices.Contains(c.DNSNames, u.Hostname()) || slices.ContainsFunc(c.IPAddresses, func(ip net.IP) bool { return ip.String() == u.Hostname() }),
-				"subjectAltName", "must have the host of issuer identifier %q", u)
+				"subjectAltName.host", "must have the host of issuer identifier %q", u)
 		}
 	case "hosts":
-		l.must(hosts > 0 && len(c.URIs) == 0, "subjectAltName", "must have host names or addresses and nothing else")
+		l.must(hosts > 0 && len(c.URIs) == 0, "subjectAltName.hosts", "must have host names or addresses and nothing else")
 	case "client":
-		ok := len(c.URIs) == 1 && hosts == 0
-		if ok {
-			part := strings.Split(c.URIs[0].String(), ":")
-			ok = len(part) == 5 && part[0] == "urn" && part[1] == "sealkeeper" && part[2] == "client" && part[3] != "" && part[4] != ""
-		}
-		l.must(ok, "subjectAltName", "must be one URI urn:sealkeeper:client:<role>:<id>")
+		id := identity()
+		l.must(id != nil, "subjectAltName.client", "must be one URI urn:sealkeeper:client:<role>:<id>")
+		l.must(id == nil || id[3] != "officer", "subjectAltName.role", "an officer has a certificate of the profile officer")
+	case "officer":
+		id := identity()
+		l.must(id != nil && id[3] == "officer", "subjectAltName.officer", "must be one URI urn:sealkeeper:client:officer:<id>")
 	}
-	l.must(p.san == "" || len(c.EmailAddresses) == 0, "subjectAltName", "must have no e-mail address")
+	l.must(p.san == "" || len(c.EmailAddresses) == 0, "subjectAltName.email", "must have no e-mail address")
 }
 
 // keyIDOnly: AuthorityKeyIdentifier with keyIdentifier [0] alone.
@@ -346,47 +360,6 @@ func goodPoints(der []byte) bool {
 		}
 	}
 	return true
-}
-
-// LintCRL checks a CRL of the IACA profile.
-func LintCRL(der []byte) []Finding {
-	if len(der) > maxCRL {
-		return []Finding{{"size", "sealkeeper", fmt.Sprintf("%d bytes, at most %d are read", len(der), maxCRL)}}
-	}
-	c, err := x509.ParseRevocationList(der)
-	if err != nil {
-		return []Finding{{"parse", "RFC 5280 5.1", err.Error()}}
-	}
-	l := &linter{clause: "ISO 18013-5 B.2"}
-	switch c.SignatureAlgorithm {
-	case x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512:
-	default:
-		l.add("signature", "must be ecdsa-with-SHA256, 384 or 512, not %s", c.SignatureAlgorithm)
-	}
-	l.must(!c.NextUpdate.IsZero() && c.NextUpdate.After(c.ThisUpdate) && !c.NextUpdate.After(c.ThisUpdate.AddDate(0, 0, 90)), "nextUpdate",
-		"must be there, after thisUpdate, and at most 90 days later")
-	l.must(c.Number != nil && c.Number.Sign() >= 0 && c.Number.BitLen() <= 159, "crlNumber", "must be there and have at most 20 octets")
-	l.must(len(c.Extensions) == 2, "extensions", "must be authorityKeyIdentifier and cRLNumber, exactly")
-	for _, e := range c.Extensions {
-		l.must(!e.Critical, "critical", "extension %s must not be critical", e.Id)
-		switch e.Id.String() {
-		case "2.5.29.20":
-		case "2.5.29.35":
-			l.must(keyIDOnly(e.Value), "authorityKeyIdentifier", "must have a key identifier and nothing else")
-		default:
-			l.add("extensions", "%s must be absent", e.Id)
-		}
-	}
-	seen := map[string]bool{}
-	for _, r := range c.RevokedCertificateEntries {
-		s := r.SerialNumber.String()
-		l.must(len(r.Extensions) == 0, "entryExtensions", "the entry of %s must have none", s)
-		l.must(r.SerialNumber.Sign() > 0 && !seen[s], "serial", "%s is not positive or there twice", s)
-		l.must(!r.RevocationTime.After(c.ThisUpdate), "revocationDate", "the entry of %s is later than the list", s)
-		seen[s] = true
-	}
-	l.zlintCRL(der)
-	return l.found
 }
 
 // registry of zlint: the sources that fit an IACA. Rules of the CA/Browser Forum and of root programs are about the public web.

@@ -45,13 +45,22 @@ type Params struct {
 	State        string // optional ST
 	Organization string
 	IssuerURL    string   // issuerAltName URI of the IACA and its leaves
-	CRLURL       string   // CRL distribution point of document signers
+	CRLURL       string   // of the first root's CRL; those of the other CAs lie beside it
 	DSPurposes   []string // extended key usage OIDs of document signers; default 1.0.18013.5.1.2
+}
+
+// DistributionPoint of a revocation list, by its name.
+func (p Params) DistributionPoint(name string) string {
+	if name == "iaca" {
+		return p.CRLURL
+	}
+	return p.CRLURL[:strings.LastIndexByte(p.CRLURL, '/')+1] + name + ".crl"
 }
 
 var (
 	oidMDLDS  = asn1.ObjectIdentifier{1, 0, 18013, 5, 1, 2}
 	oidIAN    = asn1.ObjectIdentifier{2, 5, 29, 18}
+	oidIDP    = asn1.ObjectIdentifier{2, 5, 29, 28}
 	oidEKU    = asn1.ObjectIdentifier{2, 5, 29, 37}
 	oidServer = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 1}
 	oidClient = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 2}
@@ -100,10 +109,12 @@ func draft(c policy.Cert, issuer ledger.Key, issuerCert []byte, p Params) (*TBS,
 		if !bytes.Equal(c.SPKI, issuer.SPKI) || issuerCert != nil {
 			return nil, fmt.Errorf("a %s certificate is self-signed: its key must be %s, without an issuer's certificate", c.Profile, issuer.ID)
 		}
-		t.BasicConstraintsValid, t.IsCA, t.MaxPathLenZero = true, true, true
 		parent = &x509.Certificate{RawSubject: t.RawSubject, SubjectKeyId: id}
 	} else if parent, err = issuing(issuer, issuerCert); err != nil {
 		return nil, err
+	}
+	if rules.ca {
+		t.BasicConstraintsValid, t.IsCA, t.MaxPathLenZero = true, true, true
 	}
 	// Also on roots, where it is optional: then no lint depends on whether a signature that is not there yet is a root's own.
 	t.AuthorityKeyId = parent.SubjectKeyId
@@ -134,16 +145,15 @@ func draft(c policy.Cert, issuer ledger.Key, issuerCert []byte, p Params) (*TBS,
 
 // extend fills what differs between the profiles (formats.md 3.3).
 func extend(t *x509.Certificate, c policy.Cert, p Params) error {
-	if c.Profile == "iaca" || c.Profile == "document-signer" || c.Profile == "sdjwt-issuer" {
+	if profiles[c.Profile].ian {
 		ian, err := asn1.Marshal([]asn1.RawValue{{Class: asn1.ClassContextSpecific, Tag: 6, Bytes: []byte(p.IssuerURL)}})
 		if err != nil {
 			return fmt.Errorf("issuerAltName: %w", err)
 		}
 		t.ExtraExtensions = append(t.ExtraExtensions, pkix.Extension{Id: oidIAN, Value: ian})
 	}
-	switch c.Profile {
-	case "document-signer", "sdjwt-issuer", "status-signer":
-		t.CRLDistributionPoints = []string{p.CRLURL}
+	if c.CRL != "" && p.CRLURL != "" {
+		t.CRLDistributionPoints = []string{p.DistributionPoint(c.CRL)}
 	}
 	for _, u := range c.URIs {
 		parsed, err := url.Parse(u)
@@ -187,7 +197,7 @@ func extend(t *x509.Certificate, c policy.Cert, p Params) error {
 		t.ExtraExtensions = append(t.ExtraExtensions, pkix.Extension{Id: oidEKU, Critical: true, Value: der}) // the template's would be non-critical
 	case "server":
 		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	case "client":
+	case "client", "officer":
 		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	}
 	return nil
@@ -203,7 +213,7 @@ func addHost(t *x509.Certificate, h string) {
 	}
 }
 
-// DraftCRL builds the TBSCertList of an approved CRL (profile: IACA, formats.md 3.4).
+// DraftCRL builds the TBSCertList of an approved CRL (formats.md 3.4 and 7).
 func DraftCRL(a *policy.Approval, issuer ledger.Key, issuerCert []byte, p Params) (*TBS, error) {
 	c, ok := a.CRL()
 	if !ok {
@@ -228,9 +238,23 @@ func draftCRL(c policy.CRL, issuer ledger.Key, issuerCert []byte) (*TBS, error) 
 		return nil, fmt.Errorf("issuer key %s: %w", issuer.ID, err)
 	}
 	t := &x509.RevocationList{Number: new(big.Int).SetUint64(c.Number), ThisUpdate: c.ThisUpdate.UTC(), NextUpdate: c.NextUpdate.UTC()}
-	for _, r := range c.Revoked { // no reason: B.2 wants no entry extensions
-		t.RevokedCertificateEntries = append(t.RevokedCertificateEntries,
-			x509.RevocationListEntry{SerialNumber: new(big.Int).SetBytes(r.Serial), RevocationTime: r.At.UTC()})
+	for _, r := range c.Revoked {
+		e := x509.RevocationListEntry{SerialNumber: new(big.Int).SetBytes(r.Serial), RevocationTime: r.At.UTC()}
+		if r.Reason != "" { // B.2 wants no entry extensions, and policy let none through
+			code, ok := r.Reason.Code()
+			if !ok {
+				return nil, fmt.Errorf("revocation list %d: %q is no reason", c.Number, r.Reason)
+			}
+			e.ReasonCode = code // 0 becomes no extension, which is how unspecified is said (RFC 5280 5.3.1)
+		}
+		t.RevokedCertificateEntries = append(t.RevokedCertificateEntries, e)
+	}
+	if c.Scope != "" {
+		point, err := issuingPoint(c.Scope)
+		if err != nil {
+			return nil, fmt.Errorf("issuing distribution point: %w", err)
+		}
+		t.ExtraExtensions = []pkix.Extension{{Id: oidIDP, Critical: true, Value: point}}
 	}
 	der, err := x509.CreateRevocationList(nil, t, parent, throwaway)
 	if err != nil {
@@ -240,7 +264,7 @@ func draftCRL(c policy.CRL, issuer ledger.Key, issuerCert []byte) (*TBS, error) 
 	if err != nil {
 		return nil, fmt.Errorf("reading the drafted revocation list %d: %w", c.Number, err)
 	}
-	if f := LintCRL(der); len(f) > 0 {
+	if f := LintCRL(c.Profile, c.Scope, der); len(f) > 0 {
 		return nil, fmt.Errorf("revocation list %d breaks its profile: %s", c.Number, findings(f))
 	}
 	return newTBS(der, out.RawTBSRevocationList, issuer.Algorithm)

@@ -85,19 +85,23 @@ func (p pair) raw(t testing.TB, tbs []byte) []byte {
 }
 
 func request(profile string, subject, issuer pair) policy.Cert {
-	c := policy.Cert{Profile: profile, Name: "Test " + profile + " 1", SPKI: subject.SPKI, NotBefore: start, NotAfter: start.AddDate(0, 0, 365), IssuerKey: issuer.ID,
+	c := policy.Cert{Profile: profile, Name: "Test " + profile + " 1", SPKI: subject.SPKI, NotBefore: start, NotAfter: start.AddDate(0, 0, 365), IssuerKey: issuer.ID, CRL: strings.TrimSuffix(issuer.ID, "-1"),
 		Serial: [20]byte{0x55, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, byte(len(profile))}}
 	switch profile {
 	case "iaca":
-		c.NotAfter = start.AddDate(9, 0, 0)
+		c.NotAfter, c.CRL = start.AddDate(9, 0, 0), ""
 	case "client-ca":
-		c.NotAfter = start.AddDate(5, 0, 0)
+		c.NotAfter, c.CRL = start.AddDate(5, 0, 0), ""
 	case "sdjwt-issuer":
 		c.URIs = []string{"https://issuer.example/ward-office"}
 	case "server":
 		c.Hosts = []string{"localhost", "issuer.example", "127.0.0.1", "::1"}
 	case "client":
 		c.URIs = []string{"urn:sealkeeper:client:issuance:ward-office"}
+	case "officer":
+		c.URIs = []string{"urn:sealkeeper:client:officer:kim"}
+	case "iaca-link":
+		c.NotAfter = start.AddDate(8, 0, 0)
 	}
 	return c
 }
@@ -126,7 +130,7 @@ func root(t testing.TB, profile, algorithm string) (pair, []byte) {
 	return k, certify(t, request(profile, k, k), k, nil)
 }
 
-var leaves = map[string]string{"document-signer": "iaca", "sdjwt-issuer": "iaca", "status-signer": "iaca", "server": "client-ca", "client": "client-ca"}
+var leaves = map[string]string{"document-signer": "iaca", "sdjwt-issuer": "iaca", "status-signer": "iaca", "iaca-link": "iaca", "server": "client-ca", "client": "client-ca", "officer": "client-ca"}
 
 // Every profile with every algorithm that it may have: clean, bytewise the issuer's, SKI by SHA-1, and verified by the standard library.
 func TestProfilesVerify(t *testing.T) {
@@ -136,8 +140,8 @@ func TestProfilesVerify(t *testing.T) {
 			if ca == "iaca" && algorithm == "EdDSA" {
 				issuerAlgorithm = "ES256" // B.1: an IACA key is EC
 			}
-			if leaf == "status-signer" && algorithm == "EdDSA" {
-				continue // B.9: EC only
+			if (leaf == "status-signer" || leaf == "iaca-link") && algorithm == "EdDSA" {
+				continue // B.9, B.1: EC only
 			}
 			t.Run(leaf+" "+algorithm, func(t *testing.T) {
 				issuer, rootDER := root(t, ca, issuerAlgorithm)
@@ -278,7 +282,7 @@ func TestApprovalsOnly(t *testing.T) {
 			t.Error("the zero approval made a CRL")
 		}
 	}
-	crl, d := policy.DecideCRL(nil, policy.CRLFacts{CRL: policy.CRL{Number: 1, ThisUpdate: start, NextUpdate: start.Add(30 * day), IssuerKey: "iaca-1"}}, start)
+	crl, d := policy.DecideCRL(nil, policy.CRLFacts{IssuerPurpose: policy.PurposeIACA, CRL: policy.CRL{Name: "iaca", Profile: "iaca", Number: 1, ThisUpdate: start, NextUpdate: start.Add(30 * day), IssuerKey: "iaca-1"}}, start)
 	if crl == nil {
 		t.Fatalf("%+v", d)
 	}
@@ -312,7 +316,7 @@ func TestJoinRefuses(t *testing.T) {
 }
 
 func crlRequest() policy.CRL {
-	return policy.CRL{Number: 7, ThisUpdate: start.Add(2 * day), NextUpdate: start.Add(32 * day), IssuerKey: "iaca-1"}
+	return policy.CRL{Name: "iaca", Profile: "iaca", Number: 7, ThisUpdate: start.Add(2 * day), NextUpdate: start.Add(32 * day), IssuerKey: "iaca-1"}
 }
 
 func TestCRL(t *testing.T) {
@@ -342,7 +346,7 @@ func TestCRL(t *testing.T) {
 			if err := l.CheckSignatureFrom(parent); err != nil {
 				t.Error(err)
 			}
-			if f := LintCRL(der); len(f) > 0 || len(l.RevokedCertificateEntries) != n || l.Number.Uint64() != 7 || !bytes.Equal(l.RawIssuer, parent.RawSubject) {
+			if f := LintCRL("iaca", "", der); len(f) > 0 || len(l.RevokedCertificateEntries) != n || l.Number.Uint64() != 7 || !bytes.Equal(l.RawIssuer, parent.RawSubject) {
 				t.Errorf("%d entries: %d, number %s, %s", n, len(l.RevokedCertificateEntries), l.Number, findings(f))
 			}
 		}
@@ -361,9 +365,9 @@ func TestDraftCRLRefuses(t *testing.T) {
 		{"another issuer's certificate", "another key", func(_ *policy.CRL, der *[]byte) { *der = otherDER }},
 		{"91 days", "nextUpdate", func(c *policy.CRL, _ *[]byte) { c.NextUpdate = c.ThisUpdate.Add(91 * day) }},
 		{"no time at all", "nextUpdate", func(c *policy.CRL, _ *[]byte) { c.NextUpdate = c.ThisUpdate }},
-		{"an entry twice", "twice", func(c *policy.CRL, _ *[]byte) { c.Revoked = []policy.Revoked{entry, entry} }},
+		{"an entry twice", "crl.entry.twice", func(c *policy.CRL, _ *[]byte) { c.Revoked = []policy.Revoked{entry, entry} }},
 		{"an entry without serial", "serial", func(c *policy.CRL, _ *[]byte) { c.Revoked = []policy.Revoked{{At: start}} }},
-		{"an entry from the future", "revocationDate", func(c *policy.CRL, _ *[]byte) {
+		{"an entry from the future", "crl.entry.date", func(c *policy.CRL, _ *[]byte) {
 			c.Revoked = []policy.Revoked{{Serial: []byte{1}, At: start.Add(3 * day)}}
 		}},
 	} {
@@ -377,7 +381,8 @@ func TestDraftCRLRefuses(t *testing.T) {
 	}
 }
 
-// Written by others: openssl must agree with the chains, the CRL and a revocation.
+// Written by others: openssl must agree with every profile in every algorithm that it may have, with both kinds of revocation list, and with what
+// is revoked, on hold, and lifted.
 func TestOpenSSL(t *testing.T) {
 	if _, err := exec.LookPath("openssl"); err != nil {
 		t.Skip("openssl is not installed")
@@ -397,34 +402,83 @@ func TestOpenSSL(t *testing.T) {
 			t.Errorf("openssl %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
 	}
-	at := []string{"-attime", "1742342400"} // 2025-03-19
-	iaca, iacaDER := root(t, "iaca", "ES256")
-	ca := file("iaca.pem", "CERTIFICATE", iacaDER)
-	crl := func(name string, revoked ...policy.Revoked) string {
-		c := crlRequest()
-		c.Revoked = revoked
-		tbs, err := draftCRL(c, iaca.Key, iacaDER)
-		if err != nil {
-			t.Fatal(err)
+	for _, ca := range []string{"iaca", "client-ca"} {
+		for _, algorithm := range []string{"ES256", "ES384", "EdDSA"} {
+			if ca == "iaca" && algorithm == "EdDSA" {
+				continue // B.1: EC only
+			}
+			t.Run(ca+" "+algorithm, func(t *testing.T) {
+				issuer, der := root(t, ca, algorithm)
+				anchor := file("ca.pem", "CERTIFICATE", der)
+				crl := func(name string, revoked ...policy.Revoked) string {
+					c := crlRequest()
+					c.Name, c.IssuerKey, c.Revoked = ca, issuer.ID, revoked
+					if ca == "client-ca" {
+						c.Profile = "rfc5280"
+					}
+					tbs, err := draftCRL(c, issuer.Key, der)
+					if err != nil {
+						t.Fatal(err)
+					}
+					list, err := tbs.join(issuer.raw(t, tbs.Bytes()))
+					if err != nil {
+						t.Fatal(err)
+					}
+					return file(name, "X509 CRL", list)
+				}
+				revoked := func(c policy.Cert, r policy.RevocationReason) policy.Revoked {
+					if ca == "iaca" {
+						r = ""
+					}
+					return policy.Revoked{Serial: c.Serial[:], At: start.Add(day), Reason: r}
+				}
+				verify := func(want, list string, certs ...string) {
+					t.Helper()
+					openssl(want, slices.Concat([]string{"verify", "-x509_strict", "-crl_check", "-attime", "1742342400", "-CAfile", anchor, "-CRLfile", list}, certs)...) // 2025-03-19
+				}
+				var good []string
+				var reqs []policy.Cert
+				for leaf, of := range leaves {
+					for _, own := range []string{"ES256", "ES384", "EdDSA"} {
+						if of != ca || own == "EdDSA" && !profiles[leaf].edwards {
+							continue
+						}
+						req := request(leaf, newPair(t, leaf, "", own), issuer)
+						req.Serial[1] = byte(len(reqs) + 1)
+						reqs = append(reqs, req)
+						good = append(good, file(leaf+own+".pem", "CERTIFICATE", certify(t, req, issuer, der)))
+					}
+				}
+				empty := crl("empty.crl")
+				openssl("verify OK", "crl", "-in", empty, "-noout", "-CAfile", anchor)
+				verify(": OK", empty, good...)
+				for i, reason := range []policy.RevocationReason{policy.KeyCompromise, policy.CertificateHold, policy.Unspecified} {
+					one := crl("one.crl", revoked(reqs[i], reason))
+					openssl("verify OK", "crl", "-in", one, "-noout", "-CAfile", anchor)
+					verify("error 23", one, good[i])
+					verify(": OK", one, good[i+1])
+				}
+				if ca == "client-ca" { // a part speaks of the certificates that point to it, and of no others
+					in, out := reqs[0], reqs[1]
+					in.CRL, out.CRL = "client-ca.1-of-2", "client-ca.2-of-2"
+					inFile, outFile := file("in.pem", "CERTIFICATE", certify(t, in, issuer, der)), file("out.pem", "CERTIFICATE", certify(t, out, issuer, der))
+					c := crlRequest()
+					c.Name, c.Profile, c.IssuerKey, c.Scope = in.CRL, "rfc5280", issuer.ID, house.DistributionPoint(in.CRL)
+					c.Revoked = []policy.Revoked{revoked(in, policy.Superseded)}
+					tbs, err := draftCRL(c, issuer.Key, der)
+					if err != nil {
+						t.Fatal(err)
+					}
+					list, err := tbs.join(issuer.raw(t, tbs.Bytes()))
+					if err != nil {
+						t.Fatal(err)
+					}
+					part := file("part.crl", "X509 CRL", list)
+					verify("error 23", part, inFile)
+					// error 44: the list has another scope than the certificate.
+					openssl("error", "verify", "-x509_strict", "-crl_check", "-extended_crl", "-attime", "1742342400", "-CAfile", anchor, "-CRLfile", part, outFile)
+				}
+			})
 		}
-		der, err := tbs.join(iaca.raw(t, tbs.Bytes()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return file(name, "X509 CRL", der)
-	}
-	req := request("document-signer", newPair(t, "ds", "", "ES256"), iaca)
-	ds := file("ds.pem", "CERTIFICATE", certify(t, req, iaca, iacaDER))
-	empty, one := crl("empty.pem"), crl("one.pem", policy.Revoked{Serial: req.Serial[:], At: start.Add(day)})
-	openssl("verify OK", "crl", "-in", empty, "-noout", "-CAfile", ca)
-	openssl(": OK", slices.Concat([]string{"verify", "-x509_strict", "-crl_check"}, at, []string{"-CAfile", ca, "-CRLfile", empty, ds})...)
-	openssl("error 23", slices.Concat([]string{"verify", "-x509_strict", "-crl_check"}, at, []string{"-CAfile", ca, "-CRLfile", one, ds})...)
-	for leaf, of := range leaves {
-		k, der := iaca, iacaDER
-		if of != "iaca" {
-			k, der = root(t, of, "EdDSA")
-		}
-		cert := certify(t, request(leaf, newPair(t, leaf, "", "ES384"), k), k, der)
-		openssl(": OK", slices.Concat([]string{"verify", "-x509_strict"}, at, []string{"-CAfile", file(of+".pem", "CERTIFICATE", der), file(leaf+".pem", "CERTIFICATE", cert)})...)
 	}
 }

@@ -133,7 +133,7 @@ func assemble(ctx context.Context, c *config.Config, log *slog.Logger, founding,
 			AttestationAge: c.AttestationAge, Skew: c.Skew, MaxKeys: c.MaxKeys},
 		Policy: source, Guard: clock.NewGuard(a.clock, a.ledger.LastIssued(), c.ListLife, accepted), Clock: a.clock, Random: rand.Reader, Pseudonym: pseudonym,
 		X509:    profile.Params{Country: c.Country, State: c.State, Organization: c.Organization, IssuerURL: c.PublicURL, CRLURL: c.CRLURL},
-		BaseURL: c.PublicURL, Directory: c.PublishDir(), ListTTL: c.ListTTL, ListLife: c.ListLife, CRLLife: c.CRLLife, GiveUpEvery: min(10*time.Minute, max(time.Second, c.GiveUp/4)), Version: version, Log: log, Metrics: a.metrics})
+		BaseURL: c.PublicURL, Directory: c.PublishDir(), ListTTL: c.ListTTL, ListLife: c.ListLife, CRLLife: c.CRLLife, CRLParts: c.CRLParts, GiveUpEvery: min(10*time.Minute, max(time.Second, c.GiveUp/4)), Version: version, Log: log, Metrics: a.metrics})
 	if err != nil {
 		return nil, err
 	}

@@ -249,7 +249,7 @@ urn:sealkeeper:client:<role>:<id>, as the bundle has it. It works on the ledger,
 				if err := os.MkdirAll(dir, 0o700); err != nil {
 					return err
 				}
-				if err := enrol(cmd.Context(), a, "client", id, nil, []string{"urn:sealkeeper:client:" + roles[id] + ":" + id}, filepath.Join(dir, "key.pem"), filepath.Join(dir, "cert.pem")); err != nil {
+				if err := enrol(cmd.Context(), a, ca.ClientProfile(roles[id]), id, nil, []string{"urn:sealkeeper:client:" + roles[id] + ":" + id}, filepath.Join(dir, "key.pem"), filepath.Join(dir, "cert.pem")); err != nil {
 					return fmt.Errorf("client %s: %w", id, err)
 				}
 				if err := durable.WriteFile(filepath.Join(dir, "ca.pem"), root, 0o644); err != nil {

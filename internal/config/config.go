@@ -66,6 +66,7 @@ type file struct {
 		TTL     string  `yaml:"ttl"`
 		Life    string  `yaml:"life"`
 		CRLLife string  `yaml:"crl_life"`
+		CRLPart *int    `yaml:"client_crl_parts"`
 	} `yaml:"lists"`
 	Evidence struct {
 		NonceLife      string `yaml:"nonce_life"`
@@ -133,6 +134,7 @@ type Config struct {
 	ListTTL         time.Duration
 	ListLife        time.Duration
 	CRLLife         time.Duration
+	CRLParts        int           // of the client CA's revocation list, beside the whole; 1: none
 	GiveUp          time.Duration // when a reservation that nobody finished is given up
 	NonceLife       time.Duration
 	AttestationAge  time.Duration
@@ -559,6 +561,7 @@ func (c *checker) config(f *file) *Config {
 		c.fail("lists.ttl", "%s is more than half of lists.life (%s); readers would keep expired lists", o.ListTTL, o.ListLife)
 	}
 	o.CRLLife = c.duration("lists.crl_life", f.Lists.CRLLife, 30*24*time.Hour, time.Hour, 90*24*time.Hour)
+	o.CRLParts = c.number("lists.client_crl_parts", f.Lists.CRLPart, 1, 1, 64)
 	for _, v := range []struct {
 		key string
 		d   time.Duration

@@ -37,7 +37,7 @@ func TestDefaults(t *testing.T) {
 			Marker: "/var/lib/sealkeeper/pin-refused-online"},
 		IACA: Token{Name: "iaca", Label: "sealkeeper-iaca", PINFile: "/var/lib/sealkeeper/pins/iaca", Dir: "/var/lib/sealkeeper/tokens/iaca",
 			Marker: "/var/lib/sealkeeper/pin-refused-iaca"},
-		ListEntries: 1 << 20, ListTTL: time.Minute, ListLife: 12 * time.Hour, CRLLife: 720 * time.Hour, GiveUp: 24 * time.Hour,
+		ListEntries: 1 << 20, ListTTL: time.Minute, ListLife: 12 * time.Hour, CRLLife: 720 * time.Hour, CRLParts: 1, GiveUp: 24 * time.Hour,
 		NonceLife: 5 * time.Minute, AttestationAge: 24 * time.Hour, Skew: 30 * time.Second, MaxKeys: 16, Concurrent: 256, Queue: 1024, Connections: 2048, Memory: 512, Reserve: 64, Drain: 10 * time.Second,
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -68,7 +68,7 @@ hsm:
   environment: ["HSM_SERVER=unix:/run/hsm-{worker}.sock"]
   online: {label: L, serial: 0123, pin_file: /run/pin}
   iaca: {label: L, serial: 4567, pin_file: /run/pin2}
-lists: {entries: 1024, ttl: 5s, life: 10s, crl_life: 1h}
+lists: {entries: 1024, ttl: 5s, life: 10s, crl_life: 1h, client_crl_parts: 8}
 evidence: {nonce_life: 1s, attestation_age: 744h, skew: 0s, max_keys: 64}
 limits: {concurrent_issues: 1, queue: 1048576, connections: 8, memory_mib: 64, disk_reserve_mib: 1, drain: 5m, give_up_after: 1s}
 `))
@@ -83,7 +83,7 @@ limits: {concurrent_issues: 1, queue: 1048576, connections: 8, memory_mib: 64, d
 		Environment: []string{"HSM_SERVER=unix:/run/hsm-{worker}.sock"},
 		Online:      Token{Name: "online", Label: "L", Serial: "0123", PINFile: "/run/pin", Marker: "/etc/sealkeeper/d/pin-refused-online"},
 		IACA:        Token{Name: "iaca", Label: "L", Serial: "4567", PINFile: "/run/pin2", Marker: "/etc/sealkeeper/d/pin-refused-iaca"},
-		ListEntries: 1024, ListTTL: 5 * time.Second, ListLife: 10 * time.Second, CRLLife: time.Hour,
+		ListEntries: 1024, ListTTL: 5 * time.Second, ListLife: 10 * time.Second, CRLLife: time.Hour, CRLParts: 8,
 		NonceLife: time.Second, AttestationAge: 744 * time.Hour, MaxKeys: 64, Concurrent: 1, Queue: 1 << 20, Connections: 8, Memory: 64, Reserve: 1, Drain: 5 * time.Minute, GiveUp: time.Second,
 	}
 	if !reflect.DeepEqual(got, want) {

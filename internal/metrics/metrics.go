@@ -74,8 +74,8 @@ type Metrics struct {
 
 	CertExpires *prometheus.GaugeVec // key: notAfter of the leaf, unix seconds; "tls-server": the issuance listener's
 	KeyUseEnds  *prometheus.GaugeVec // key: end of private-key use, unix seconds
-	CRLIssued   prometheus.Gauge     // thisUpdate, unix seconds
-	CRLExpires  prometheus.Gauge     // nextUpdate, unix seconds
+	CRLIssued   *prometheus.GaugeVec // crl; thisUpdate, unix seconds
+	CRLExpires  *prometheus.GaugeVec // crl; nextUpdate, unix seconds
 }
 
 // New makes and registers all metrics.
@@ -130,6 +130,8 @@ func New() *Metrics {
 		HeldCards:      gauge("held_cards", "Cards whose mdocs wait for a decision on a carrier's flood of reports.", "carrier"),
 		BudgetUsed:     gauge("budget_used_ratio", "How much the one that used most of a budget has used of it, in this hour or day, whichever is fuller; at 1 it is refused.", "budget", "per"),
 		CertExpires:    gauge("certificate_expires_timestamp_seconds", "notAfter of a key's certificate; tls-server is the issuance listener's.", "key"),
+		CRLIssued:      gauge("crl_issued_timestamp_seconds", "thisUpdate of a revocation list.", "crl"),
+		CRLExpires:     gauge("crl_expires_timestamp_seconds", "nextUpdate of a revocation list.", "crl"),
 		KeyUseEnds:     gauge("key_use_ends_timestamp_seconds", "When a key's private-key use ends: nothing more is signed with it.", "key"),
 	}
 	one := func(c prometheus.Collector) { r.MustRegister(c) }
@@ -151,9 +153,7 @@ func New() *Metrics {
 	m.PolicyVersion = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "policy_version", Help: "Version of the policy bundle in use."})
 	m.PhoneStatus = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "phone_status_ends_timestamp_seconds", Help: "When the fed status of phones becomes too old to be used, 0 if there is none; +Inf if the policy asks for none."})
 	m.PhoneAsOf = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "phone_status_as_of_timestamp_seconds", Help: "When the fed status of phones was true; 0: there is none that may be used."})
-	m.CRLIssued = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "crl_issued_timestamp_seconds", Help: "thisUpdate of the IACA's CRL."})
-	m.CRLExpires = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sealkeeper", Name: "crl_expires_timestamp_seconds", Help: "nextUpdate of the IACA's CRL."})
-	for _, c := range []prometheus.Collector{m.CommitSeconds, m.CommitBatch, m.LockToPublished, m.JournalSize, m.ReservationsOpen, m.ReservationOldest, m.Scheduled, m.Unrecorded, m.ScheduleLate, m.Fenced, m.Stopped, m.ClockTrusted, m.PolicyVersion, m.PhoneAsOf, m.PhoneStatus, m.SelftestOK, m.DiskFree, m.DiskSize, m.CRLIssued, m.CRLExpires} {
+	for _, c := range []prometheus.Collector{m.CommitSeconds, m.CommitBatch, m.LockToPublished, m.JournalSize, m.ReservationsOpen, m.ReservationOldest, m.Scheduled, m.Unrecorded, m.ScheduleLate, m.Fenced, m.Stopped, m.ClockTrusted, m.PolicyVersion, m.PhoneAsOf, m.PhoneStatus, m.SelftestOK, m.DiskFree, m.DiskSize} {
 		one(c)
 	}
 	return m

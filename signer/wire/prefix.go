@@ -48,7 +48,7 @@ func CheckPrefix(purpose, algorithm string, tbs []byte) error {
 		} else {
 			err = checkJWS("statuslist+jwt", algorithm, tbs)
 		}
-	case "iaca":
+	case "iaca", "client-ca": // each certifies, and revokes what it certified
 		if err = checkDER(algorithm, tbs, certificate); err != nil {
 			if list := checkDER(algorithm, tbs, revocationList); list == nil {
 				err = nil
@@ -56,8 +56,6 @@ func CheckPrefix(purpose, algorithm string, tbs []byte) error {
 				err = errors.Join(err, list)
 			}
 		}
-	case "client-ca":
-		err = checkDER(algorithm, tbs, certificate)
 	default:
 		return fmt.Errorf("unknown purpose %q", purpose)
 	}

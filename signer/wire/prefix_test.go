@@ -102,7 +102,7 @@ func TestCheckPrefix(t *testing.T) {
 		"v1 certificate":                     {"iaca", "ES256", der([]byte{0x02, 0x01, 0x07}, alg256, name), false},
 		"PKCS#10 request":                    {"iaca", "ES256", der([]byte{0x02, 0x01, 0x00}, name), false},
 		"client TBSCertificate":              {"client-ca", "ES256", tbsCert, true},
-		"TBSCertList by the client CA":       {"client-ca", "ES256", tbsCRL, false},
+		"TBSCertList by the client CA":       {"client-ca", "ES256", tbsCRL, true},
 		"SD-JWT for a CA key":                {"iaca", "ES256", jws(`{"alg":"ES256","typ":"dc+sd-jwt"}`, `{}`), false},
 		"a bare digest":                      {"mdoc", "ES256", make([]byte, 32), false},
 		"nothing":                            {"status-list", "ES256", nil, false},
