@@ -306,6 +306,31 @@ func TestShownCodeCompiles(t *testing.T) {
 	}
 }
 
+// The auditor's guide explains every kind of leaf that the ledger writes.
+func TestLeavesAreExplained(t *testing.T) {
+	files, err := filepath.Glob("../../ledger/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	guide, found := read(t, "docs/auditor.md"), map[string]bool{}
+	for _, f := range files {
+		if strings.HasSuffix(f, "_test.go") {
+			continue
+		}
+		for _, m := range regexp.MustCompile(`(?:Leaf\{Kind: |leaf\.Kind(?:, leaf\.Replaces)? = |decided\()"([a-z-]+)"`).FindAllStringSubmatch(read(t, "ledger/"+filepath.Base(f)), -1) {
+			found[m[1]] = true
+		}
+	}
+	if len(found) < 25 {
+		t.Errorf("%d kinds of leaves found in the source; does this test still read it right?", len(found))
+	}
+	for kind := range found {
+		if !regexp.MustCompile("(?m)^\\| (`[a-z-]+`, )*`" + kind + "`").MatchString(guide) {
+			t.Errorf("docs/auditor.md does not explain leaves of kind %s", kind)
+		}
+	}
+}
+
 // The requests and answers that are shown have the form of the contract, member for member.
 func TestShownJSONIsOfTheContract(t *testing.T) {
 	show := func(page, begins string, into any) {
@@ -321,7 +346,9 @@ func TestShownJSONIsOfTheContract(t *testing.T) {
 		t.Errorf("%s shows no %s", page, begins)
 	}
 	show("README.md", "http\nPOST /v1/credentials", new(contract.IssueRequest))
-	show("README.md", "http\nHTTP/1.1 200", new(contract.IssueAnswer))
+	show("README.md", "http\nHTTP/1.1 200 OK\nContent-Type", new(contract.IssueAnswer))
+	show("README.md", "http\nPOST /v1/sessions", new(contract.SessionRequest))
+	show("README.md", "http\nHTTP/1.1 200 OK\n", new(contract.SessionAnswer))
 	show("README.md", "http\nHTTP/1.1 409", new(contract.Problem))
 	show("docs/integrator.md", "json", new(contract.WhoAmI))
 }
