@@ -178,6 +178,11 @@ func (a *Authority) renewCRL(ctx context.Context, ca ledger.Key, name string, no
 		return 0, err
 	}
 	changed := a.entries(ca, &f)
+	if rec.DER != nil { // whatever comes of the next one, this one is good until it expires
+		if err := a.shelveCRL(rec); err != nil {
+			return 0, err
+		}
+	}
 	due := rec.NextUpdate.Add(-a.o.CRLLife / 3)
 	if rec.DER == nil || changed || !now.Before(due) {
 		approval, d := policy.DecideCRL(a.rules().bundle, f, now)

@@ -289,6 +289,18 @@ func officers(t *testing.T, were *seen) {
 	w.quiet()
 }
 
+// root: a new CRL is due, and the root's token is not there.
+func root(t *testing.T, were *seen) {
+	in := install(t, setup{config: "lists: {crl_life: 1h}\n"})
+	in.must(`sed -i 's/crl_life: 1h/crl_life: 2160h/' sealkeeper.yaml; mv "$SEALKEEPER_DATA/tokens/iaca" iaca-away`)
+	in.must("systemctl start sealkeeperd")
+	w := were.watch(t, in)
+	w.fires("CRLExpiring critical")
+	in.must(`curl -s "$PUBLIC_URL/crl/iaca.crl" | openssl crl -inform DER -noout -nextupdate`) // the old one is good until then
+	in.must(`mv iaca-away "$SEALKEEPER_DATA/tokens/iaca"; systemctl restart sealkeeperd`)
+	w.quiet()
+}
+
 // timeAndDisk: what goes wrong with the machine.
 func timeAndDisk(t *testing.T, were *seen) {
 	const size = 256
