@@ -338,6 +338,11 @@ var errDamaged = errors.New("not a whole token.object")
 // parse reads a token.object (SoftHSM 2.6.1, ObjectFile.cpp: a generation number, then type, kind and value of each attribute, all 64-bit
 // big-endian) and reports whether the user PIN is set. A file that SoftHSM was writing when it was killed is empty, or ends early.
 func parse(b []byte) (user bool, err error) {
+	user, _, err = describe(b)
+	return user, err
+}
+
+func describe(b []byte) (user bool, serial string, err error) {
 	next := func() (v uint64) {
 		if len(b) < 8 {
 			b, err = nil, errDamaged
@@ -353,25 +358,45 @@ func parse(b []byte) (user bool, err error) {
 		case 2: // CK_ULONG
 			next()
 		case 3: // bytes
-			if n := next(); n > uint64(len(b)) {
-				return false, errDamaged
-			} else {
-				b = b[n:]
+			n := next()
+			if n > uint64(len(b)) {
+				return false, "", errDamaged
 			}
+			if typ == osTokenSerial {
+				serial = strings.TrimRight(string(b[:n]), " \x00")
+			}
+			b = b[n:]
 		default:
-			return false, errDamaged
+			return false, "", errDamaged
 		}
 		seen[typ] = true
 	}
 	if err != nil {
-		return false, err
+		return false, "", err
 	}
 	for _, typ := range []uint64{osTokenLabel, osTokenSerial, osTokenFlags, osSOPIN} {
 		if !seen[typ] {
-			return false, errDamaged
+			return false, "", errDamaged
 		}
 	}
-	return seen[osUserPIN], nil
+	return seen[osUserPIN], serial, nil
+}
+
+// Serial is the number of the one token in dir, which was made to the end.
+func Serial(dir string) (string, error) {
+	names, err := tokens(dir)
+	if err != nil {
+		return "", err
+	}
+	if len(names) != 1 {
+		return "", fmt.Errorf("%s holds %d tokens, and not one", dir, len(names))
+	}
+	b, err := os.ReadFile(filepath.Join(dir, tokensName, names[0], objectName))
+	if err != nil {
+		return "", err
+	}
+	_, serial, err := describe(b)
+	return serial, err
 }
 
 // Sync makes everything in tokens/ durable. SoftHSM itself does not fsync, so a key that was just made could vanish with the power after the

@@ -425,21 +425,9 @@ is a number or JSON, and a VALUE that begins with @ is the content of a file.`,
 // signed shows what will be signed, asks, and signs.
 func (o *options) signed(cmd *cobra.Command, k *officerKey, payload []byte, p *officer.Proposal, yes bool,
 	how func([]byte, string, crypto.Signer, io.Reader) ([]byte, error)) ([]byte, error) {
-	w := cmd.ErrOrStderr()
-	for _, line := range p.Text() {
-		fmt.Fprintln(w, "  │", line)
-	}
-	fmt.Fprintf(w, "  │ proposed by %s, until %s, to registry %d of installation %s\n  │ %s\n", p.By, p.Expires.Format(time.RFC3339), p.Epoch, p.Installation, p.ID())
-	if !yes {
-		in, ok := cmd.InOrStdin().(*os.File)
-		if !ok || !term.IsTerminal(int(in.Fd())) {
-			return nil, &coded{exitUsage, errors.New("there is no terminal to ask on: read what is shown, and add --yes")}
-		}
-		fmt.Fprint(w, "Sign this? Type yes: ")
-		var answer string
-		if _, err := fmt.Fscanln(in, &answer); err != nil || answer != "yes" {
-			return nil, &coded{exitFailed, errors.New("not signed")}
-		}
+	lines := append(p.Text(), fmt.Sprintf("proposed by %s, until %s, to registry %d of installation %s", p.By, p.Expires.Format(time.RFC3339), p.Epoch, p.Installation), p.ID())
+	if err := o.shown(cmd, lines, yes); err != nil {
+		return nil, err
 	}
 	key, done, err := k.signer(cmd)
 	if err != nil {
@@ -447,6 +435,27 @@ func (o *options) signed(cmd *cobra.Command, k *officerKey, payload []byte, p *o
 	}
 	defer done()
 	return how(payload, k.id, key, rand.Reader)
+}
+
+// shown shows what will be signed, and asks.
+func (o *options) shown(cmd *cobra.Command, lines []string, yes bool) error {
+	w := cmd.ErrOrStderr()
+	for _, line := range lines {
+		fmt.Fprintln(w, "  │", line)
+	}
+	if yes {
+		return nil
+	}
+	in, ok := cmd.InOrStdin().(*os.File)
+	if !ok || !term.IsTerminal(int(in.Fd())) {
+		return &coded{exitUsage, errors.New("there is no terminal to ask on: read what is shown, and add --yes")}
+	}
+	fmt.Fprint(w, "Sign this? Type yes: ")
+	var answer string
+	if _, err := fmt.Fscanln(in, &answer); err != nil || answer != "yes" {
+		return &coded{exitFailed, errors.New("not signed")}
+	}
+	return nil
 }
 
 func (o *options) showProposal(cmd *cobra.Command, p contract.Proposal) error {

@@ -84,6 +84,11 @@ func assemble(ctx context.Context, c *config.Config, log *slog.Logger, founding,
 		return nil, fmt.Errorf("ledger %s: %w", c.Ledger(), err)
 	}
 	crashpoint.Here("start.opened")
+	if !founding {
+		if err := unfinished(ctx, c, a.ledger); err != nil {
+			return nil, err
+		}
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err

@@ -45,29 +45,43 @@ func loadConfig(path string) (*config.Config, error) {
 }
 
 func initCommand() *cobra.Command {
-	var file, officers string
+	var file string
+	var o initOptions
 	var asJSON bool
 	c := &cobra.Command{
-		Use:   "init",
-		Short: "Make tokens, domain secret, keys, certificates and the ledger of a new installation",
+		Use:   "init (--officers FILE | --dev)",
+		Short: "Make tokens, domain secret, keys, certificates and the ledger of a new installation, in a ceremony of its officers",
 		Long: `init makes what a new installation needs: two tokens with PINs of their own (embedded SoftHSM), the domain secret, the keys, their
-certificates and the first CRL. It can be run again: an init that was interrupted goes on where it stopped, and a finished one renews the TLS certificate in its last
-month and changes nothing else.`,
-		Example: "  sealkeeperd init --config sealkeeper.yaml",
-		Args:    cobra.NoArgs,
+certificates and the first CRL. With --officers it is a ceremony: the script is printed, every officer signs that they have their key before anything is made,
+each step leaves evidence, and officers sign the transcript at the end. It stops for their signatures; run it again when they have signed. With --dev there is no
+ceremony, and --officers merely registers officers.
+
+It can always be run again: what was interrupted goes on where it stopped, and a finished installation gets a new TLS certificate in its last month and changes nothing else.`,
+		Example: `  sealkeeperd init --config sealkeeper.yaml --officers officers.json
+  sealctl ceremony sign /var/lib/sealkeeper/ceremony/opening.json --officer kim --key kim.key
+  sealkeeperd init --config sealkeeper.yaml
+  sealkeeperd init --config sealkeeper.yaml --dev`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			conf, err := loadConfig(file)
 			if err != nil {
 				return err
 			}
 			steps := []string{}
-			report := func(s string) {
+			o.report = func(s string) {
 				steps = append(steps, s)
 				if !asJSON {
 					fmt.Fprintln(cmd.OutOrStdout(), "  ✓", s)
 				}
 			}
-			if err := found(cmd.Context(), conf, officers, report); err != nil {
+			o.say = func(lines []string) {
+				if !asJSON {
+					for _, s := range lines {
+						fmt.Fprintln(cmd.OutOrStdout(), s)
+					}
+				}
+			}
+			if err := initialise(cmd.Context(), conf, o); err != nil {
 				return err
 			}
 			if asJSON {
@@ -78,16 +92,47 @@ month and changes nothing else.`,
 	}
 	configFlag(c, &file)
 	c.Flags().BoolVar(&asJSON, "json", false, "print the steps as JSON")
-	c.Flags().StringVar(&officers, "officers", "", "registry of security officers; without it there are none, and who has an operator's certificate decides")
+	c.Flags().BoolVar(&o.dev, "dev", false, "no ceremony: for demonstrations and tests, where who has the machine may decide on everything")
+	c.Flags().StringVar(&o.officers, "officers", "", "registry of security officers")
+	c.Flags().StringArrayVar(&o.signatures, "signatures", nil, "copy of the opening statement or the transcript that an officer signed elsewhere; can be repeated")
 	return c
 }
 
-func found(ctx context.Context, c *config.Config, officers string, report func(string)) error {
+// initialise makes an installation as far as it can be made now.
+func initialise(ctx context.Context, c *config.Config, o initOptions) error {
 	for _, d := range []string{c.Data, filepath.Join(c.Data, "pins"), c.TLSDir()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return err
 		}
 	}
+	p, err := look(ctx, c)
+	if err != nil {
+		return err
+	}
+	switch {
+	case p.opening == nil && (o.dev || p.size > 0 && o.officers == ""):
+		return found(ctx, c, o)
+	case p.opening == nil && p.size > 0:
+		return &coded{exitUsage, errors.New("this installation was made without a ceremony: no officer saw its keys made. Make a new one, or register officers with --dev --officers")}
+	case o.dev:
+		return &coded{exitUsage, errors.New("officers hold a ceremony for this installation: leave --dev out")}
+	case p.transcript != nil && o.officers != "":
+		return &coded{exitUsage, errors.New("officer.registered: officers are registered: only they change the registry, by officers.change")}
+	case p.transcript != nil:
+		a, err := assemble(ctx, c, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})), false, false)
+		if err != nil {
+			return err
+		}
+		defer a.close(context.WithoutCancel(ctx))
+		return tend(ctx, a, o.report)
+	}
+	d := &conductor{c: c, cl: clock.System(), initOptions: o}
+	return d.hold(ctx, p)
+}
+
+// found makes an installation without a ceremony.
+func found(ctx context.Context, c *config.Config, o initOptions) error {
+	report := o.report
 	if c.Embedded {
 		for _, t := range []config.Token{c.Online, c.IACA} {
 			if err := foundToken(c, t, report); err != nil {
@@ -101,14 +146,14 @@ func found(ctx context.Context, c *config.Config, officers string, report func(s
 		return err
 	}
 	defer a.close(context.WithoutCancel(ctx))
-	if officers != "" { // before the first key is made
-		data, err := os.ReadFile(officers)
+	if o.officers != "" { // before the first key is made
+		data, err := os.ReadFile(o.officers)
 		if err != nil {
 			return err
 		}
 		r, err := a.ca.Register(ctx, data)
 		if err != nil {
-			return fmt.Errorf("%s: %w", officers, err)
+			return fmt.Errorf("%s: %w", o.officers, err)
 		}
 		report(fmt.Sprintf("registry of officers with %d people", len(r.Officers)))
 		for _, o := range r.Officers {
@@ -119,19 +164,17 @@ func found(ctx context.Context, c *config.Config, officers string, report func(s
 	if err := a.ca.Found(ctx, ca.Founding(c.Name, c.Algorithm, c.PublicURL, c.Copies), report); err != nil {
 		return err
 	}
-	root, ok := a.ca.Public("certificates/client-ca.pem")
-	if !ok {
-		return errors.New("the client CA has no certificate")
-	}
-	if err := durable.WriteFile(c.ClientCAFile(), root.Bytes, 0o644); err != nil {
+	return tend(ctx, a, report)
+}
+
+// tend gives an installation that has its keys the files of its listener, and says where the ledger is.
+func tend(ctx context.Context, a *appliance, report func(string)) error {
+	made, err := listener(ctx, a)
+	if err != nil {
 		return err
 	}
-	// Made when there is none that serves (a crash may have left a key without its certificate), and again a month before it ends.
-	if cert, err := serverCertificate(c); err != nil || time.Until(cert.Leaf.NotAfter) < 30*24*time.Hour {
-		if err := enrol(ctx, a, "server", c.Hosts[0], c.Hosts, nil, c.ServerKey(), c.ServerCert()); err != nil {
-			return fmt.Errorf("server certificate: %w", err)
-		}
-		report("TLS certificate for " + strings.Join(c.Hosts, ", "))
+	if made {
+		report("TLS certificate for " + strings.Join(a.config.Hosts, ", "))
 	}
 	size, head, err := a.ledger.Head(ctx)
 	if err != nil {
@@ -139,6 +182,26 @@ func found(ctx context.Context, c *config.Config, officers string, report func(s
 	}
 	report(fmt.Sprintf("ledger with %d entries, root %s", size, hex.EncodeToString(head[:8])))
 	return nil
+}
+
+// listener writes the client CA's certificate, and a TLS certificate when there is none that serves (a crash may have left a key without its
+// certificate), and again a month before it ends.
+func listener(ctx context.Context, a *appliance) (made bool, err error) {
+	c := a.config
+	root, ok := a.ca.Public("certificates/client-ca.pem")
+	if !ok {
+		return false, errors.New("the client CA has no certificate")
+	}
+	if err := durable.WriteFile(c.ClientCAFile(), root.Bytes, 0o644); err != nil {
+		return false, err
+	}
+	if cert, err := serverCertificate(c); err == nil && time.Until(cert.Leaf.NotAfter) >= 30*24*time.Hour {
+		return false, nil
+	}
+	if err := enrol(ctx, a, "server", c.Hosts[0], c.Hosts, nil, c.ServerKey(), c.ServerCert()); err != nil {
+		return false, fmt.Errorf("server certificate: %w", err)
+	}
+	return true, nil
 }
 
 // foundToken makes one embedded token, in a process of its own: the module is never loaded into the daemon.

@@ -99,7 +99,7 @@ func foundBy(dir, configuration string, bundle []byte, clients ...string) error 
 			return err
 		}
 	}
-	for _, args := range [][]string{{"init"}, append([]string{"enrol", "--out", filepath.Join(dir, "clients")}, clients...)} {
+	for _, args := range [][]string{{"init", "--dev"}, append([]string{"enrol", "--out", filepath.Join(dir, "clients")}, clients...)} {
 		c := exec.Command(Binary, append(args, "--config", filepath.Join(dir, "sealkeeper.yaml"))...)
 		if out, err := c.CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %w\n%s", args[0], err, out)

@@ -73,7 +73,7 @@ evidence: {nonce_life: 15m}
 		}
 	}
 	ids := []string{"ward-office-1", "telecom-a"}
-	for _, args := range [][]string{{"init"}, append([]string{"enrol", "--out", filepath.Join(dir, "clients")}, ids...)} {
+	for _, args := range [][]string{{"init", "--dev"}, append([]string{"enrol", "--out", filepath.Join(dir, "clients")}, ids...)} {
 		if out, err := a.command(args...).CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("sealkeeperd %s: %w\n%s", args[0], err, out)
 		}

@@ -142,7 +142,7 @@ listen: %s
 		return err
 	}
 	t := time.Now()
-	if err := s.command("init", "--config", file); err != nil {
+	if err := s.command("init", "--dev", "--config", file); err != nil {
 		return err
 	}
 	s.note("init", time.Since(t))

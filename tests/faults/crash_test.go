@@ -157,6 +157,12 @@ var crashes = []crash{
 	{point: "ca.crl.settled", by: "init"},
 	{point: "ca.crl.number-written:2", by: "init"}, // of the second CA's list, the first is whole
 	{point: "durable.renamed:2", by: "init"},
+
+	{point: "ceremony.opening-written", by: "ceremony"},
+	{point: "ceremony.noted:2", by: "ceremony"},           // after each step in its turn
+	{point: "ceremony.done:9", by: "ceremony", few: true}, // and not written down: the next run does
+	{point: "ceremony.closed", by: "ceremony"},
+	{point: "ceremony.signed", by: "ceremony"},
 }
 
 // newer writes a bundle of version 2, with cards of another lifetime, into the configuration's file.
@@ -276,7 +282,7 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 		newer(t, a)
 		bundle := strings.Replace(string(old(t, a)), `{"id": "auditor",`, `{"id": "officers", "role": "officer", "may": {}}, {"id": "auditor",`, 1)
 		a.Write("policy.json", strings.Replace(bundle, `"version": 1`, `"version": 3`, 1))
-		a.Command(0, "init", "--officers", filepath.Join(a.Dir, "officers.json"))
+		a.Command(0, "init", "--dev", "--officers", filepath.Join(a.Dir, "officers.json"))
 		a.Command(0, "enrol", "--out", filepath.Join(a.Dir, "clients"), "officers")
 		r, err := officer.ParseRegistry([]byte(registry))
 		must(t, err)
@@ -586,12 +592,14 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 		a.Start()
 		l.verify()
 		a.Stop()
+	case "ceremony":
+		interrupted(t, c.point)
 	case "init":
 		a = appliance.Install(t)
 		must(t, os.RemoveAll(filepath.Join(a.Dir, "data")))
 		must(t, os.RemoveAll(filepath.Join(a.Dir, "witness")))
 		must(t, os.RemoveAll(filepath.Join(a.Dir, "clients")))
-		killed(t, a, env, "init")
+		killed(t, a, env, "init", "--dev")
 		found(a)
 		recovered(t, a, nil)
 	}
@@ -640,16 +648,21 @@ func recovered(t *testing.T, a *appliance.Appliance, l *load) {
 // officers are three people with keys in memory, of whom one can stop issuing.
 func officers(t *testing.T) (registry string, kim crypto.Signer) {
 	t.Helper()
+	registry, keys := officersAll(t)
+	return registry, keys["kim"]
+}
+
+func officersAll(t *testing.T) (registry string, keys map[string]crypto.Signer) {
+	t.Helper()
+	keys = map[string]crypto.Signer{}
 	r := &officer.Registry{Rules: officer.DefaultRules()}
 	for _, id := range []string{"kim", "lee", "park"} {
 		public, key, err := ed25519.GenerateKey(rand.Reader)
 		must(t, err)
 		r.Officers = append(r.Officers, officer.Officer{ID: id, Name: strings.ToUpper(id), Role: officer.RoleOfficer, Key: public})
-		if id == "kim" {
-			kim = key
-		}
+		keys[id] = key
 	}
 	out, err := r.JSON()
 	must(t, err)
-	return string(out), kim
+	return string(out), keys
 }

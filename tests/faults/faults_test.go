@@ -206,7 +206,7 @@ func TestRepeatedNonce(t *testing.T) {
 
 // found makes an installation anew.
 func found(a *appliance.Appliance) {
-	a.Command(0, "init")
+	a.Command(0, "init", "--dev")
 	a.Command(0, "enrol", "--out", filepath.Join(a.Dir, "clients"), "ward-office-1", "telecom-a", "loss-desk", "ministry", "auditor")
 }
 

@@ -52,7 +52,7 @@ func (r restore) run(t *testing.T) {
 		for _, d := range []string{"data", "witness", "clients"} {
 			must(t, os.RemoveAll(filepath.Join(a.Dir, d)))
 		}
-		killed(t, a, "SEAL_CRASH=ca.found.generated:3", "init")
+		killed(t, a, "SEAL_CRASH=ca.found.generated:3", "init", "--dev")
 		keep(t, a, "init")
 		found(a)
 	}

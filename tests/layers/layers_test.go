@@ -70,6 +70,10 @@ var rooms = map[string][]allowed{
 		{"policy", "what a proposal changes"},
 		{"internal/...", "strict decoding"},
 	},
+	"ceremony": {
+		{"officer", "who signs, and how many must"},
+		{"internal/...", "strict decoding, signatures"},
+	},
 	"ledger": {
 		{"policy", "approvals with the conditions that are compared at commit"},
 		{"evidence", "burns: nonces and evidence ids inside an approval's conditions"},
@@ -167,7 +171,7 @@ var foreign = []struct {
 }
 
 // pure rooms are functions of what they are given: the same approval, state and index for the same input, for ever.
-var pure = []string{"policy", "officer", "evidence", "evidence/android", "evidence/apple", "ledger/state", "ledger/index", "ca/certified", "ca/mdoc", "ca/sdjwt", "ca/statuslist", "ca/x509"}
+var pure = []string{"policy", "officer", "ceremony", "evidence", "evidence/android", "evidence/apple", "ledger/state", "ledger/index", "ca/certified", "ca/mdoc", "ca/sdjwt", "ca/statuslist", "ca/x509"}
 
 // notPure are the packages that would let the world into a pure room. The formats may use net for its address types.
 func notPure(room, imp string) bool {

@@ -137,7 +137,7 @@ listen: {issuance: "127.0.0.1:%d", public: "127.0.0.1:%d", operations: "127.0.0.
 	if how.prepared != nil {
 		how.prepared(in)
 	}
-	in.must("sealkeeperd init --config \"$SEALKEEPER_CONFIG\" " + how.init)
+	in.must("sealkeeperd init --dev --config \"$SEALKEEPER_CONFIG\" " + how.init)
 	in.must("sealkeeperd enrol --config \"$SEALKEEPER_CONFIG\" --out " + in.path("clients") + " ward-office-1 loss-desk auditor " + how.clients)
 	t.Cleanup(func() {
 		_, _ = in.sh("systemctl stop sealkeeperd")

@@ -30,13 +30,32 @@ type governed struct {
 
 func installGoverned(t *testing.T) *governed {
 	t.Helper()
+	return withOfficers(t).assemble()
+}
+
+// withOfficers is an installation, and officers that it does not know yet.
+func withOfficers(t *testing.T) *governed {
+	t.Helper()
 	g := &governed{install(t), t, t.TempDir(), map[string][]string{}, map[string]string{}}
 	g.Write("policy.json", g.bundle(2))
-	return g.assemble()
+	return g.gather()
 }
 
 // assemble makes the officers' keys and registers them.
 func (g *governed) assemble() *governed {
+	g.t.Helper()
+	if len(g.key) == 0 {
+		g.gather()
+	}
+	g.Command(0, "init", "--dev", "--officers", g.path("officers.json"))
+	for _, id := range []string{"officers", "operator-1"} {
+		g.Command(0, "enrol", "--out", filepath.Join(g.Dir, "clients"), id)
+	}
+	return g
+}
+
+// gather makes the officers' keys.
+func (g *governed) gather() *governed {
 	t := g.t
 	t.Helper()
 	module, err := softhsm.FindModule("")
@@ -60,10 +79,6 @@ func (g *governed) assemble() *governed {
 	}
 	g.made("park", g.sealctl(0, "officer", "key", "--officer", "park", "--out", g.path("park.key"), "--passphrase-file", g.path("passphrase")))
 	g.write("officers.json", g.registry("kim", "lee", "park"))
-	g.Command(0, "init", "--officers", g.path("officers.json"))
-	for _, id := range []string{"officers", "operator-1"} {
-		g.Command(0, "enrol", "--out", filepath.Join(g.Dir, "clients"), id)
-	}
 	return g
 }
 
@@ -265,6 +280,6 @@ func TestOfficersDecide(t *testing.T) {
 	})
 
 	g.Stop()
-	has(t, g.Command(1, "init", "--officers", g.path("officers.json")), "officer.registered") // the machine's root does not put them back
+	has(t, g.Command(1, "init", "--dev", "--officers", g.path("officers.json")), "officer.registered") // the machine's root does not put them back
 	g.Check()
 }
