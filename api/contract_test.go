@@ -257,7 +257,7 @@ func TestHandlersKeepTheContract(t *testing.T) {
 	}
 
 	public := house.edge.PublicHandler()
-	for _, path := range []string{"/status-lists/jwt", "/status-lists/cwt", "/certificates/iaca.cer", "/certificates/iaca.pem", "/crl/iaca.crl", "/.well-known/jwt-vc-issuer", "/openapi.yaml"} {
+	for _, path := range []string{"/status-lists/jwt", "/status-lists/cwt", "/certificates/iaca.cer", "/certificates/iaca.pem", "/crl/iaca.crl", "/.well-known/jwt-vc-issuer", "/trust.json", "/openapi.yaml"} {
 		for _, c := range [][]string{
 			{},
 			{"If-None-Match", "*"},
@@ -283,7 +283,7 @@ func TestHandlersKeepTheContract(t *testing.T) {
 	}
 	none := newHouse(t, 0)
 	empty := (&Edge{o: none.edge.o}).withNothingPublished().PublicHandler()
-	for _, path := range []string{"/status-lists/none", "/certificates/none.pem", "/crl/iaca.crl", "/.well-known/jwt-vc-issuer"} {
+	for _, path := range []string{"/status-lists/none", "/certificates/none.pem", "/crl/iaca.crl", "/.well-known/jwt-vc-issuer", "/trust.json"} {
 		for _, method := range []string{"GET", "HEAD"} {
 			r := get(path)
 			r.Method = method

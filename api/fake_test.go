@@ -231,6 +231,7 @@ func (f *fake) Public(path string) (ca.Object, bool) {
 		"certificates/iaca.pem":      object("application/x-pem-file", "-----BEGIN", "", time.Time{}),
 		"certificates/iaca.cer":      object("application/pkix-cert", "0\x82", "", time.Time{}),
 		"crl/iaca.crl":               object("application/pkix-crl", "0\x81", "", noon.Add(time.Hour)),
+		"trust.json":                 object("application/json", `{"issuer":"https://issuer.example","as_of":"2026-11-24T00:00:00Z","keys":[]}`, "", time.Time{}),
 		".well-known/jwt-vc-issuer":  object("application/json", `{"issuer":"https://issuer.example","jwks":{"keys":[]}}`, "", time.Time{}),
 		"holders/900101-1234567.txt": object("text/plain", "must never be reached", "", time.Time{}),
 	}[path]

@@ -18,6 +18,7 @@ var publicPaths = []struct {
 	{"/status-lists/{id}", regexp.MustCompile(`^/status-lists/[A-Za-z0-9_-]{1,64}$`)},
 	{"/certificates/{file}", regexp.MustCompile(`^/certificates/[a-z0-9-]{1,64}\.(cer|pem)$`)},
 	{"/crl/{file}", regexp.MustCompile(`^/crl/[a-z0-9.-]{1,64}\.crl$`)},
+	{"/trust.json", regexp.MustCompile(`^/trust\.json$`)},
 	{"/.well-known/jwt-vc-issuer", regexp.MustCompile(`^/\.well-known/jwt-vc-issuer$`)},
 	{"/openapi.yaml", regexp.MustCompile(`^/openapi\.yaml$`)},
 }

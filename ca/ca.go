@@ -75,9 +75,11 @@ type Authority struct {
 	feeding sync.Mutex                         // one at a time
 
 	keys     sync.Map // by id: *certified.Key
+	ring     keyring
 	subjects subjects
 	turns    *turns
 	public   shelf
+	shelving sync.Mutex // certificates and what is made of them
 	selftest selftests
 	crls     crlErrors
 }
@@ -99,6 +101,7 @@ func New(ctx context.Context, o Options) (*Authority, error) {
 		return nil, fmt.Errorf("reading the status of phones: %w", err)
 	}
 	a.public.init()
+	a.ring.init(o.Ledger.Keys(), o.Guard.ForLists())
 	for _, id := range o.Ledger.ListsAt(o.Guard.ForLists()) {
 		s, err := o.Ledger.List(id)
 		if err != nil {
@@ -169,6 +172,11 @@ var Codes = map[string]string{
 	"session.key":           "The thumbprint that the session was asked for is not one of RFC 7638 with SHA-256.",
 	"subject.ambiguous":     "The request names a person and a session: the session names the person already.",
 	"subject.malformed":     "The subject number is empty, too long or has characters that are not allowed.",
+	"key.unregistered":      "No key of that name is in the registry.",
+	"key.root":              "The key is a CA's, about which no proposal decides.",
+	"key.exists":            "There is or was a key of that name: each key has a name of its own.",
+	"key.plan":              "The plan for a key would not come to its end; the detail says why.",
+	"key.state":             "The key's state does not allow what was decided, or is another one than the proposal says; the detail says which.",
 	"key.missing":           "No active signing key serves this format. An operator has to look at the key registry.",
 	"internal":              "Something failed inside the appliance. Nothing was released; retry with the same idempotency key.",
 }
@@ -331,11 +339,12 @@ func (a *Authority) WhoAmI(c Caller) (contract.WhoAmI, bool) {
 	return w, true
 }
 
-// activeKey picks the active key of a purpose that may be used now; the newest one if there are several.
+// activeKey picks the active key of a purpose that may be used now; the newest one if there are several. An active key's time has come: a request
+// that was begun a moment before its hand-over is signed by it, too.
 func (a *Authority) activeKey(p policy.Purpose, at time.Time) (ledger.Key, error) {
 	var best ledger.Key
 	for _, k := range a.o.Ledger.Keys() {
-		if k.Purpose == p && k.State == ledger.KeyActive && !at.Before(k.NotBefore) && at.Before(k.NotAfter) && (best.ID == "" || k.NotBefore.After(best.NotBefore)) {
+		if k.Purpose == p && k.State == ledger.KeyActive && at.Before(k.NotAfter) && (best.ID == "" || k.Since.After(best.Since)) {
 			best = k
 		}
 	}

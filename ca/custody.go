@@ -4,15 +4,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"sync"
 	"time"
-
-	"github.com/go-jose/go-jose/v4"
 
 	profile "sealkeeper/ca/x509"
 	"sealkeeper/internal/crashpoint"
@@ -64,16 +60,22 @@ func Founding(name, algorithm, issuerURL string, copies bool) []KeySpec {
 func (a *Authority) Found(ctx context.Context, specs []KeySpec, report func(step string)) error {
 	for _, s := range specs {
 		k, ok := a.key(s.ID)
-		if ok && k.State != ledger.KeyGenerated {
+		if ok && k.State != ledger.KeyPlanned && k.State != ledger.KeyGenerated {
 			continue
 		}
-		if !ok {
-			made, err := a.o.Signer.Generate(ctx, s.Token, s.ID, s.Algorithm, s.Copies)
+		if !ok { // first: a key that a crash leaves on the token is one that the registry knows
+			k = ledger.Key{ID: s.ID, Token: s.Token, Purpose: s.Purpose, Algorithm: s.Algorithm, CKAID: signer.NewID(), State: ledger.KeyPlanned, Copies: s.Copies}
+			if err := a.o.Ledger.PutKey(ctx, k); err != nil {
+				return fmt.Errorf("planning key %s: %w", s.ID, err)
+			}
+		}
+		if k.State == ledger.KeyPlanned {
+			made, err := a.o.Signer.Generate(ctx, s.Token, s.ID, s.Algorithm, k.CKAID, s.Copies)
 			if err != nil {
 				return fmt.Errorf("generating key %s: %w", s.ID, err)
 			}
 			crashpoint.Here("ca.found.generated")
-			k = ledger.Key{ID: s.ID, Token: s.Token, Purpose: s.Purpose, Algorithm: s.Algorithm, CKAID: made.CKAID, SPKI: made.SPKI, State: ledger.KeyGenerated, Copies: s.Copies}
+			k.SPKI, k.State = made.SPKI, ledger.KeyGenerated
 			if err := a.o.Ledger.PutKey(ctx, k); err != nil {
 				return fmt.Errorf("registering key %s: %w", s.ID, err)
 			}
@@ -88,7 +90,7 @@ func (a *Authority) Found(ctx context.Context, specs []KeySpec, report func(step
 		if err != nil {
 			return fmt.Errorf("certifying key %s: %w", s.ID, err)
 		}
-		k.Chain, k.State, k.NotBefore, k.NotAfter = [][]byte{der}, ledger.KeyActive, now, now.Add(s.Use)
+		k.Chain, k.State, k.NotBefore, k.NotAfter, k.Until = [][]byte{der}, ledger.KeyActive, now, now.Add(s.Use), notAfter(der)
 		if err := a.o.Ledger.PutKey(ctx, k); err != nil {
 			return fmt.Errorf("activating key %s: %w", s.ID, err)
 		}
@@ -182,6 +184,15 @@ func (a *Authority) signDER(ctx context.Context, approval *policy.Approval, tbs 
 	return out.Bytes(), nil
 }
 
+// notAfter of a certificate of our own.
+func notAfter(der []byte) time.Time {
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		return time.Time{}
+	}
+	return c.NotAfter
+}
+
 func (a *Authority) key(id string) (ledger.Key, bool) {
 	for _, k := range a.o.Ledger.Keys() {
 		if k.ID == id {
@@ -189,56 +200,6 @@ func (a *Authority) key(id string) (ledger.Key, bool) {
 		}
 	}
 	return ledger.Key{}, false
-}
-
-// names of the public certificates by purpose.
-var names = map[policy.Purpose]string{policy.PurposeIACA: "iaca", policy.PurposeMDoc: "ds", policy.PurposeSDJWT: "sdjwt-issuer", policy.PurposeList: "status-signer", policy.PurposeClientCA: "client-ca"}
-
-// shelveCertificates publishes the certificates of active keys and the SD-JWT VC issuer metadata.
-func (a *Authority) shelveCertificates(ctx context.Context) error {
-	now := a.o.Guard.ForLists()
-	keys := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{}}
-	for _, k := range a.o.Ledger.Keys() {
-		if k.State != ledger.KeyActive || len(k.Chain) == 0 {
-			continue
-		}
-		cert, err := x509.ParseCertificate(k.Chain[0])
-		if err != nil {
-			return fmt.Errorf("certificate of %s: %w", k.ID, err)
-		}
-		a.o.Metrics.CertExpires.WithLabelValues(k.ID).Set(float64(cert.NotAfter.Unix()))
-		if k.Purpose == policy.PurposeSDJWT {
-			keys.Keys = append(keys.Keys, jose.JSONWebKey{Key: cert.PublicKey, KeyID: k.ID, Algorithm: k.Algorithm, Use: "sig"})
-		}
-		newest, err := a.activeKey(k.Purpose, now)
-		if err != nil || newest.ID != k.ID {
-			continue
-		}
-		name := "certificates/" + names[k.Purpose]
-		text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: k.Chain[0]})
-		for ext, o := range map[string]Object{
-			".cer": {MediaType: "application/pkix-cert", Bytes: k.Chain[0]},
-			".pem": {MediaType: "application/x-pem-file", Bytes: text},
-		} {
-			o.Modified, o.MaxAge = k.NotBefore, time.Hour
-			a.public.put(name+ext, o)
-			if err := a.file(name+ext, o.Bytes); err != nil {
-				return err
-			}
-		}
-	}
-	if len(keys.Keys) == 0 {
-		return nil
-	}
-	meta, err := json.Marshal(struct {
-		Issuer string             `json:"issuer"`
-		Keys   jose.JSONWebKeySet `json:"jwks"`
-	}{a.o.BaseURL, keys})
-	if err != nil {
-		return err
-	}
-	a.public.put(".well-known/jwt-vc-issuer", Object{MediaType: "application/json", Bytes: meta, Modified: now, MaxAge: time.Hour})
-	return a.file(".well-known/jwt-vc-issuer", meta)
 }
 
 // lastError is how something went the last time.

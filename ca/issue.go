@@ -56,9 +56,15 @@ func (a *Authority) Issue(ctx context.Context, c Caller, call Call, op policy.Op
 		return nil, err
 	}
 	q.key, q.hash = ledger.IdempotencyKey(call.Key), call.Hash
-	j, err := a.reserve(ctx, q, now)
+	var j *job
+	var out *release.Released
+	for try := 0; ; try++ {
+		if j, out, err = a.signed(ctx, q, now); !stopped(err) || try == maxDecisions {
+			break // a key that was stopped meanwhile: what was reserved for it is replaced
+		}
+	}
 	if err != nil {
-		return nil, err
+		return nil, problem(err, nil)
 	}
 	if j.answer != nil {
 		leave() // from here on it waits for lists, which costs nobody anything
@@ -71,22 +77,6 @@ func (a *Authority) Issue(ctx context.Context, c Caller, call Call, op policy.Op
 			return nil, problem(fmt.Errorf("waiting for the holder's lists: %w", err), nil)
 		}
 		return j.answer, nil
-	}
-	crashpoint.Here("ca.issue.reserved")
-
-	checked, err := a.sign(ctx, j.reservation, j.bytes())
-	if err != nil {
-		return nil, problem(err, nil)
-	}
-	crashpoint.Here("ca.issue.signed")
-	answer, err := j.join(checked)
-	if err != nil {
-		return nil, problem(err, nil)
-	}
-	crashpoint.Here("ca.issue.joined")
-	out, err := a.o.Gate.Pass(ctx, checked, answer)
-	if err != nil {
-		return nil, problem(err, nil)
 	}
 	crashpoint.Here("ca.issue.settled")
 	leave() // from here on it waits for lists, which costs nobody anything
@@ -108,6 +98,27 @@ func (a *Authority) Issue(ctx context.Context, c Caller, call Call, op policy.Op
 		crashpoint.Here("ca.issue.revoked-shown")
 	}
 	return out, nil
+}
+
+// signed leads a request from its reservation to the answer that may leave, or to the one that was stored before.
+func (a *Authority) signed(ctx context.Context, q request, now time.Time) (*job, *release.Released, error) {
+	j, err := a.reserve(ctx, q, now)
+	if err != nil || j.answer != nil {
+		return j, nil, err
+	}
+	crashpoint.Here("ca.issue.reserved")
+	checked, err := a.sign(ctx, j.reservation, j.bytes())
+	if err != nil {
+		return nil, nil, err
+	}
+	crashpoint.Here("ca.issue.signed")
+	answer, err := j.join(checked)
+	if err != nil {
+		return nil, nil, err
+	}
+	crashpoint.Here("ca.issue.joined")
+	out, err := a.o.Gate.Pass(ctx, checked, answer)
+	return j, out, err
 }
 
 // listsOf are the lists to which unexpired credentials of the holder point, those of one device left out.
@@ -185,8 +196,8 @@ func (a *Authority) reserve(ctx context.Context, q request, now time.Time) (*job
 	defer a.o.Ledger.Arrive()() // only now: who waits in a row does not commit soon
 	for try := 0; ; try++ {
 		j, err := a.tryReserve(ctx, q, now)
-		if errors.Is(err, ledger.ErrConflict) && try < maxDecisions-1 {
-			continue
+		if (errors.Is(err, ledger.ErrConflict) || stopped(err)) && try < maxDecisions-1 {
+			continue // a key that was handed over since the drafts were made is another one now
 		}
 		return j, problem(err, nil)
 	}
@@ -357,7 +368,7 @@ func (a *Authority) draftAgain(approval *policy.Approval, p *ledger.Pending, see
 	}
 	keys := map[string]ledger.Key{}
 	for _, k := range a.o.Ledger.Keys() {
-		if k.State == ledger.KeyActive && now.Before(k.NotAfter) {
+		if a.o.Ledger.Finishes(k) {
 			keys[k.ID] = k
 		}
 	}

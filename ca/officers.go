@@ -321,6 +321,11 @@ func init() {
 		officer.BudgetRaise:     (*Authority).raiseBudget,
 		officer.UnlockAdmin:     (*Authority).unlockAdmin,
 		officer.ClockAccept:     (*Authority).acceptClock,
+		officer.KeyGenerate:     (*Authority).generateKey,
+		officer.KeyActivate:     (*Authority).activateKey,
+		officer.KeyDeactivate:   (*Authority).deactivateKey,
+		officer.KeyCompromise:   (*Authority).compromiseKey,
+		officer.KeyDestroy:      (*Authority).destroyKey,
 		officer.IssuingStop: func(a *Authority, ctx context.Context, _ Caller, q *officer.Quorum, x *ledger.Execution) error {
 			return a.o.Ledger.StopIssuing(ctx, q.Parameters().(*officer.Reason).Reason, x)
 		},

@@ -174,6 +174,7 @@ func (a *Authority) Run(ctx context.Context) error {
 	}
 	beside.Go(func() { a.keepSchedules(ctx) })
 	beside.Go(func() { a.keepGivingUp(ctx) })
+	beside.Go(func() { a.keepKeys(ctx) })
 	a.publishLists(ctx)
 	beside.Wait()
 	return nil
@@ -274,9 +275,15 @@ func (a *Authority) due(id string, now time.Time) (urgent bool, wait time.Durati
 	return h.Urgent || !h.Signed, 0
 }
 
-// current: the newest version says everything, and is young.
+// signs: it is one of the keys by which lists are signed now. A version by another one is signed again.
+func (a *Authority) signs(key string) bool {
+	k, known := a.key(key)
+	return !known || k.State == ledger.KeyActive
+}
+
+// current: the newest version says everything, is young, and is by a key that still signs.
 func (a *Authority) current(h ledger.ListHead, now time.Time) bool {
-	return h.Signed && h.Dirty.IsZero() && now.Before(h.Until.Add(-a.o.ListLife/2))
+	return h.Signed && h.Dirty.IsZero() && now.Before(h.Until.Add(-a.o.ListLife/2)) && a.signs(h.Key)
 }
 
 func (a *Authority) shownVersion(id string) uint64 {

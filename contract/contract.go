@@ -461,6 +461,28 @@ type KeyStatus struct {
 	NotAfter  time.Time `json:"not_after"`
 }
 
+// TrustBundle is published as /trust.json: all keys whose certificates count, or counted, and from when until when. It is no anchor: the IACA's
+// certificate in it is trusted for having come another way.
+type TrustBundle struct {
+	Issuer string       `json:"issuer"`
+	AsOf   time.Time    `json:"as_of"` // when one of them last changed its state
+	Keys   []TrustedKey `json:"keys"`
+}
+
+// TrustedKey is a key that signs, will sign, or signed what is still verified; or one that is compromised, by which nothing is to be believed.
+type TrustedKey struct {
+	ID          string    `json:"id"`
+	Purpose     string    `json:"purpose"` // "iaca", "mdoc", "sd-jwt", "status-list"
+	Algorithm   string    `json:"algorithm"`
+	State       string    `json:"state"` // "announced", "active", "deactivated", "compromised", "destroyed"
+	Since       time.Time `json:"since"`
+	NotBefore   time.Time `json:"not_before"` // it signs from then
+	NotAfter    time.Time `json:"not_after"`  // until then
+	Until       time.Time `json:"certificate_until"`
+	Certificate []byte    `json:"certificate"` // DER, base64
+	SPKI        string    `json:"spki_sha256"` // hexadecimal
+}
+
 // ListStatus of one published list.
 type ListStatus struct {
 	ID        string    `json:"id"`

@@ -19,6 +19,8 @@ var Codes = map[string]string{
 	"flood.deciding":         "A decision on these cards is being carried out: what came after it can be decided on when it is done.",
 	"event.letters_full":     "A million lines are reported that nobody is linked to, and no more are kept: retry later. Nobody's card is concerned.",
 	"issuing.stopped":        "The security officers stopped issuing. Nothing was issued: retry with the same idempotency key after Retry-After. Locks, revocations and lists go on.",
+	"key.used_up":            "The signing key signed as often as it may, and none stands by: the security officers have to put another one to use. Nothing was issued: retry with the same idempotency key.",
+	"key.rate":               "The signing key signed as often as it may in this hour. Nothing was issued: retry with the same idempotency key after Retry-After.",
 	"proposal.unknown":       "There is no such proposal, or it is older than proposals are kept.",
 	"proposal.executed":      "The proposal was carried out before, which happens once.",
 	"proposal.rejected":      "An officer rejected the proposal, which is final: propose it again.",

@@ -80,6 +80,9 @@ func (k Key) Ended() bool {
 	return k.State == KeyDeactivated || k.State == KeyCompromised || k.State == KeyDestroyed
 }
 
+// Finishes says whether what was reserved for a key may be signed now.
+func (l *Ledger) Finishes(k Key) bool { return k.Finishes(l.o.Clock.Now()) }
+
 // migrated is a key as a row of any version says it.
 func (k Key) migrated() Key {
 	if k.State == keyStopped {

@@ -60,7 +60,9 @@ type Ledger struct {
 	fenced  atomic.Pointer[Fenced]
 	outside outside // what was found ahead at Open
 	keys    atomic.Pointer[[]Key]
-	custody sync.Mutex // one change of keys at a time
+	uses    sync.Map // key id → *keyUse
+	spent   chan struct{}
+	custody sync.RWMutex // held while keys change; read while something is reserved or settled, which is therefore done with keys as they are
 	changed chan struct{}
 
 	mu       sync.RWMutex // lists as of the last durable batch
@@ -159,8 +161,8 @@ func open(ctx context.Context, o Options, s Store) (_ *Ledger, err error) {
 		o.Fatal = func(err error) { panic(err) }
 	}
 	l := &Ledger{o: o, store: s, random: rand.Reader, lists: map[string]*list{}, days: map[string]bool{}, crls: map[string]uint64{},
-		denied:  denials{queue: make(chan Row, deniedQueue)},
-		changed: make(chan struct{}, 1), moved: make(chan struct{}, 1), stop: make(chan struct{})}
+		denied: denials{queue: make(chan Row, deniedQueue)},
+		spent:  make(chan struct{}, 1), changed: make(chan struct{}, 1), moved: make(chan struct{}, 1), stop: make(chan struct{})}
 	defer func() {
 		if l.commits == nil && err != nil { // a fenced ledger stays open for reading
 			err = errors.Join(err, s.Close())

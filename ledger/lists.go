@@ -192,6 +192,7 @@ type ListHead struct {
 	Dirty   time.Time // commit time of the oldest unpublished change; zero: none
 	Urgent  bool      // a status changed since
 	Through uint64    // the journal sequence number that this is the state of
+	Key     string    // that signed it; empty: it was signed before this was noted
 }
 
 // ListHead of a list; ok is false if there is no such list.
@@ -202,7 +203,7 @@ func (l *Ledger) ListHead(id string) (h ListHead, ok bool) {
 	if li == nil {
 		return h, false
 	}
-	h = ListHead{Version: li.version.Version, Signed: li.version.Token != nil, Until: li.version.Expires, Dirty: li.dirty, Urgent: len(li.changes) > 0, Through: l.through}
+	h = ListHead{Version: li.version.Version, Signed: li.version.Token != nil, Until: li.version.Expires, Dirty: li.dirty, Urgent: len(li.changes) > 0, Through: l.through, Key: li.version.Key}
 	for _, c := range li.changes {
 		if h.Dirty.IsZero() || c.At.Before(h.Dirty) {
 			h.Dirty = c.At

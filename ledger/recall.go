@@ -267,6 +267,8 @@ func (l *Ledger) Resume(ctx context.Context, p *Pending, a *policy.Approval, d [
 	if err := l.Halted(); err != nil {
 		return nil, err
 	}
+	l.custody.RLock()
+	defer l.custody.RUnlock()
 	key := slotKey(p.record.DocumentType, p.record.Subject)
 	defer l.slots.lock(string(key))()
 	rec, _, err := get[ReservationRecord](ctx, l, TableReservations, []byte(p.record.ID))
@@ -292,8 +294,11 @@ func (l *Ledger) Resume(ctx context.Context, p *Pending, a *policy.Approval, d [
 		if t == nil || t.pending != p || t.list != it.List || t.index != it.Index || d[i].KeyID != it.KeyID || d[i].Purpose != it.Purpose || d[i].TBSHash != it.TBSHash {
 			return nil, ErrRebuild
 		}
-		if _, err := l.checkDraft(a, d[i]); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrRebuild, err)
+		if !a.Allows(d[i].Purpose) {
+			return nil, refuse("draft.purpose", "purpose %q was not approved", d[i].Purpose)
+		}
+		if k, _ := l.key(it.KeyID); !l.Finishes(k) { // what was reserved before its hand-over is finished
+			return nil, fmt.Errorf("%w: key %s is %s", ErrRebuild, it.KeyID, k.State)
 		}
 		items[i] = i
 	}
@@ -321,6 +326,8 @@ func (l *Ledger) ReserveAgain(ctx context.Context, p *Pending, a *policy.Approva
 	if err := p.belongs(l, a, c); err != nil {
 		return nil, err
 	}
+	l.custody.RLock()
+	defer l.custody.RUnlock()
 	n, err := l.prepareIssue(a, d, c)
 	if err != nil {
 		return nil, err

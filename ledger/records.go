@@ -145,8 +145,9 @@ type VersionRecord struct {
 	Version  uint64    `json:"version"`
 	IssuedAt time.Time `json:"iat"`
 	Expires  time.Time `json:"exp"`
-	TTL      int64     `json:"ttl"`     // seconds
-	Through  uint64    `json:"through"` // journal sequence number that the token shows everything up to
+	TTL      int64     `json:"ttl"`           // seconds
+	Through  uint64    `json:"through"`       // journal sequence number that the token shows everything up to
+	Key      string    `json:"key,omitempty"` // that signed it
 	Token    []byte    `json:"token,omitempty"`
 }
 

@@ -137,6 +137,8 @@ func (l *Ledger) Reserve(ctx context.Context, a *policy.Approval, d []Draft, c *
 	if !a.Valid() {
 		return nil, refuse("approval.missing", "nothing was approved")
 	}
+	l.custody.RLock()
+	defer l.custody.RUnlock()
 	if a.Kind() == policy.KindIssue {
 		if err := l.Halted(); err != nil {
 			return nil, err
@@ -145,6 +147,9 @@ func (l *Ledger) Reserve(ctx context.Context, a *policy.Approval, d []Draft, c *
 	}
 	return l.reserveOwn(ctx, a, d, c)
 }
+
+// KeyInactive refuses a draft for a key that does not sign (any more): draft again with the one that does.
+const KeyInactive = "key.inactive"
 
 // checkDraft compares what is true of every draft: an allowed purpose, and an active key made for it.
 func (l *Ledger) checkDraft(a *policy.Approval, d Draft) (Key, error) {
@@ -167,7 +172,7 @@ func (l *Ledger) checkDraft(a *policy.Approval, d Draft) (Key, error) {
 	if c, ok := a.Cert(); ok && k.State == KeyGenerated && c.IssuerKey == k.ID && bytes.Equal(c.SPKI, k.SPKI) {
 		return k, nil
 	}
-	return k, refuse("key.inactive", "key %q is %s", k.ID, k.State)
+	return k, refuse(KeyInactive, "key %q is %s", k.ID, k.State)
 }
 
 // record begins the record of a reservation.
@@ -261,7 +266,11 @@ func (l *Ledger) prepareIssue(a *policy.Approval, d []Draft, c *Call) (_ *issuin
 	wanted := map[copyOf]bool{}
 	horizons := map[string]time.Time{}
 	for i, d := range d {
-		if _, err := l.checkDraft(a, d); err != nil {
+		k, err := l.checkDraft(a, d)
+		if err == nil {
+			err = l.takeUse(context.Background(), k, 1)
+		}
+		if err != nil {
 			return nil, err
 		}
 		t := d.Ticket
@@ -416,7 +425,11 @@ func (l *Ledger) reserveOwn(ctx context.Context, a *policy.Approval, d []Draft, 
 	if len(d) != 1 || d[0].Ticket != nil {
 		return nil, refuse("draft.count", "an approved %s is one signature without a status index", a.Kind())
 	}
-	if _, err := l.checkDraft(a, d[0]); err != nil {
+	k, err := l.checkDraft(a, d[0])
+	if err == nil {
+		err = l.takeUse(ctx, k, 1)
+	}
+	if err != nil {
 		return nil, err
 	}
 	rec, err := l.record(a)

@@ -43,6 +43,13 @@ func (l *Ledger) Settle(ctx context.Context, r *Reservation, s Settlement) (answ
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	l.custody.RLock()
+	defer l.custody.RUnlock()
+	for _, it := range r.record.Items {
+		if k, _ := l.key(it.KeyID); k.State == KeyCompromised || k.State == KeyDestroyed { // nobody knows who made the signature
+			return nil, false, refuse(KeyInactive, "key %q is %s", k.ID, k.State)
+		}
+	}
 	for {
 		answer, first, again, err := l.settle(ctx, r, s)
 		if err != nil || !again {
@@ -215,7 +222,7 @@ func (l *Ledger) settleOwn(ctx context.Context, rec *ReservationRecord, leaf *Le
 			return nil, applied, nil
 		}
 		v := *rec.List
-		v.Token = object
+		v.Token, v.Key = object, rec.Items[0].KeyID
 		leaf.Name, leaf.Version = v.ID, v.Version
 		rows = append(rows, Row{Table: TableVersions, Key: []byte(v.ID), Value: encode(v), If: If(rev)})
 		applied = func(uint64) {

@@ -3,6 +3,7 @@ package officer
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -31,6 +32,9 @@ type Generate struct {
 // profiles are the certificates of keys that officers plan. Roots are made by ceremonies.
 var profiles = map[policy.Purpose]string{policy.PurposeMDoc: "document-signer", policy.PurposeSDJWT: "sdjwt-issuer", policy.PurposeList: "status-signer"}
 
+// keyForm is that of a file's name on the public listener.
+var keyForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)
+
 // Profile of the key's certificate.
 func (p *Generate) Profile() string { return profiles[p.Purpose] }
 
@@ -43,8 +47,11 @@ func (p *Generate) check() error {
 	if !p.Activate.IsZero() {
 		begin = p.Activate
 	}
-	errs := []error{name("key", p.ID), name("token", p.Token), reason(p.Reason), instant("announce", p.Announce), instant("use_until", p.UseUntil), instant("certificate_until", p.Until)}
+	errs := []error{name("token", p.Token), reason(p.Reason), instant("announce", p.Announce), instant("use_until", p.UseUntil), instant("certificate_until", p.Until)}
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if !keyForm.MatchString(p.ID) {
+		fail("key %.40q: a new key's name has 1 to 32 small letters, digits and -", p.ID)
+	}
 	if p.Profile() == "" {
 		fail("purpose %.40q: keys are planned for mdoc, sd-jwt and list", p.Purpose)
 	}

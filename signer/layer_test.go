@@ -40,7 +40,7 @@ func BenchmarkLayer(b *testing.B) {
 	must(b, err)
 	a := newAppliance(b, 5*time.Second, Token{Name: "online", Module: module, Label: "layer", Serial: serial, Workers: 1, Sessions: 1, Copies: true,
 		PIN: func() ([]byte, error) { return []byte("user-pin-1234"), nil }, Command: func() *exec.Cmd { return child("worker") }})
-	n, err := a.Generate(context.Background(), "online", "ds", "ES256", true)
+	n, err := a.Generate(context.Background(), "online", "ds", "ES256", NewID(), true)
 	must(b, err)
 	must(b, a.Close(context.Background()))
 	key := wire.Key{ID: "ds", CKAID: n.CKAID, Purpose: string(policy.PurposeMDoc), Algorithm: "ES256", SPKI: n.SPKI, Copies: true}

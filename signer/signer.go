@@ -8,6 +8,7 @@ package signer
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
@@ -64,6 +65,9 @@ var ErrBusy = errors.New("the signing lane is full")
 
 // Down: no worker can sign (HSM gone, PIN refused); the error that wraps it says why.
 var ErrDown = errors.New("the HSM can't sign")
+
+// ErrKeyEnded: the key was stopped after the reservation was made. It is replaced by one with another key.
+var ErrKeyEnded = errors.New("the key signs nothing more")
 
 // ErrOldToken: the ledger knows a key that the token lacks (with ErrDown; only the newest token has all, so nothing that is accepted helps),
 // or the token's mark is not the last one.
@@ -129,7 +133,7 @@ func New(ctx context.Context, o Options) (*Signer, error) {
 func greeting(ctx context.Context, l *ledger.Ledger, t Token) (wire.Hello, error) {
 	h := wire.Hello{Module: t.Module, Token: t.Label, Serial: t.Serial, Sessions: t.Sessions, Copies: t.Copies}
 	for _, k := range l.Keys() {
-		if k.Token == t.Name && (k.State == ledger.KeyActive || k.State == ledger.KeyGenerated) {
+		if k.Token == t.Name && loaded(l, k) {
 			h.Keys = append(h.Keys, wire.Key{
 				ID: k.ID, CKAID: k.CKAID, Purpose: string(k.Purpose), Algorithm: k.Algorithm, SPKI: k.SPKI, Copies: k.Copies,
 			})
@@ -146,6 +150,15 @@ func greeting(ctx context.Context, l *ledger.Ledger, t Token) (wire.Hello, error
 		h.Secret = []wire.Wrapped{w}
 	}
 	return h, nil
+}
+
+// loaded: a worker has the key. All that is to come is there before its turn, so that a hand-over starts no worker.
+func loaded(l *ledger.Ledger, k ledger.Key) bool {
+	switch k.State {
+	case ledger.KeyGenerated, ledger.KeyCertified, ledger.KeyAnnounced:
+		return true
+	}
+	return l.Finishes(k)
 }
 
 // Close drains queued signatures until ctx ends, then ends the workers.
@@ -302,8 +315,8 @@ func (s *Signer) holder(i ledger.Item) (*pool, error) {
 		if k.Purpose != i.Purpose {
 			return nil, fmt.Errorf("key %q is for %s, not for %s", k.ID, k.Purpose, i.Purpose)
 		}
-		if k.State != ledger.KeyActive && k.State != ledger.KeyGenerated {
-			return nil, fmt.Errorf("key %q is %s", k.ID, k.State)
+		if k.State != ledger.KeyGenerated && !s.ledger.Finishes(k) { // a generated root signs itself
+			return nil, fmt.Errorf("%w: key %q is %s", ErrKeyEnded, k.ID, k.State)
 		}
 		return s.pool(k.Token)
 	}
@@ -415,18 +428,53 @@ type NewKey struct {
 	SPKI  []byte
 }
 
-// Generate makes a key pair (init and ceremonies). The caller registers it in the ledger; until then no worker uses it.
-func (s *Signer) Generate(ctx context.Context, token, label, algorithm string, copies bool) (NewKey, error) {
+// NewID draws the CKA_ID of a key that is to be made.
+func NewID() []byte {
+	id := make([]byte, 16)
+	rand.Read(id) // never fails (Go 1.24)
+	return id
+}
+
+// Generate makes a key pair with a CKA_ID that the ledger knows already; the pair of an earlier call with the same is returned. The caller
+// registers it; until then no worker uses it.
+func (s *Signer) Generate(ctx context.Context, token, label, algorithm string, id []byte, copies bool) (NewKey, error) {
 	p, err := s.pool(token)
 	if err != nil {
 		return NewKey{}, err
 	}
-	request := wire.Request{Op: wire.OpGenerate, Generate: &wire.Generate{Label: label, Algorithm: algorithm, Copies: copies}}
+	request := wire.Request{Op: wire.OpGenerate, Generate: &wire.Generate{Label: label, Algorithm: algorithm, CKAID: id, Copies: copies}}
 	r, err := p.ask(ctx, request, makingWithin, false)
 	if err != nil {
 		return NewKey{}, fmt.Errorf("making key %q: %w", label, err)
 	}
 	return NewKey{CKAID: r.CKAID, SPKI: r.SPKI}, nil
+}
+
+// destroyWithin bounds what an officer waits for while a key is destroyed.
+const destroyWithin = 5 * time.Second
+
+// Destroy takes a key pair off a token. One that is not there is no error.
+func (s *Signer) Destroy(ctx context.Context, token string, id []byte) error {
+	p, err := s.pool(token)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, destroyWithin)
+	defer cancel()
+	if _, err := p.ask(ctx, wire.Request{Op: wire.OpDestroy, Destroy: id}, destroyWithin, true); err != nil {
+		return fmt.Errorf("destroying a key on token %q: %w", token, err)
+	}
+	return nil
+}
+
+// KeysOn names the CKA_IDs of the private keys that a token has, whoever made them.
+func (s *Signer) KeysOn(ctx context.Context, token string) ([][]byte, error) {
+	p, err := s.pool(token)
+	if err != nil {
+		return nil, err
+	}
+	r, err := p.ask(ctx, wire.Request{Op: wire.OpKeys}, p.deadline, true)
+	return r.Keys, err
 }
 
 // NewSecret makes the domain secret inside a token and returns it wrapped (init). It never exists outside the token unwrapped.

@@ -411,7 +411,7 @@ func TestSoftHSM(t *testing.T) {
 		algorithm string
 		purpose   policy.Purpose
 	}{"ds": {"ES256", policy.PurposeMDoc}, "vc": {"ES384", policy.PurposeSDJWT}, "list": {"EdDSA", policy.PurposeList}} {
-		n, err := a.Generate(ctx, "online", id, c.algorithm, true)
+		n, err := a.Generate(ctx, "online", id, c.algorithm, NewID(), true)
 		must(t, err)
 		k := ledger.Key{ID: id, Token: "online", Purpose: c.purpose, Algorithm: c.algorithm, CKAID: n.CKAID, SPKI: n.SPKI, State: ledger.KeyActive, Copies: true}
 		must(t, a.ledger.PutKey(ctx, k))

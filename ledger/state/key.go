@@ -21,12 +21,12 @@ const (
 	KeyDestroyed   KeyState = "destroyed"   // no token has it any more
 )
 
-// keySteps are all steps that there are. A key that was destroyed can turn out to be compromised: a copy of its token was found.
+// keySteps are all steps that there are. A key that was never used can be deactivated: officers thought better of it. A key that was destroyed can turn out to be compromised: a copy of its token was found.
 var keySteps = map[KeyState][]KeyState{
 	"":             {KeyPlanned, KeyGenerated},
 	KeyPlanned:     {KeyGenerated, KeyDestroyed},
-	KeyGenerated:   {KeyCertified, KeyCompromised, KeyDestroyed},
-	KeyCertified:   {KeyAnnounced, KeyActive, KeyCompromised, KeyDestroyed},
+	KeyGenerated:   {KeyCertified, KeyDeactivated, KeyCompromised, KeyDestroyed},
+	KeyCertified:   {KeyAnnounced, KeyActive, KeyDeactivated, KeyCompromised, KeyDestroyed},
 	KeyAnnounced:   {KeyActive, KeyDeactivated, KeyCompromised, KeyDestroyed},
 	KeyActive:      {KeyDeactivated, KeyCompromised},
 	KeyDeactivated: {KeyCompromised, KeyDestroyed},

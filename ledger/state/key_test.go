@@ -12,8 +12,8 @@ func TestKeySteps(t *testing.T) {
 	const allowed = `
 		- planned, - generated,
 		planned generated, planned destroyed,
-		generated certified, generated compromised, generated destroyed,
-		certified announced, certified active, certified compromised, certified destroyed,
+		generated certified, generated deactivated, generated compromised, generated destroyed,
+		certified announced, certified active, certified deactivated, certified compromised, certified destroyed,
 		announced active, announced deactivated, announced compromised, announced destroyed,
 		active deactivated, active compromised,
 		deactivated compromised, deactivated destroyed,

@@ -53,6 +53,8 @@ const (
 	OpSecret   Op = 4 // init: make the domain secret and a wrapping key
 	OpPing     Op = 5
 	OpMark     Op = 6 // read the token's marks; with Request.Mark, write that one first
+	OpDestroy  Op = 7 // take all objects with Request.Destroy as CKA_ID off the token
+	OpKeys     Op = 8 // name the CKA_IDs of all private keys on the token
 )
 
 // Request is a batch.
@@ -63,6 +65,7 @@ type Request struct {
 	Label    string    `cbor:"4,keyasint,omitempty"` // OpDerive
 	Generate *Generate `cbor:"5,keyasint,omitempty"`
 	Mark     []byte    `cbor:"6,keyasint,omitempty"` // OpMark: MarkSize bytes, or none
+	Destroy  []byte    `cbor:"7,keyasint,omitempty"` // OpDestroy
 }
 
 // Sign is one signature: the purpose and the exact TBS go in, the worker hashes.
@@ -77,6 +80,7 @@ type Generate struct {
 	Label     string `cbor:"1,keyasint"`
 	Algorithm string `cbor:"2,keyasint"`
 	Copies    bool   `cbor:"3,keyasint"` // COPYABLE and MODIFIABLE: needed for session copies
+	CKAID     []byte `cbor:"4,keyasint"` // chosen and recorded before: a pair that is there already is the one that was asked for before a crash
 }
 
 // Response answers a Request, item by item.
@@ -84,12 +88,13 @@ type Response struct {
 	ID      uint64   `cbor:"1,keyasint"`
 	Class   Class    `cbor:"2,keyasint"` // of the whole batch; empty: look at the items
 	Error   string   `cbor:"3,keyasint,omitempty"`
-	Results []Result `cbor:"4,keyasint,omitempty"` // OpSign: as many as asked
-	Secret  []byte   `cbor:"5,keyasint,omitempty"` // OpDerive: 32 bytes
-	CKAID   []byte   `cbor:"6,keyasint,omitempty"` // OpGenerate; OpSecret: of the wrapping key
-	SPKI    []byte   `cbor:"7,keyasint,omitempty"` // OpGenerate
-	Blob    []byte   `cbor:"8,keyasint,omitempty"` // OpSecret: wrapped
-	Marks   [][]byte `cbor:"9,keyasint,omitempty"` // OpMark: what is there now
+	Results []Result `cbor:"4,keyasint,omitempty"`  // OpSign: as many as asked
+	Secret  []byte   `cbor:"5,keyasint,omitempty"`  // OpDerive: 32 bytes
+	CKAID   []byte   `cbor:"6,keyasint,omitempty"`  // OpGenerate; OpSecret: of the wrapping key
+	SPKI    []byte   `cbor:"7,keyasint,omitempty"`  // OpGenerate
+	Blob    []byte   `cbor:"8,keyasint,omitempty"`  // OpSecret: wrapped
+	Marks   [][]byte `cbor:"9,keyasint,omitempty"`  // OpMark: what is there now
+	Keys    [][]byte `cbor:"10,keyasint,omitempty"` // OpKeys
 }
 
 // Result of one signature: raw r‖s, or 64 bytes of Ed25519.

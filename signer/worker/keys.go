@@ -298,8 +298,10 @@ func (t *token) writable(f func(h pkcs11.SessionHandle) error) error {
 	return nil
 }
 
+const idSize = 16
+
 func newID() []byte {
-	id := make([]byte, 16)
+	id := make([]byte, idSize)
 	rand.Read(id) // never fails (Go 1.24)
 	return id
 }
@@ -322,7 +324,11 @@ func (t *token) generate(g wire.Generate) (id, spki []byte, err error) {
 	if g.Label == "" || len(g.Label) > 64 {
 		return nil, nil, refuse(wire.Faulty, "a key's label has 1 to 64 bytes")
 	}
-	id = newID()
+	if id = bytes.Clone(g.CKAID); len(id) == 0 {
+		id = newID()
+	} else if len(id) != idSize {
+		return nil, nil, refuse(wire.Faulty, "a CKA_ID has %d bytes", idSize)
+	}
 	public := []*pkcs11.Attribute{
 		attribute(pkcs11.CKA_TOKEN, true),
 		attribute(pkcs11.CKA_PRIVATE, false),
@@ -354,16 +360,15 @@ func (t *token) generate(g wire.Generate) (id, spki []byte, err error) {
 		mechanisms(a.mechanism[0].Mechanism),
 	}
 	err = t.writable(func(h pkcs11.SessionHandle) error {
+		if there, err := t.made(h, id, g, a); err != nil || there != nil {
+			spki = there
+			return err
+		}
 		pubObject, privObject, err := t.ctx.GenerateKeyPair(h, a.generate, public, priv)
 		if err != nil {
 			return calling("C_GenerateKeyPair", err)
 		}
-		err = t.checkPrivate(h, privObject, a)
-		if err == nil {
-			err = t.check(h, privObject, []must{{pkcs11.CKA_TOKEN, "CKA_TOKEN", true}, {pkcs11.CKA_MODIFIABLE, "CKA_MODIFIABLE", g.Copies},
-				{pkcs11.CKA_COPYABLE, "CKA_COPYABLE", g.Copies}})
-		}
-		if err == nil {
+		if err = t.checkNew(h, privObject, g, a); err == nil {
 			spki, err = t.spki(h, pubObject, g.Algorithm)
 		}
 		if err == nil { // nothing else on the token has this id
@@ -380,6 +385,76 @@ func (t *token) generate(g wire.Generate) (id, spki []byte, err error) {
 		return nil, nil, err
 	}
 	return id, spki, nil
+}
+
+// checkNew checks a private key that was just made.
+func (t *token) checkNew(h pkcs11.SessionHandle, priv pkcs11.ObjectHandle, g wire.Generate, a algorithm) error {
+	if err := t.checkPrivate(h, priv, a); err != nil {
+		return err
+	}
+	return t.check(h, priv, []must{{pkcs11.CKA_TOKEN, "CKA_TOKEN", true}, {pkcs11.CKA_MODIFIABLE, "CKA_MODIFIABLE", g.Copies}, {pkcs11.CKA_COPYABLE, "CKA_COPYABLE", g.Copies}})
+}
+
+// made looks for a pair that was made under this id before a crash, and returns its public key. Half a pair is removed.
+func (t *token) made(h pkcs11.SessionHandle, id []byte, g wire.Generate, a algorithm) (spki []byte, _ error) {
+	found, err := t.find(h, id)
+	if err != nil || len(found) == 0 {
+		return nil, err
+	}
+	if len(found[pkcs11.CKO_PRIVATE_KEY]) == 1 && len(found[pkcs11.CKO_PUBLIC_KEY]) == 1 {
+		priv, pub, err := t.pair(h, id)
+		if err != nil {
+			return nil, err
+		}
+		if err := t.checkNew(h, priv, g, a); err != nil {
+			return nil, &failure{wire.Faulty, "what is on the token under the planned CKA_ID", err} // the other keys go on
+		}
+		return t.spki(h, pub, g.Algorithm)
+	}
+	return nil, t.remove(h, id)
+}
+
+// remove destroys every object with a CKA_ID, and looks that they are gone: C_DestroyObject of SoftHSM may fail and say nothing.
+func (t *token) remove(h pkcs11.SessionHandle, id []byte) error {
+	found, err := t.find(h, id)
+	if err != nil {
+		return err
+	}
+	for _, objects := range found {
+		for _, o := range objects {
+			if err := t.ctx.DestroyObject(h, o); err != nil {
+				return &failure{wire.Faulty, "C_DestroyObject", err}
+			}
+		}
+	}
+	if found, err = t.find(h, id); err == nil && len(found) > 0 {
+		err = refuse(wire.Faulty, "objects with CKA_ID %x are still on the token after they were destroyed", id)
+	}
+	return err
+}
+
+// destroy takes a key off the token; one that is not there is no error, since a crash may have come after it.
+func (t *token) destroy(id []byte) error {
+	if len(id) != idSize {
+		return refuse(wire.Faulty, "a CKA_ID has %d bytes", idSize)
+	}
+	return t.writable(func(h pkcs11.SessionHandle) error { return t.remove(h, id) })
+}
+
+// privateKeys names the private keys on the token.
+func (t *token) privateKeys(h pkcs11.SessionHandle) (ids [][]byte, err error) {
+	all, err := t.search(h, attribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY))
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range all {
+		v, err := t.attributes(h, o, pkcs11.CKA_ID)
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, v[0])
+	}
+	return ids, nil
 }
 
 // withdrawn: something that the token made wrongly was removed again. That is no reason to stop the keys that are well.

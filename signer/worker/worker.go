@@ -238,6 +238,10 @@ func (s *server) other(b *batch, own *session) (err error) {
 		a.CKAID, a.Blob, err = s.token.newSecret()
 	case wire.OpMark:
 		a.Marks, err = own.mark(b.Mark)
+	case wire.OpDestroy:
+		err = s.token.destroy(b.Destroy)
+	case wire.OpKeys:
+		a.Keys, err = s.token.privateKeys(own.handle)
 	case wire.OpPing: // answered by a session that is free, so a module in which all hang is seen
 	default:
 		return refuse(wire.Faulty, "unknown operation %d", b.Op)

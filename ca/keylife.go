@@ -1,0 +1,533 @@
+package ca
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"sealkeeper/internal/crashpoint"
+	"sealkeeper/ledger"
+	"sealkeeper/officer"
+	"sealkeeper/policy"
+	"sealkeeper/signer"
+)
+
+// Officers decide on keys; this file carries it out. A plan that a quorum approved goes its way by itself: the key is made, certified,
+// announced, put to use in the place of another, and taken out of use, each at its time, by the time of lists, which never runs back and
+// goes on while the wall is not trusted. Every step is durable before the next, and one that a crash cut off is done again to the same end.
+
+const (
+	drainFor   = time.Minute // a key that was handed over finishes what was reserved for it
+	keysEvery  = 5 * time.Second
+	keyRetry   = time.Second
+	makeWithin = time.Minute // of one step that asks an HSM
+)
+
+// keyring is what the running appliance knows of its keys beside the ledger.
+type keyring struct {
+	changing sync.Mutex // one change at a time; never held while an HSM is asked, but for a destruction, which is bounded
+	wake     chan struct{}
+
+	mu       sync.Mutex
+	loaded   map[string]bool   // the workers have it
+	problems map[string]string // why a key does not take its next step
+}
+
+func (r *keyring) init(keys []ledger.Key, now time.Time) {
+	r.wake, r.loaded, r.problems = make(chan struct{}, 1), map[string]bool{}, map[string]string{}
+	for _, k := range keys {
+		if !k.Ended() && k.State != ledger.KeyPlanned || k.Finishes(now) { // the workers were started with these
+			r.loaded[k.ID] = true
+		}
+	}
+}
+
+func (r *keyring) stir() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (r *keyring) has(id string) bool { r.mu.Lock(); defer r.mu.Unlock(); return r.loaded[id] }
+
+func (r *keyring) load(ids []string, there bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, id := range ids {
+		if there {
+			r.loaded[id] = true
+		} else {
+			delete(r.loaded, id)
+		}
+	}
+}
+
+// trouble notes how a key's next step went, and says whether that is news.
+func (r *keyring) trouble(id string, err error) (news bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil {
+		delete(r.problems, id)
+		return false
+	}
+	news = r.problems[id] != err.Error()
+	r.problems[id] = err.Error()
+	return news
+}
+
+func (r *keyring) troubles() map[string]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.problems)
+}
+
+// keepKeys has every key take its next step at its time.
+func (a *Authority) keepKeys(ctx context.Context) {
+	for {
+		now := a.o.Guard.ForLists()
+		wait := a.stepKeys(ctx, now)
+		if ctx.Err() != nil {
+			return
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-a.ring.wake:
+		case <-a.o.Ledger.NearlyUsedUp():
+		case <-t.C:
+		}
+		t.Stop()
+	}
+}
+
+// stepKeys does what is due, and says how long it can wait for the next look.
+func (a *Authority) stepKeys(ctx context.Context, now time.Time) time.Duration {
+	wait := keysEvery
+	if err := a.shelveCertificates(ctx); err != nil { // what failed before, and what expired
+		a.o.Log.Error("publishing certificates", "error", err)
+	}
+	for again := true; again && ctx.Err() == nil; {
+		again = false
+		for _, k := range a.o.Ledger.Keys() {
+			within, cancel := context.WithTimeout(ctx, makeWithin)
+			moved, next, err := a.stepKey(within, k, now)
+			cancel()
+			if ctx.Err() != nil {
+				return wait
+			}
+			if a.ring.trouble(k.ID, err) {
+				a.o.Log.Error("a key does not take its next step", "key", k.ID, "state", string(k.State), "error", err)
+			}
+			again = again || moved
+			switch {
+			case err != nil:
+				wait = min(wait, keyRetry)
+			case !next.IsZero() && next.After(now):
+				wait = min(wait, next.Sub(now))
+			}
+		}
+		if again {
+			now = a.o.Guard.ForLists()
+		}
+	}
+	return max(wait, time.Millisecond)
+}
+
+// stepKey takes one key one step further, if one is due. next is when another one is.
+func (a *Authority) stepKey(ctx context.Context, k ledger.Key, now time.Time) (moved bool, next time.Time, err error) {
+	switch {
+	case k.State == ledger.KeyPlanned && k.Plan != nil:
+		made, err := a.o.Signer.Generate(ctx, k.Token, k.ID, k.Algorithm, k.CKAID, k.Copies)
+		if err != nil {
+			return false, next, err
+		}
+		crashpoint.Here("ca.keys.generated")
+		k.SPKI = made.SPKI
+		return a.move(ctx, k, ledger.KeyGenerated, now)
+	case k.State == ledger.KeyGenerated && k.Plan != nil:
+		if !a.ring.has(k.ID) {
+			if err := a.o.Signer.Reload(ctx, k.Token); err != nil {
+				return false, next, err
+			}
+			a.ring.load([]string{k.ID}, true)
+		}
+		der, err := a.certificateFor(ctx, k, now)
+		if err != nil {
+			return false, next, err
+		}
+		crashpoint.Here("ca.keys.certified")
+		k.Chain, k.Until = [][]byte{der}, notAfter(der)
+		return a.move(ctx, k, ledger.KeyCertified, now)
+	case k.State == ledger.KeyCertified && k.Plan != nil:
+		if now.Before(k.Plan.Announce) {
+			return false, k.Plan.Announce, nil
+		}
+		return a.move(ctx, k, ledger.KeyAnnounced, now)
+	case k.State == ledger.KeyAnnounced && !k.Plan.Activate.IsZero():
+		if now.Before(k.Plan.Activate) {
+			return false, k.Plan.Activate, nil
+		}
+		return a.turn(ctx, k, now)
+	case k.State == ledger.KeyActive && policy.SelftestBytes(k.Purpose, k.Algorithm) != nil: // not the roots
+		if !now.Before(k.NotAfter) {
+			return a.end(ctx, k, now, ledger.CauseEnded)
+		}
+		if a.o.Ledger.UsedUp(k.ID) {
+			if _, ok := a.standby(k, now); ok {
+				return a.end(ctx, k, now, ledger.CauseUsed)
+			}
+		}
+		return false, k.NotAfter, nil
+	case k.Ended() && a.ring.has(k.ID) && !k.Finishes(now): // it leaves the workers, too
+		if err := a.o.Signer.Reload(ctx, k.Token); err != nil {
+			return false, next, err
+		}
+		a.ring.load([]string{k.ID}, false)
+		a.o.Log.Info("the workers let a key go", "key", k.ID, "state", string(k.State))
+	case k.State == ledger.KeyDeactivated && k.Finishes(now):
+		return false, k.Drain, nil
+	}
+	return false, next, nil
+}
+
+// certificateFor has a key certified by the IACA, as its plan says, or finds the certificate that was made before a crash.
+func (a *Authority) certificateFor(ctx context.Context, k ledger.Key, now time.Time) ([]byte, error) {
+	all, err := a.o.Ledger.Certificates(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range slices.Backward(all) {
+		if c.Profile != k.Plan.Profile || len(c.DER) == 0 {
+			continue
+		}
+		if cert, err := x509.ParseCertificate(c.DER); err == nil && bytes.Equal(cert.RawSubjectPublicKeyInfo, k.SPKI) {
+			return c.DER, nil
+		}
+	}
+	iaca, err := a.activeKey(policy.PurposeIACA, now)
+	if err != nil {
+		return nil, err
+	}
+	return a.certify(ctx, a.planned(k, iaca, now))
+}
+
+// planned is the certificate that a plan says.
+func (a *Authority) planned(k ledger.Key, iaca ledger.Key, now time.Time) policy.Cert {
+	c := policy.Cert{Profile: k.Plan.Profile, Name: k.Plan.Name, SPKI: k.SPKI, NotBefore: now.Truncate(time.Second), NotAfter: k.Until, IssuerKey: iaca.ID}
+	if k.Purpose == policy.PurposeSDJWT && a.o.BaseURL != "" {
+		c.URIs = []string{a.o.BaseURL}
+	}
+	return c
+}
+
+// changeKeys makes changes of keys and shows them. Whoever came first wins: what is asked for is decided on the keys as they are.
+func (a *Authority) changeKeys(ctx context.Context, now time.Time, x *ledger.Execution, decide func() ([]ledger.KeyChange, error)) (moved bool, _ time.Time, _ error) {
+	a.ring.changing.Lock()
+	changes, err := decide()
+	if err == nil && len(changes) > 0 {
+		err = a.o.Ledger.ChangeKeys(ctx, now, changes, x)
+	}
+	a.ring.changing.Unlock()
+	if err != nil || len(changes) == 0 {
+		return false, time.Time{}, err
+	}
+	for _, c := range changes {
+		a.o.Log.Warn("a key changed its state", "key", c.Key.ID, "purpose", string(c.Key.Purpose), "state", string(c.Key.State), "cause", c.Cause, "proposal", c.Proposal, "officers", c.By)
+	}
+	a.ring.stir()
+	if err := a.shelveCertificates(ctx); err != nil { // the next look tries again
+		a.o.Log.Error("publishing certificates", "error", err)
+	}
+	return true, time.Time{}, nil
+}
+
+func by(k ledger.Key, cause string) ledger.KeyChange {
+	c := ledger.KeyChange{Key: k, Cause: cause}
+	if k.Plan != nil {
+		c.Proposal, c.By = k.Plan.Proposal, k.Plan.By
+	}
+	return c
+}
+
+// move takes a key to its next state by its own plan.
+func (a *Authority) move(ctx context.Context, k ledger.Key, to ledger.KeyState, now time.Time) (bool, time.Time, error) {
+	return a.changeKeys(ctx, now, nil, func() ([]ledger.KeyChange, error) {
+		if is, _ := a.key(k.ID); is.State != k.State {
+			return nil, nil
+		}
+		k.State = to
+		return []ledger.KeyChange{by(k, ledger.CausePlan)}, nil
+	})
+}
+
+// inUse is the active key of a purpose on a token.
+func (a *Authority) inUse(p policy.Purpose, token string) (ledger.Key, bool) {
+	for _, k := range a.o.Ledger.Keys() {
+		if k.Purpose == p && k.Token == token && k.State == ledger.KeyActive {
+			return k, true
+		}
+	}
+	return ledger.Key{}, false
+}
+
+// retired is a key that signs nothing new; what is reserved for it is finished.
+func retired(k ledger.Key, now time.Time) ledger.Key {
+	k.State, k.Drain = ledger.KeyDeactivated, now.Add(drainFor)
+	return k
+}
+
+// turn is the hand-over to a planned successor, in one commit: there is no instant with two active keys or with none.
+func (a *Authority) turn(ctx context.Context, k ledger.Key, now time.Time) (bool, time.Time, error) {
+	return a.changeKeys(ctx, now, nil, func() ([]ledger.KeyChange, error) {
+		is, _ := a.key(k.ID)
+		if is.State != ledger.KeyAnnounced {
+			return nil, nil
+		}
+		if !a.announced(is) {
+			return nil, fmt.Errorf("the certificate of key %s is not published yet", k.ID)
+		}
+		if !a.ring.has(k.ID) {
+			return nil, fmt.Errorf("the workers of token %s do not have key %s yet", k.Token, k.ID)
+		}
+		is.State = ledger.KeyActive
+		changes := []ledger.KeyChange{by(is, ledger.CausePlan)}
+		if old, ok := a.inUse(k.Purpose, k.Token); ok {
+			if old.ID != k.Plan.Succeeds {
+				return nil, fmt.Errorf("its plan says that it takes over from %q, and %s is active: officers have to decide (key.activate)", k.Plan.Succeeds, old.ID)
+			}
+			c := by(retired(old, now), ledger.CausePlan)
+			c.Proposal, c.By = k.Plan.Proposal, k.Plan.By
+			changes = append(changes, c)
+		}
+		crashpoint.Here("ca.keys.turn")
+		return changes, nil
+	})
+}
+
+// standby is a key that can take over now.
+func (a *Authority) standby(from ledger.Key, now time.Time) (ledger.Key, bool) {
+	for _, k := range a.o.Ledger.Keys() {
+		if k.StandsBy() && k.Purpose == from.Purpose && k.Token == from.Token && k.ID != from.ID && a.ring.has(k.ID) && !now.Before(k.NotBefore) && now.Before(k.NotAfter) {
+			return k, true
+		}
+	}
+	return ledger.Key{}, false
+}
+
+// takesOver is the change by which a key that stands by takes over, if there is one.
+func (a *Authority) takesOver(from ledger.Key, now time.Time) []ledger.KeyChange {
+	next, ok := a.standby(from, now)
+	if from.State != ledger.KeyActive || !ok {
+		return nil
+	}
+	next.State = ledger.KeyActive
+	return []ledger.KeyChange{by(next, ledger.CauseStandby)}
+}
+
+// end takes a key out of use at the end of its use, or when it signed as often as it may.
+func (a *Authority) end(ctx context.Context, k ledger.Key, now time.Time, cause string) (bool, time.Time, error) {
+	return a.changeKeys(ctx, now, nil, func() ([]ledger.KeyChange, error) {
+		is, _ := a.key(k.ID)
+		if is.State != ledger.KeyActive {
+			return nil, nil
+		}
+		return append([]ledger.KeyChange{by(retired(is, now), cause)}, a.takesOver(is, now)...), nil
+	})
+}
+
+// ---- what officers decide
+
+func keyProblem(code, format string, args ...any) error {
+	return &Problem{Code: "key." + code, Detail: fmt.Sprintf(format, args...)}
+}
+
+// known is a key that officers named.
+func (a *Authority) known(id string) (ledger.Key, error) {
+	k, ok := a.key(id)
+	switch {
+	case !ok:
+		return k, keyProblem("unregistered", "key %q is not in the registry", id)
+	case k.Purpose == policy.PurposeIACA || k.Purpose == policy.PurposeClientCA:
+		return k, keyProblem("root", "key %q is a CA's: what becomes of it is no matter of a proposal", id)
+	}
+	return k, nil
+}
+
+func officersDid(k ledger.Key, x *ledger.Execution, reason string) ledger.KeyChange {
+	return ledger.KeyChange{Key: k, Cause: ledger.CauseOfficers, Proposal: x.ID, By: x.By, Reason: reason}
+}
+
+// generateKey puts a plan into the registry. Everything else follows from it.
+func (a *Authority) generateKey(ctx context.Context, _ Caller, q *officer.Quorum, x *ledger.Execution) error {
+	p, now := q.Parameters().(*officer.Generate), a.o.Guard.ForLists()
+	_, _, err := a.changeKeys(ctx, now, x, func() ([]ledger.KeyChange, error) {
+		k := ledger.Key{ID: p.ID, Token: p.Token, Purpose: p.Purpose, Algorithm: p.Algorithm, State: ledger.KeyPlanned, NotBefore: p.Activate, NotAfter: p.UseUntil, Until: p.Until,
+			CKAID: make([]byte, 16), Plan: &ledger.KeyPlan{Proposal: x.ID, By: x.By, Profile: p.Profile(), Name: p.Name, Succeeds: p.Succeeds, Announce: p.Announce, Activate: p.Activate,
+				Uses: p.Uses, PerHour: p.PerHour}}
+		if p.Activate.IsZero() {
+			k.NotBefore = p.Announce
+		}
+		if _, err := a.o.Random.Read(k.CKAID); err != nil {
+			return nil, fmt.Errorf("reading randomness: %w", err)
+		}
+		if err := a.possible(p, &k, now); err != nil {
+			return nil, err
+		}
+		return []ledger.KeyChange{officersDid(k, x, p.Reason)}, nil
+	})
+	return err
+}
+
+// possible refuses a plan that would not come to its end: officers learn it now, and not at midnight.
+func (a *Authority) possible(p *officer.Generate, k *ledger.Key, now time.Time) error {
+	if _, ok := a.key(p.ID); ok {
+		return keyProblem("exists", "there is a key %q: each has a name of its own, for ever", p.ID)
+	}
+	if !now.Before(p.UseUntil) {
+		return keyProblem("plan", "its use would have ended at %s", p.UseUntil.Format(time.RFC3339))
+	}
+	online := false
+	for _, o := range a.o.Ledger.Keys() { // where the other signing keys are; the root's token is its own
+		if o.Token == p.Token && o.Purpose != policy.PurposeIACA {
+			online, k.Copies = true, o.Copies
+		}
+	}
+	if !online {
+		return keyProblem("plan", "token %q holds no signing keys", p.Token)
+	}
+	switch old, ok := a.inUse(p.Purpose, p.Token); {
+	case p.Activate.IsZero():
+	case p.Succeeds == "" && ok:
+		return keyProblem("plan", "key %s is active for %s: say that the new one succeeds it", old.ID, p.Purpose)
+	case p.Succeeds != "":
+		if s, known := a.key(p.Succeeds); !known || s.Purpose != p.Purpose || s.Token != p.Token || s.Ended() {
+			return keyProblem("plan", "key %q does not sign for %s on token %s, so that nothing can succeed it there", p.Succeeds, p.Purpose, p.Token)
+		}
+	}
+	iaca, err := a.activeKey(policy.PurposeIACA, now)
+	if err != nil {
+		return err
+	}
+	root, err := x509.ParseCertificate(iaca.Chain[0])
+	if err != nil {
+		return err
+	}
+	c := a.planned(*k, iaca, now)
+	c.SPKI, c.Serial = []byte{0}, [20]byte{0x40}
+	if _, d := policy.DecideCert(a.rules().bundle, policy.CertFacts{Cert: c, IssuerPurpose: iaca.Purpose, IssuerNotBefore: root.NotBefore, IssuerNotAfter: root.NotAfter}, c.NotBefore); d.Result != policy.Allowed {
+		return keyProblem("plan", "its certificate would not be signed: %s", d.Detail)
+	}
+	return nil
+}
+
+// activateKey has a key sign in the place of the active one.
+func (a *Authority) activateKey(ctx context.Context, _ Caller, q *officer.Quorum, x *ledger.Execution) error {
+	p, now := q.Parameters().(*officer.Activate), a.o.Guard.ForLists()
+	_, _, err := a.changeKeys(ctx, now, x, func() ([]ledger.KeyChange, error) {
+		k, err := a.known(p.ID)
+		if err != nil {
+			return nil, err
+		}
+		if k.State != ledger.KeyCertified && k.State != ledger.KeyAnnounced || !a.ring.has(k.ID) {
+			return nil, keyProblem("state", "key %s is %s: one that is certified or announced is activated", k.ID, k.State)
+		}
+		if k.State == ledger.KeyAnnounced && !a.announced(k) {
+			return nil, keyProblem("state", "the certificate of key %s is not published yet: execute it again", k.ID)
+		}
+		if now.Before(k.NotBefore) || !now.Before(k.NotAfter) {
+			return nil, keyProblem("state", "key %s may be used from %s to %s", k.ID, k.NotBefore.Format(time.RFC3339), k.NotAfter.Format(time.RFC3339))
+		}
+		old, ok := a.inUse(k.Purpose, k.Token)
+		if old.ID != p.Succeeds {
+			return nil, keyProblem("state", "key %q is active for %s, the proposal says %q: propose it again", old.ID, k.Purpose, p.Succeeds)
+		}
+		k.State = ledger.KeyActive
+		changes := []ledger.KeyChange{officersDid(k, x, p.Reason)}
+		if ok {
+			changes = append(changes, officersDid(retired(old, now), x, p.Reason))
+		}
+		return changes, nil
+	})
+	return err
+}
+
+// deactivateKey takes a key out of use for good.
+func (a *Authority) deactivateKey(ctx context.Context, _ Caller, q *officer.Quorum, x *ledger.Execution) error {
+	p, now := q.Parameters().(*officer.Deactivate), a.o.Guard.ForLists()
+	_, _, err := a.changeKeys(ctx, now, x, func() ([]ledger.KeyChange, error) {
+		k, err := a.known(p.ID)
+		if err != nil {
+			return nil, err
+		}
+		if !ledger.KeyDeactivated.Follows(k.State) {
+			return nil, keyProblem("state", "key %s is %s: there is nothing to deactivate", k.ID, k.State)
+		}
+		return append([]ledger.KeyChange{officersDid(retired(k, now), x, p.Reason)}, a.takesOver(k, now)...), nil
+	})
+	return err
+}
+
+// compromiseKey ends a key's use at once: what is reserved for it is not signed, and what it signed a moment ago is not handed out.
+func (a *Authority) compromiseKey(ctx context.Context, _ Caller, q *officer.Quorum, x *ledger.Execution) error {
+	p, now := q.Parameters().(*officer.Compromise), a.o.Guard.ForLists()
+	_, _, err := a.changeKeys(ctx, now, x, func() ([]ledger.KeyChange, error) {
+		k, err := a.known(p.ID)
+		if err != nil {
+			return nil, err
+		}
+		if !ledger.KeyCompromised.Follows(k.State) {
+			return nil, keyProblem("state", "key %s is %s", k.ID, k.State)
+		}
+		next := a.takesOver(k, now)
+		k.State, k.Drain = ledger.KeyCompromised, time.Time{}
+		c := officersDid(k, x, p.Reason)
+		if len(k.Chain) > 0 {
+			cert, err := x509.ParseCertificate(k.Chain[0])
+			if err != nil {
+				return nil, err
+			}
+			c.Revoke = cert.SerialNumber.FillBytes(make([]byte, 20))
+		}
+		return append([]ledger.KeyChange{c}, next...), nil
+	})
+	return err
+}
+
+// destroyKey takes a key off its token, and then says so: the registry never says that a key is gone that is there.
+func (a *Authority) destroyKey(ctx context.Context, _ Caller, q *officer.Quorum, x *ledger.Execution) error {
+	p, now := q.Parameters().(*officer.Destroy), a.o.Guard.ForLists()
+	_, _, err := a.changeKeys(ctx, now, x, func() ([]ledger.KeyChange, error) {
+		k, err := a.known(p.ID)
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case k.State != ledger.KeyDeactivated && k.State != ledger.KeyCompromised:
+			return nil, keyProblem("state", "key %s is %s: deactivate it first", k.ID, k.State)
+		case a.ring.has(k.ID):
+			return nil, keyProblem("state", "the workers still have key %s, which they let go when what was reserved for it is finished: execute it again in a minute", k.ID)
+		}
+		if err := a.o.Signer.Destroy(ctx, k.Token, k.CKAID); err != nil {
+			return nil, err
+		}
+		crashpoint.Here("ca.keys.destroyed")
+		k.State = ledger.KeyDestroyed
+		return []ledger.KeyChange{officersDid(k, x, p.Reason)}, nil
+	})
+	return err
+}
+
+// stopped says whether an error only says that a key was handed over or stopped while a request was under way: the request goes on with another.
+func stopped(err error) bool {
+	var r *ledger.Refusal
+	return errors.Is(err, signer.ErrKeyEnded) || errors.As(err, &r) && r.Code() == ledger.KeyInactive
+}
