@@ -6,7 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"math/big"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -23,12 +27,15 @@ import (
 // revokers are the purposes whose keys sign revocation lists.
 var revokers = []policy.Purpose{policy.PurposeIACA, policy.PurposeClientCA}
 
-// crlProfile of a CA's lists.
+// crlProfile of a CA's lists; empty: keys of this purpose are no CA's.
 func crlProfile(p policy.Purpose) string {
-	if p == policy.PurposeIACA {
+	switch p {
+	case policy.PurposeIACA:
 		return "iaca"
+	case policy.PurposeClientCA:
+		return "rfc5280"
 	}
-	return "rfc5280"
+	return ""
 }
 
 // crlOf names the list of a CA. The first of its kind has no number: its name stands in certificates as crl/iaca.crl.
@@ -130,7 +137,7 @@ func (a *Authority) renewCRLs(ctx context.Context, p policy.Purpose, now time.Ti
 	wait = time.Hour
 	var errs []error
 	for _, k := range a.o.Ledger.Keys() {
-		if k.Purpose != p || k.State != ledger.KeyActive || len(k.Chain) == 0 {
+		if k.Purpose != p || !k.Finishes(now) || len(k.Chain) == 0 {
 			continue
 		}
 		cert, err := x509.ParseCertificate(k.Chain[0])
@@ -174,17 +181,23 @@ func (a *Authority) renewCRL(ctx context.Context, ca ledger.Key, name string, no
 	if name != crlOf(ca) {
 		f.CRL.Scope = a.o.X509.DistributionPoint(name)
 	}
-	if f.Last, err = listed(f.CRL.Profile, rec.DER); err != nil {
+	der := rec.DER
+	if rec.Jumped { // the ledger may be older than what is published
+		if der, err = a.adopt(ctx, ca, name, der); err != nil {
+			return 0, err
+		}
+	}
+	if f.Last, err = listed(f.CRL.Profile, der); err != nil {
 		return 0, err
 	}
 	changed := a.entries(ca, &f)
-	if rec.DER != nil { // whatever comes of the next one, this one is good until it expires
+	if rec.DER != nil && !rec.Jumped { // whatever comes of the next one, this one is good until it expires
 		if err := a.shelveCRL(rec); err != nil {
 			return 0, err
 		}
 	}
 	due := rec.NextUpdate.Add(-a.o.CRLLife / 3)
-	if rec.DER == nil || changed || !now.Before(due) {
+	if rec.DER == nil || rec.Jumped || changed || !now.Before(due) {
 		approval, d := policy.DecideCRL(a.rules().bundle, f, now)
 		if err := a.decided("crl", d); err != nil {
 			return 0, err
@@ -193,7 +206,7 @@ func (a *Authority) renewCRL(ctx context.Context, ca ledger.Key, name string, no
 		if err != nil {
 			return 0, fmt.Errorf("drafting: %w", err)
 		}
-		der, err := a.signDER(ctx, approval, tbs, ca.ID, ca.Purpose)
+		der, err = a.signDER(ctx, approval, tbs, ca.ID, ca.Purpose)
 		if err != nil {
 			return 0, fmt.Errorf("signing: %w", err)
 		}
@@ -271,6 +284,98 @@ func (a *Authority) entries(ca ledger.Key, f *policy.CRLFacts) (changed bool) {
 		}
 	}
 	return changed
+}
+
+// published reads a list of a CA's out of the publish directory, if there is one and its key signed it. Others may write there too.
+func (a *Authority) published(ca ledger.Key, name string) (*x509.RevocationList, error) {
+	if a.o.Directory == "" {
+		return nil, nil
+	}
+	issuer, err := x509.ParseCertificate(ca.Chain[0])
+	if err != nil {
+		return nil, fmt.Errorf("certificate of %s: %w", ca.ID, err)
+	}
+	f, err := os.Open(filepath.Join(a.o.Directory, "crl", name+".crl"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	der, err := io.ReadAll(io.LimitReader(f, profile.MaxCRL+1))
+	if err != nil {
+		return nil, err
+	}
+	scope := ""
+	if name != crlOf(ca) {
+		scope = a.o.X509.DistributionPoint(name)
+	}
+	list, err := profile.ReadCRL(crlProfile(ca.Purpose), scope, der, issuer)
+	if err != nil {
+		a.o.Log.Warn("what is published as a revocation list is none of ours, and is replaced", "crl", name, "error", err)
+		return nil, nil
+	}
+	return list, nil
+}
+
+// compareCRLs fences a ledger that is older than a published list. The number is written beside the list, where the ledger looks for it: whoever
+// lifts the fence does so without reading lists.
+func (a *Authority) compareCRLs(ctx context.Context) error {
+	for _, k := range a.o.Ledger.Keys() {
+		if crlProfile(k.Purpose) == "" || len(k.Chain) == 0 {
+			continue
+		}
+		for _, name := range a.crlsOf(k) {
+			list, err := a.published(k, name)
+			if err != nil || list == nil {
+				return err
+			}
+			rec, err := a.o.Ledger.CRL(ctx, name)
+			if err != nil {
+				return err
+			}
+			if rec != nil && (!list.Number.IsUint64() || list.Number.Uint64() <= rec.Number) {
+				continue
+			}
+			if rec == nil {
+				rec = new(ledger.CRLRecord)
+			}
+			meta, err := json.Marshal(ledger.ListMeta{ID: name, Version: list.Number.Uint64(), File: name + ".crl"})
+			if err != nil {
+				return err
+			}
+			if err := a.file("crl/"+name+".json", meta); err != nil {
+				return err
+			}
+			return a.o.Ledger.Fence(fmt.Sprintf("the published CRL %s has number %s and the ledger %d", name, list.Number, rec.Number))
+		}
+	}
+	return nil
+}
+
+// adopt takes into the ledger what the published list says besides, and returns the list that the next one has to follow.
+func (a *Authority) adopt(ctx context.Context, ca ledger.Key, name string, der []byte) ([]byte, error) {
+	list, err := a.published(ca, name)
+	if err != nil || list == nil {
+		return der, err
+	}
+	entries, err := listed("rfc5280", list.Raw) // with a reason each
+	if err != nil {
+		return nil, err
+	}
+	issuer, err := x509.ParseCertificate(ca.Chain[0])
+	if err != nil {
+		return nil, fmt.Errorf("certificate of %s: %w", ca.ID, err)
+	}
+	all := make([]ledger.Revocation, len(entries))
+	for i, e := range entries {
+		all[i] = ledger.Revocation{Serial: pad(e.Serial), CA: ca.ID, CRL: name, Reason: e.Reason, At: e.At.UTC(), NotAfter: issuer.NotAfter}
+	}
+	if err := a.o.Ledger.AdoptRevocations(ctx, name, all); err != nil {
+		return nil, fmt.Errorf("taking in what the published list says: %w", err)
+	}
+	return list.Raw, nil
 }
 
 // pad gives a serial the form in which it is a key of the ledger.

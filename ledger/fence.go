@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -25,11 +26,13 @@ type head struct {
 	Size  uint64            `json:"size"`
 	Root  string            `json:"root"` // base64url
 	Lists map[string]uint64 `json:"lists"`
+	CRLs  map[string]uint64 `json:"crls,omitempty"` // numbers of revocation lists
 }
 
 // outside is what was found ahead of the ledger.
 type outside struct {
 	versions map[string]uint64 // of lists, in the high-water record or the publish directory
+	numbers  map[string]uint64 // of revocation lists, in the same
 	reasons  []string
 }
 
@@ -38,13 +41,16 @@ var (
 	metaLimits = strict.Limits{Bytes: 1 << 16, Depth: 3}
 )
 
+// acceptedCRL begins the names of revocation lists among what was accepted; no status list has such a name.
+const acceptedCRL = "crl/"
+
 // acceptedMeta is the meta value that remembers list versions outside which Unfence accepted.
 const acceptedMeta = "fence/accepted"
 
 // lookOutside compares the ledger with the high-water record and the publish directory. Every difference that a ledger which never lost
 // anything can't show is a reason to sign nothing.
 func (l *Ledger) lookOutside(ctx context.Context) ([]string, error) {
-	l.outside.versions = map[string]uint64{}
+	l.outside.versions, l.outside.numbers = map[string]uint64{}, map[string]uint64{}
 	accepted := map[string]uint64{}
 	if b, rev, err := l.store.Get(ctx, TableMeta, []byte(acceptedMeta)); err != nil {
 		return nil, err
@@ -74,20 +80,28 @@ func (l *Ledger) lookOutside(ctx context.Context) ([]string, error) {
 		}
 		l.outside.versions[id] = max(version, l.outside.versions[id])
 	}
+	seeCRL := func(where, name string, number uint64) {
+		if number > accepted[acceptedCRL+name] && number > l.crls[name] {
+			l.outside.reasons = append(l.outside.reasons, fmt.Sprintf("%s has number %d of CRL %s and the ledger %d", where, number, name, l.crls[name]))
+			l.outside.numbers[name] = max(number, l.outside.numbers[name])
+		}
+	}
 	if l.o.HighWater != "" {
-		if err := l.lookHighWater(ctx, see); err != nil {
+		if err := l.lookHighWater(ctx, see, seeCRL); err != nil {
 			return nil, err
 		}
 	}
 	if l.o.Publish != "" {
-		if err := l.lookPublished(see); err != nil {
-			return nil, err
+		for dir, see := range map[string]func(where, id string, version uint64){"status-lists": see, "crl": seeCRL} {
+			if err := l.lookPublished(dir, see); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return l.outside.reasons, nil
 }
 
-func (l *Ledger) lookHighWater(ctx context.Context, see func(where, id string, version uint64)) error {
+func (l *Ledger) lookHighWater(ctx context.Context, see, seeCRL func(where, id string, version uint64)) error {
 	b, err := os.ReadFile(l.o.HighWater)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // a first start; whoever can delete it could also roll it back
@@ -113,6 +127,9 @@ func (l *Ledger) lookHighWater(ctx context.Context, see func(where, id string, v
 	for _, id := range sorted(h.Lists) {
 		see("the high-water record", id, h.Lists[id])
 	}
+	for _, name := range sorted(h.CRLs) {
+		seeCRL("the high-water record", name, h.CRLs[name])
+	}
 	return nil
 }
 
@@ -123,7 +140,7 @@ func parseHead(b []byte) (h head, err error) {
 	return h, err
 }
 
-// ListMeta is what the publish directory says of a list, beside its token.
+// ListMeta is what the publish directory says of a status list or of a revocation list, beside it.
 type ListMeta struct {
 	ID      string `json:"id"`
 	Version uint64 `json:"version"`
@@ -133,8 +150,8 @@ type ListMeta struct {
 // ParseListMeta reads a description in the publish directory.
 func ParseListMeta(b []byte) (m ListMeta, err error) { return m, strict.Loose(b, metaLimits, &m) }
 
-func (l *Ledger) lookPublished(see func(where, id string, version uint64)) error {
-	dir := filepath.Join(l.o.Publish, "status-lists")
+func (l *Ledger) lookPublished(kind string, see func(where, id string, version uint64)) error {
+	dir := filepath.Join(l.o.Publish, kind)
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -188,6 +205,9 @@ func (l *Ledger) Unfence(ctx context.Context) error {
 	for id, v := range l.outside.versions {
 		accepted[id] = v
 	}
+	for name, n := range l.outside.numbers {
+		accepted[acceptedCRL+name] = n
+	}
 	rows := []Row{{Table: TableMeta, Key: []byte(acceptedMeta), Value: encode(accepted), If: If(rev)}}
 	closed, jumped := map[string]ListRecord{}, map[string]VersionRecord{}
 	l.mu.RLock()
@@ -205,6 +225,11 @@ func (l *Ledger) Unfence(ctx context.Context) error {
 		rows = append(rows, Row{Table: TableVersions, Key: []byte(id), Value: encode(v), If: Any})
 	}
 	l.mu.RUnlock()
+	crls, err := l.jumpCRLs(ctx, jump)
+	if err != nil {
+		return err
+	}
+	rows = append(rows, crls...)
 	crashpoint.Here("ledger.unfence.before-commit")
 	out, err := l.commit(ctx, Leaf{Kind: "unfence", At: now, Reasons: f.Reasons, Count: uint64(len(closed))}, rows, true, func(seq uint64) {
 		for id, row := range closed {
@@ -212,6 +237,11 @@ func (l *Ledger) Unfence(ctx context.Context) error {
 		}
 		for id, v := range jumped {
 			l.lists[id].version, l.lists[id].dirty = v, now
+		}
+		for _, row := range crls {
+			if c, err := decode[CRLRecord](TableCRLs, row.Value); err == nil { // our own encoding
+				l.crls[c.Name] = c.Number
+			}
 		}
 	})
 	if err != nil {
@@ -255,13 +285,14 @@ func (l *Ledger) writeHighWater() error {
 	if l.o.HighWater == "" {
 		return nil
 	}
-	h := head{Lists: map[string]uint64{}}
+	h := head{Lists: map[string]uint64{}, CRLs: map[string]uint64{}}
 	l.mu.RLock()
 	for id, li := range l.lists {
 		if li.version.Version > 0 {
 			h.Lists[id] = li.version.Version
 		}
 	}
+	maps.Copy(h.CRLs, l.crls)
 	l.mu.RUnlock()
 	size, root, err := l.store.Head(context.Background())
 	if err != nil {

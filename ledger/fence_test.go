@@ -169,3 +169,47 @@ func TestDamagedRecordsAreNoFirstStart(t *testing.T) {
 		})
 	}
 }
+
+// A number of a revocation list that is outside and not in the ledger fences it, whether the high-water record or the publish directory has it.
+// Lifting the fence moves the numbers of all lists, so that none is ever used twice.
+func TestRevocationListsAheadOfTheLedger(t *testing.T) {
+	h := newHouse(t)
+	ctx := context.Background()
+	h.key("client-ca-1", policy.PurposeClientCA)
+	settle := func(n uint64) {
+		t.Helper()
+		a, d := policy.DecideCRL(nil, policy.CRLFacts{IssuerPurpose: policy.PurposeClientCA, CRL: policy.CRL{Name: "client-ca", Profile: "rfc5280", Number: n, ThisUpdate: noon,
+			NextUpdate: noon.AddDate(0, 0, 30), IssuerKey: "client-ca-1", Through: 0}}, noon)
+		h.own(a, d, "client-ca-1", policy.PurposeClientCA, "CRL")
+	}
+	settle(4)
+	must(t, h.Close())
+	dir := filepath.Join(h.o.Publish, "crl")
+	must(t, os.MkdirAll(dir, 0o755))
+	for name, n := range map[string]string{"client-ca": "7", "iaca": "3"} {
+		must(t, os.WriteFile(filepath.Join(dir, name+".json"), []byte(`{"id":"`+name+`","version":`+n+`,"file":"`+name+`.crl"}`), 0o600))
+	}
+	l, err := Open(ctx, h.o)
+	var f *Fenced
+	if !errors.As(err, &f) || !strings.Contains(err.Error(), "number 7 of CRL client-ca and the ledger 4") || !strings.Contains(err.Error(), "number 3 of CRL iaca and the ledger 0") {
+		t.Fatalf("not fenced: %v", err)
+	}
+	refused(t, l.RevokeCertificates(ctx, nil, policy.KeyCompromise, &Execution{ID: "p"}), "ledger.fenced")
+	must(t, l.Unfence(ctx))
+	h.Ledger = l
+	h.again() // what was accepted fences no more
+	for name, n := range map[string]uint64{"client-ca": 1007, "iaca": 1003} {
+		if c, err := h.CRL(ctx, name); err != nil || c.Number != n || !c.Jumped {
+			t.Errorf("%s: %+v, %v", name, c, err)
+		}
+	}
+	settle(1008)
+	if c, err := h.CRL(ctx, "client-ca"); err != nil || c.Jumped || c.Number != 1008 {
+		t.Errorf("%+v, %v", c, err)
+	}
+	must(t, h.Close()) // which writes the high-water record
+	b, err := os.ReadFile(h.o.HighWater)
+	if err != nil || !strings.Contains(string(b), `"client-ca":1008`) {
+		t.Errorf("%s, %v", b, err)
+	}
+}

@@ -70,9 +70,11 @@ func (k Key) StandsBy() bool {
 	return k.Plan != nil && k.Plan.Activate.IsZero() && (k.State == KeyCertified || k.State == KeyAnnounced)
 }
 
-// Finishes says whether what was reserved for the key while it was active may still be signed.
+// Finishes says whether what was reserved for the key while it was active may still be signed. A CA that certifies nothing any more goes on to say
+// what it revoked, as long as its certificate is good.
 func (k Key) Finishes(at time.Time) bool {
-	return k.State == KeyActive || k.State == KeyDeactivated && at.Before(k.Drain)
+	ca := k.Purpose == policy.PurposeIACA || k.Purpose == policy.PurposeClientCA
+	return k.State == KeyActive || k.State == KeyDeactivated && (at.Before(k.Drain) || ca && at.Before(k.Until))
 }
 
 // Ended says whether a key will never sign again.

@@ -161,6 +161,7 @@ type CRLRecord struct {
 	Number     uint64    `json:"number"`
 	ThisUpdate time.Time `json:"this_update"`
 	NextUpdate time.Time `json:"next_update"`
+	Jumped     bool      `json:"jumped,omitempty"` // the number, by lifting a fence: the list itself is an older one, and has to be signed again
 	DER        []byte    `json:"der,omitempty"`
 }
 

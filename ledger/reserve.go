@@ -168,6 +168,9 @@ func (l *Ledger) checkDraft(a *policy.Approval, d Draft) (Key, error) {
 	case k.State == KeyActive:
 		return k, nil
 	}
+	if a.Kind() == policy.KindCRL && k.Finishes(l.o.Clock.Now()) {
+		return k, nil
+	}
 	// A root that was just generated signs one thing: itself.
 	if c, ok := a.Cert(); ok && k.State == KeyGenerated && c.IssuerKey == k.ID && bytes.Equal(c.SPKI, k.SPKI) {
 		return k, nil

@@ -163,6 +163,57 @@ func (l *Ledger) noteRevocations(rows []Row) {
 	close(old.moved)
 }
 
+// AdoptRevocations takes in what a published list says and the ledger does not know: it was restored from before that. A hold that was lifted
+// meanwhile comes back, and is lifted again by whoever lifted it.
+func (l *Ledger) AdoptRevocations(ctx context.Context, list string, all []Revocation) error {
+	for part := range slices.Chunk(all, mostRevocations) {
+		leaf := Leaf{Kind: "certificates", Name: list, Reason: "published"}
+		var rows []Row
+		for _, r := range part {
+			if _, known := l.RevokedCertificate(r.Serial); known {
+				continue
+			}
+			r.Adopted = true
+			if c, _, err := get[Certificate](ctx, l, TableCertificates, r.Serial); err != nil {
+				return err
+			} else if c != nil {
+				r.CA, r.CRL, r.NotAfter = c.CA, c.CRL, c.NotAfter
+			}
+			rows = append(rows, Row{Table: TableRevocations, Key: r.Serial, Value: encode(r)})
+			leaf.Certificates = append(leaf.Certificates, LeafCertificate{Serial: r.Serial, CA: r.CA, State: "revoked", Reason: r.Reason})
+		}
+		if len(rows) == 0 {
+			continue
+		}
+		if err := l.execute(ctx, nil, leaf, rows, func(uint64) { l.noteRevocations(rows) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// jumpCRLs moves the numbers of all revocation lists above what was seen outside.
+func (l *Ledger) jumpCRLs(ctx context.Context, jump uint64) (rows []Row, _ error) {
+	l.mu.RLock()
+	known := maps.Clone(l.crls)
+	l.mu.RUnlock()
+	for name, n := range l.outside.numbers {
+		known[name] = max(known[name], n)
+	}
+	for _, name := range slices.Sorted(maps.Keys(known)) {
+		c, rev, err := get[CRLRecord](ctx, l, TableCRLs, []byte(name))
+		if err != nil {
+			return nil, err
+		}
+		if c == nil {
+			c = &CRLRecord{Name: name}
+		}
+		c.Number, c.Jumped = known[name]+jump, true
+		rows = append(rows, Row{Table: TableCRLs, Key: []byte(name), Value: encode(c), If: If(rev)})
+	}
+	return rows, nil
+}
+
 // distinct serials, in the form in which they are keys: 20 octets, as the appliance makes them.
 func distinct(serials [][]byte) (out [][]byte) {
 	seen := map[string]bool{}
@@ -205,7 +256,7 @@ func (l *Ledger) checkCRL(ctx context.Context, rec *CRLRecord, v policy.CRL) err
 		return ErrConflict
 	case last == nil:
 		return nil
-	case last.CA != v.IssuerKey || last.Scope != v.Scope:
+	case last.CA != "" && (last.CA != v.IssuerKey || last.Scope != v.Scope):
 		return refuse("crl.other", "CRL %s is signed by %s for %q, not by %s for %q", v.Name, last.CA, last.Scope, v.IssuerKey, v.Scope)
 	case v.Number <= last.Number:
 		return refuse("crl.number", "CRL number %d is not above %d", v.Number, last.Number)

@@ -32,7 +32,7 @@ func (f Finding) String() string { return f.Lint + " (" + f.Source + "): " + f.D
 // Bounds on what is parsed: our certificates have some 700 bytes, a CRL with a thousand entries 40 kB.
 const (
 	maxCertificate = 8 << 10
-	maxCRL         = 4 << 20
+	MaxCRL         = 4 << 20 // some hundred thousand entries
 )
 
 // maxOID bounds an object identifier's content, whose text costs zlint the square of its length. Those in use have at most a dozen octets.

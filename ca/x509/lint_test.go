@@ -1,6 +1,7 @@
 package x509
 
 import (
+	"bytes"
 	"crypto/x509"
 	"encoding/pem"
 	"hash/crc32"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"sealkeeper/internal/fuzzing"
+	"sealkeeper/policy"
 )
 
 func names(f []Finding) string {
@@ -85,7 +87,20 @@ func FuzzLint(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	seeds = append(seeds, der, crl)
+	issuer, err := x509.ParseCertificate(der)
+	if err != nil {
+		f.Fatal(err)
+	}
+	held := crlRequest()
+	held.Profile, held.Revoked = "rfc5280", []policy.Revoked{{Serial: []byte{5}, At: start, Reason: policy.CertificateHold}}
+	if tbs, err = draftCRL(held, iaca.Key, der); err != nil {
+		f.Fatal(err)
+	}
+	clients, err := tbs.join(iaca.raw(f, tbs.Bytes()))
+	if err != nil {
+		f.Fatal(err)
+	}
+	seeds = append(seeds, der, crl, clients)
 	names := slices.Sorted(maps.Keys(profiles))
 	fuzzing.Run(f, fuzzing.Options{}, seeds, func(t *testing.T, der []byte) (clean bool) {
 		profile := names[crc32.ChecksumIEEE(der)%uint32(len(names))] // one for each input, as in use
@@ -95,10 +110,15 @@ func FuzzLint(f *testing.F) {
 				t.Errorf("clean as %s, but: %v", profile, err)
 			}
 		}
-		if len(LintCRL("iaca", "", der)) == 0 {
+		// As a list that is found in the publish directory is read at start.
+		kind := []string{"iaca", "rfc5280"}[crc32.ChecksumIEEE(der)>>16%2]
+		if len(LintCRL(kind, "", der)) == 0 {
 			clean = true
 			if _, err := x509.ParseRevocationList(der); err != nil {
 				t.Errorf("clean CRL, but: %v", err)
+			}
+			if _, err := ReadCRL(kind, "", der, issuer); err == nil && !bytes.Equal(der, crl) && !bytes.Equal(der, clients) {
+				t.Error("a list that the root did not sign is taken for its own")
 			}
 		}
 		return clean

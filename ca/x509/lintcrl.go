@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"errors"
 	"fmt"
 	"time"
 
@@ -21,8 +22,8 @@ func LintCRL(profile, scope string, der []byte) []Finding {
 	if !ok {
 		return []Finding{{"profile", "sealkeeper", fmt.Sprintf("CRL profile %q is not known", profile)}}
 	}
-	if len(der) > maxCRL {
-		return []Finding{{"size", "sealkeeper", fmt.Sprintf("%d bytes, at most %d are read", len(der), maxCRL)}}
+	if len(der) > MaxCRL {
+		return []Finding{{"size", "sealkeeper", fmt.Sprintf("%d bytes, at most %d are read", len(der), MaxCRL)}}
 	}
 	c, err := x509.ParseRevocationList(der)
 	if err != nil {
@@ -93,6 +94,21 @@ func LintCRL(profile, scope string, der []byte) []Finding {
 	}
 	l.zlintCRL(der)
 	return l.found
+}
+
+// ReadCRL reads a list that somebody else may have written: it is one of this profile and scope, signed by the issuer, with a number.
+func ReadCRL(profile, scope string, der []byte, issuer *x509.Certificate) (*x509.RevocationList, error) {
+	if f := LintCRL(profile, scope, der); len(f) > 0 {
+		return nil, fmt.Errorf("no list of profile %s: %s", profile, findings(f))
+	}
+	list, err := x509.ParseRevocationList(der)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(list.RawIssuer, issuer.RawSubject) {
+		return nil, errors.New("another CA's list")
+	}
+	return list, list.CheckSignatureFrom(issuer)
 }
 
 // fields are what parsing forgives: which kind of time was written, and an empty list of entries.

@@ -474,7 +474,7 @@ func TestEveryRuleOfRevocationListsIsHeld(t *testing.T) {
 	if f := slices.Concat(Lint("vical", readPEM(t, "annex-d-ds.pem")), LintCRL("delta", "", nil)); len(f) != 2 || names(f) != "profile" {
 		t.Errorf("an unknown profile: %s", findings(f))
 	}
-	if f := slices.Concat(Lint("iaca", make([]byte, maxCertificate+1)), LintCRL("iaca", "", make([]byte, maxCRL+1))); len(f) != 2 || names(f) != "size" {
+	if f := slices.Concat(Lint("iaca", make([]byte, maxCertificate+1)), LintCRL("iaca", "", make([]byte, MaxCRL+1))); len(f) != 2 || names(f) != "size" {
 		t.Errorf("too large: %s", findings(f))
 	}
 	covered(t, caught, "lintcrl.go")

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/big"
 	"os"
 	"path/filepath"
 	"slices"
@@ -100,13 +101,16 @@ type run struct {
 	latches      map[string]map[uint64]int64 // phase, entry → instant, in leaves
 	swept        string                      // how far the leaves say that windows were swept
 	overdrawn    []string
-	decisions    map[uint64]decision // entry → what it says of its decision
-	proposed     map[string][]string // kinds of what officers said, by proposal
-	executed     map[string][]uint64 // entries that carried a proposal out
-	set          map[string]bool     // what officers set, by what the journal says last
-	clock        string              // the last that was accepted
-	inUse        map[string]bool     // hashes of bundles, once they are put to use
-	unused       []uint64            // entries of bundles that were not
+	decisions    map[uint64]decision    // entry → what it says of its decision
+	proposed     map[string][]string    // kinds of what officers said, by proposal
+	executed     map[string][]uint64    // entries that carried a proposal out
+	set          map[string]bool        // what officers set, by what the journal says last
+	clock        string                 // the last that was accepted
+	inUse        map[string]bool        // hashes of bundles, once they are put to use
+	unused       []uint64               // entries of bundles that were not
+	revoked      map[string][]revokedAt // by serial: what the leaves say of its revocation, in their order
+	crlNumbers   map[string]uint64      // the last that was settled, by the name of the list
+	repeated     []string               // numbers that did not grow
 	custody      custody
 }
 
@@ -143,9 +147,9 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	defer a.Close()
 	f := &run{ctx: ctx, o: o, a: a, r: &Report{Ledger: o.Ledger}, leaves: map[string]leafAt{}, settled: map[string]struct{}{}, givenUp: map[string]struct{}{}, tries: map[string][]triedAt{},
 		reservations: map[string]ledger.ReservationRecord{}, credentials: map[slot]ledger.CredentialRecord{}, lists: map[string]ledger.ListRecord{}, images: map[string][]byte{}, keys: map[string]ledger.Key{}, windows: map[window]uint64{}, latches: map[string]map[uint64]int64{},
-		decisions: map[uint64]decision{}, inUse: map[string]bool{}, proposed: map[string][]string{}, executed: map[string][]uint64{}, set: map[string]bool{},
+		decisions: map[uint64]decision{}, inUse: map[string]bool{}, revoked: map[string][]revokedAt{}, crlNumbers: map[string]uint64{}, proposed: map[string][]string{}, executed: map[string][]uint64{}, set: map[string]bool{},
 		custody: custody{entries: map[string]uint64{}, before: map[string]bool{}, registries: map[string]struct{}{}}}
-	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.lines, f.versions, f.certificates, f.published, f.budgets, f.orders, f.unfinished, f.recorded, f.proposals, f.keysLives} {
+	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.lines, f.versions, f.certificates, f.revocations, f.published, f.budgets, f.orders, f.unfinished, f.recorded, f.proposals, f.keysLives} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -183,6 +187,7 @@ func (f *run) log() error {
 		f.charged(seq, leaf)
 		f.decided(seq, leaf)
 		f.governed(seq, leaf)
+		f.unbelieved(seq, leaf)
 		f.kept(seq, leaf)
 		if leaf.Reservation != "" {
 			switch {
@@ -713,25 +718,22 @@ func (f *run) pinned(der []byte, p policy.Purpose) error {
 	return fmt.Errorf("signed by a key that is not registered for %s", p)
 }
 
-// certificates: each verifies with a registered CA key.
+// certificates: each verifies with the CA key that it says, and its row says what is in it.
 func (f *run) certificates() error {
 	c := f.r.Checks[len(f.r.Checks)-1]
 	return f.a.Certificates(f.ctx, func(_ uint64, s ledger.Certificate) error {
-		if len(s.DER) == 0 {
-			return nil
-		}
 		c.Checked++
 		cert, err := x509.ParseCertificate(s.DER)
 		if err != nil {
 			c.fail("certificate %x: %v", s.Serial, err)
 			return nil
 		}
-		for _, k := range f.keys {
-			if (k.Purpose == policy.PurposeIACA || k.Purpose == policy.PurposeClientCA) && signedBy(k.SPKI, cert.RawTBSCertificate, cert.Signature) {
-				return nil
-			}
+		if k, ok := f.keys[s.CA]; !ok || k.Purpose != policy.PurposeIACA && k.Purpose != policy.PurposeClientCA || !signedBy(k.SPKI, cert.RawTBSCertificate, cert.Signature) {
+			c.fail("certificate %x (%s %q) does not verify with CA key %s", s.Serial, s.Profile, s.Name, s.CA)
 		}
-		c.fail("certificate %x (%s %q) verifies with no registered CA key", s.Serial, s.Profile, s.Name)
+		if cert.SerialNumber.Cmp(new(big.Int).SetBytes(s.Serial)) != 0 || !cert.NotAfter.Equal(s.NotAfter) {
+			c.fail("certificate %x (%s %q) has another serial number or end than its row", s.Serial, s.Profile, s.Name)
+		}
 		return nil
 	})
 }
