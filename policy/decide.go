@@ -46,6 +46,8 @@ const (
 	ruleSchedule  = "D:schedule"
 )
 
+var purposeOf = map[Format]Purpose{MDoc: PurposeMDoc, SDJWT: PurposeSDJWT}
+
 // issueRules are what every allowed issue has passed, before the permits that allowed it.
 var issueRules = []string{ruleFactsBound, ruleOneDevice, ruleLocks, ruleClient, ruleType, ruleEvidence, ruleCopies, ruleClaims}
 
@@ -208,7 +210,7 @@ func (b *Bundle) judgeIssue(f facts, r IssueRequest, s Slot, at time.Time) (*App
 		a.lane = LaneBatch
 	}
 	for _, format := range formats {
-		a.purposes = append(a.purposes, map[Format]Purpose{MDoc: PurposeMDoc, SDJWT: PurposeSDJWT}[format])
+		a.purposes = append(a.purposes, purposeOf[format])
 	}
 	return a, d
 }

@@ -1,13 +1,17 @@
 package policy
 
 import (
+	"encoding/binary"
 	"errors"
 	"iter"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cedar-policy/cedar-go"
+	"github.com/cedar-policy/cedar-go/types"
 	"github.com/cedar-policy/cedar-go/x/exp/ast"
 	"github.com/cedar-policy/cedar-go/x/exp/schema"
 	"github.com/cedar-policy/cedar-go/x/exp/schema/validate"
@@ -52,6 +56,7 @@ type ruleSet struct {
 	ids      []string
 	policies []*cedar.Policy
 	clients  cedar.EntityMap
+	known    *judgements // nil: a rule does more with the instant than to compare it, so that every judgement is another one
 }
 
 // All iterates in the bundle's order, so that decisions name rules in the same order each time.
@@ -67,6 +72,7 @@ func (s ruleSet) All() iter.Seq2[cedar.PolicyID, *cedar.Policy] {
 
 func (c *checker) rules(b *Bundle, specs []RuleSpec) ruleSet {
 	s := ruleSet{clients: cedar.EntityMap{}}
+	remember, turns := true, []int64(nil)
 	var definition schema.Schema
 	if err := definition.UnmarshalCedar([]byte(RuleSchema)); err != nil {
 		c.wrong("/rules", "the rule schema of this program is broken: %v", err)
@@ -94,8 +100,17 @@ func (c *checker) rules(b *Bundle, specs []RuleSpec) ruleSet {
 			c.wrong(at+"/cedar", "rule %s: %s", spec.ID, strings.ReplaceAll(err.Error(), "\n", "; "))
 			continue
 		}
-		c.entities(at+"/cedar", b, spec.ID, parsed[0])
+		if tree := c.tree(at+"/cedar", spec.ID, parsed[0]); tree != nil {
+			c.entities(at+"/cedar", b, spec.ID, tree)
+			if !instants(tree, &turns) {
+				remember = false
+			}
+		}
 		s.ids, s.policies = append(s.ids, spec.ID), append(s.policies, parsed[0])
+	}
+	if remember {
+		slices.Sort(turns)
+		s.known = &judgements{turns: slices.Compact(turns), of: map[string]judgement{}}
 	}
 	if len(specs) == 0 {
 		c.wrong("/rules", "the bundle has no rules, so nothing could ever be issued: permit something")
@@ -108,18 +123,81 @@ func (c *checker) rules(b *Bundle, specs []RuleSpec) ruleSet {
 	return s
 }
 
-// entities refuses rules about clients and types that the bundle does not have: a misspelt name would match nobody. It reads Cedar's JSON
-// form, in which every entity is an object with a type and an id.
-func (c *checker) entities(at jsontext.Pointer, b *Bundle, rule string, p *cedar.Policy) {
+// tree is a rule in Cedar's JSON form.
+func (c *checker) tree(at jsontext.Pointer, rule string, p *cedar.Policy) (tree any) {
 	data, err := p.MarshalJSON()
-	var tree any
 	if err == nil {
 		err = json.Unmarshal(data, &tree)
 	}
 	if err != nil {
 		c.wrong(at, "rule %s can't be read back: %v", rule, err)
-		return
+		return nil
 	}
+	return tree
+}
+
+// instants adds the instants that a rule compares context.at with. It is false if what the rule says may depend on the instant in any other
+// way: it does something else with that member, or with the context as a whole.
+func instants(tree any, all *[]int64) bool {
+	isContext := func(v any) bool {
+		m, ok := v.(map[string]any)
+		return ok && len(m) == 1 && m["Var"] == "context"
+	}
+	member := func(v any, operator string) (name string) { // of the context
+		if m, ok := v.(map[string]any); ok && len(m) == 1 {
+			if read, ok := m[operator].(map[string]any); ok && len(read) == 2 && isContext(read["left"]) {
+				name, _ = read["attr"].(string)
+			}
+		}
+		return name
+	}
+	written := func(v any) (at cedar.Datetime, ok bool) {
+		m, _ := v.(map[string]any)
+		args, _ := m["datetime"].([]any)
+		if len(m) != 1 || len(args) != 1 {
+			return at, false
+		}
+		value, _ := args[0].(map[string]any)
+		s, ok := value["Value"].(string)
+		if !ok {
+			return at, false
+		}
+		at, err := types.ParseDatetime(s)
+		return at, err == nil
+	}
+	switch v := tree.(type) {
+	case []any:
+		return !slices.ContainsFunc(v, func(e any) bool { return !instants(e, all) })
+	case map[string]any:
+		if isContext(v) {
+			return false
+		}
+		if name := member(v, "."); name != "" {
+			return name != "at"
+		}
+		if member(v, "has") != "" {
+			return true
+		}
+		for operator, e := range v {
+			if sides, ok := e.(map[string]any); ok && slices.Contains([]string{"<", "<=", ">", ">=", "==", "!="}, operator) && len(v) == 1 && len(sides) == 2 {
+				for _, side := range [][2]string{{"left", "right"}, {"right", "left"}} {
+					if at, ok := written(sides[side[1]]); ok && member(sides[side[0]], ".") == "at" {
+						*all = append(*all, at.Milliseconds())
+						return true
+					}
+				}
+			}
+			if !instants(e, all) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// entities refuses rules about clients and types that the bundle does not have: a misspelt name would match nobody. In Cedar's JSON form every
+// entity is an object with a type and an id.
+func (c *checker) entities(at jsontext.Pointer, b *Bundle, rule string, tree any) {
 	var walk func(any)
 	walk = func(v any) {
 		switch v := v.(type) {
@@ -164,8 +242,82 @@ type ruleFacts struct {
 	age       int
 }
 
-// judge evaluates all rules. ids are those that determined the result.
+// judgement is what rules said of facts.
+type judgement struct {
+	result       Result
+	code, detail string
+	ids          []string
+}
+
+// judgements that were made before. Rules are pure: the same facts are judged alike for as long as the bundle is there, and of a country's
+// requests most have the same ones.
+type judgements struct {
+	turns []int64 // instants that rules compare context.at with, in order, in milliseconds as Cedar has them
+	mu    sync.RWMutex
+	of    map[string]judgement
+}
+
+const (
+	mostJudgements = 4096
+	longestFacts   = 2048
+)
+
+// key of everything that is judged: facts that a rule may tell apart have different ones. Of the instant it has between which turns it is, or on which.
+func (f ruleFacts) key(turns []int64) string {
+	b := make([]byte, 0, 512)
+	turn, on := slices.BinarySearch(turns, cedar.NewDatetime(f.at).Milliseconds())
+	b = strconv.AppendBool(binary.AppendUvarint(b, uint64(turn)), on)
+	text := func(s string) { b = append(binary.AppendUvarint(b, uint64(len(s))), s...) }
+	list := func(l []string) {
+		b = binary.AppendUvarint(b, uint64(len(l)))
+		for _, s := range l {
+			text(s)
+		}
+	}
+	for _, s := range []string{f.client, string(f.operation), f.typ, f.issuer, f.identity, f.app} {
+		text(s)
+	}
+	b = strconv.AppendBool(strconv.AppendBool(b, f.replace), f.bound)
+	b = binary.AppendVarint(binary.AppendVarint(b, int64(f.copies)), int64(f.age))
+	b = binary.AppendUvarint(b, uint64(len(f.formats)))
+	for _, s := range f.formats {
+		text(string(s))
+	}
+	list(f.evidence)
+	list(f.storage)
+	list(f.user)
+	b = binary.AppendUvarint(b, uint64(len(f.locks)))
+	for _, l := range f.locks {
+		text(l.Reason)
+	}
+	return string(b)
+}
+
+// judge says what all rules say. ids are those that determined the result.
 func (s ruleSet) judge(f ruleFacts) (r Result, code, detail string, ids []string) {
+	if s.known == nil {
+		return s.evaluate(f)
+	}
+	key := f.key(s.known.turns)
+	s.known.mu.RLock()
+	j, ok := s.known.of[key]
+	s.known.mu.RUnlock()
+	if !ok {
+		j.result, j.code, j.detail, j.ids = s.evaluate(f)
+		if j.result != Failed && len(key) <= longestFacts {
+			s.known.mu.Lock()
+			if len(s.known.of) >= mostJudgements {
+				clear(s.known.of)
+			}
+			s.known.of[key] = j
+			s.known.mu.Unlock()
+		}
+	}
+	return j.result, j.code, j.detail, slices.Clone(j.ids)
+}
+
+// evaluate asks every rule.
+func (s ruleSet) evaluate(f ruleFacts) (r Result, code, detail string, ids []string) {
 	locks := make([]string, len(f.locks))
 	for i, l := range f.locks {
 		locks[i] = l.Reason
