@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"sealkeeper/ledger"
@@ -17,6 +18,7 @@ import (
 type Key struct {
 	ledger.Key
 	leaf *x509.Certificate
+	once sync.Map // name → what was made of the key
 }
 
 // New checks the chain of k. An anchor in it would invite verifiers to trust what travels with the credential: WD v4 B.1.1 and HAIP 6.1
@@ -41,7 +43,7 @@ func New(k ledger.Key) (*Key, error) {
 	if !bytes.Equal(leaf.RawSubjectPublicKeyInfo, k.SPKI) {
 		return nil, fmt.Errorf("certificate %s is not for the signer's pinned key", leaf.Subject)
 	}
-	return &Key{k, leaf}, nil
+	return &Key{Key: k, leaf: leaf}, nil
 }
 
 // Valid reports whether k came from New.
@@ -51,6 +53,15 @@ func (k *Key) Valid() bool { return k != nil && k.leaf != nil }
 func (k *Key) Is(r ledger.Key) bool {
 	return k.Valid() && k.ID == r.ID && k.Purpose == r.Purpose && k.Algorithm == r.Algorithm && bytes.Equal(k.SPKI, r.SPKI) &&
 		slices.EqualFunc(k.Chain, r.Chain, bytes.Equal)
+}
+
+// Once is what make gives, the first time for each name: bytes that are the same in everything that the key signs. They are not to be changed.
+func (k *Key) Once(name string, make func() []byte) []byte {
+	if b, ok := k.once.Load(name); ok {
+		return b.([]byte)
+	}
+	b, _ := k.once.LoadOrStore(name, make())
+	return b.([]byte)
 }
 
 // NotAfter is the last instant of the key's own certificate.

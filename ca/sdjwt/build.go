@@ -70,21 +70,21 @@ func build(p plain) (*TBS, error) {
 		return nil, err
 	}
 
-	var claims object // in the clear
+	claims := object{b: make([]byte, 0, 2048)} // in the clear
 	if p.issuer != "" {
 		claims.str("iss", p.issuer)
 	}
-	claims.raw("iat", strconv.AppendInt(nil, iat.Unix(), 10))
-	claims.raw("exp", strconv.AppendInt(nil, exp.Unix(), 10))
+	claims.b = strconv.AppendInt(claims.name("iat"), iat.Unix(), 10)
+	claims.b = strconv.AppendInt(claims.name("exp"), exp.Unix(), 10)
 	claims.str("vct", p.vct)
-	claims.raw("cnf", fmt.Appendf(nil, `{"jwk":%s}`, p.jwk))
-	var ref object
-	ref.raw("idx", strconv.AppendUint(nil, p.index, 10))
-	ref.str("uri", p.uri)
-	claims.raw("status", fmt.Appendf(nil, `{"status_list":%s}`, ref.close()))
+	claims.b = append(append(append(claims.name("cnf"), `{"jwk":`...), p.jwk...), '}')
+	claims.b = append(strconv.AppendUint(append(claims.name("status"), `{"status_list":{"idx":`...), p.index, 10), `,"uri":`...)
+	claims.b = append(claims.quoted(p.uri), "}}"...)
 
-	var disclosures, digests []string
-	seen := map[string]bool{}
+	hidden := make([]byte, 0, 2048) // disclosures, each with its tilde
+	one := make([]byte, 0, 512)     // disclosure
+	digests := make([]string, 0, len(p.values)+p.decoys)
+	seen := make(map[string]bool, len(p.values))
 	for _, v := range p.values {
 		name := v.SDName
 		if name == "" {
@@ -94,46 +94,58 @@ func build(p plain) (*TBS, error) {
 			return nil, fmt.Errorf("claim name %q is reserved or occurs twice", name)
 		}
 		seen[name] = true
-		value, err := encodeValue(v)
-		if err != nil {
-			return nil, err
-		}
 		if !v.Disclosure {
-			claims.raw(name, value)
+			if claims.b, err = appendValue(claims.name(name), v); err != nil {
+				return nil, err
+			}
 			continue
 		}
-		quoted, err := quote(name)
-		if err != nil {
+		one = b64.AppendEncode(append(one[:0], `["`...), s.Bytes(saltSize, "salt/%q", name))
+		if one, err = jsontext.AppendQuote(append(one, `",`...), name); err != nil {
 			return nil, err
 		}
-		salt := b64.EncodeToString(s.Bytes(saltSize, "salt/%q", name))
-		d := b64.EncodeToString(fmt.Appendf(nil, `["%s",%s,%s]`, salt, quoted, value))
-		disclosures = append(disclosures, d)
-		digests = append(digests, digest([]byte(d)))
+		if one, err = appendValue(append(one, ','), v); err != nil {
+			return nil, err
+		}
+		from := len(hidden)
+		hidden = b64.AppendEncode(hidden, append(one, ']'))
+		digests = append(digests, digest(hidden[from:]))
+		hidden = append(hidden, '~')
 	}
-	if err := errors.Join(claims.err, ref.err); err != nil {
-		return nil, err
+	if claims.err != nil {
+		return nil, claims.err
 	}
 	for i := range p.decoys {
 		digests = append(digests, digest(s.Bytes(32, "decoy/%d", i)))
 	}
 	if len(digests) > 0 { // sorted: digests are pseudorandom, so the order says nothing of claims or decoys (RFC 9901 4.2.4.1)
 		sort.Strings(digests)
-		claims.raw("_sd", []byte(`["`+strings.Join(digests, `","`)+`"]`))
+		claims.name("_sd")
+		for i, d := range digests {
+			claims.b = append(append(append(claims.b, "[,"[min(i, 1)], '"'), d...), '"')
+		}
+		claims.b = append(claims.b, ']')
 		claims.str("_sd_alg", "sha-256")
 	}
 
-	var header object
-	header.str("alg", p.signer.Algorithm)
-	header.str("typ", "dc+sd-jwt")
+	header := p.signer.Once("dc+sd-jwt", func() []byte { return b64.AppendEncode(nil, header(p.signer)) })
+	payload := claims.close()
+	input := make([]byte, 0, len(header)+1+b64.EncodedLen(len(payload)))
+	input = b64.AppendEncode(append(append(input, header...), '.'), payload)
+	return &TBS{bytes: input, disclosures: string(hidden), sigSize: sigSize, notAfter: exp}, nil
+}
+
+// header of everything that a key signs.
+func header(k *certified.Key) []byte {
+	var o object
+	o.str("alg", k.Algorithm)
+	o.str("typ", "dc+sd-jwt")
 	var x5c []string
-	for _, der := range p.signer.Chain {
+	for _, der := range k.Chain {
 		x5c = append(x5c, base64.StdEncoding.EncodeToString(der)) // RFC 7515 4.1.6: not base64url
 	}
-	header.raw("x5c", []byte(`["`+strings.Join(x5c, `","`)+`"]`))
-
-	input := b64.EncodeToString(header.close()) + "." + b64.EncodeToString(claims.close())
-	return &TBS{bytes: []byte(input), disclosures: disclosures, sigSize: sigSize, notAfter: exp}, nil
+	o.b = append(o.name("x5c"), `["`+strings.Join(x5c, `","`)+`"]`...)
+	return o.close()
 }
 
 // join ends with the last tilde even without disclosures (RFC 9901 4).
@@ -141,14 +153,10 @@ func (t *TBS) join(signature []byte) ([]byte, error) {
 	if len(signature) != t.sigSize {
 		return nil, fmt.Errorf("the signature has %d bytes, the algorithm's have %d", len(signature), t.sigSize)
 	}
-	out := append([]byte{}, t.bytes...)
-	out = append(out, '.')
-	out = b64.AppendEncode(out, signature)
-	out = append(out, '~')
-	for _, d := range t.disclosures {
-		out = append(append(out, d...), '~')
-	}
-	return out, nil
+	out := make([]byte, 0, len(t.bytes)+1+b64.EncodedLen(len(signature))+1+len(t.disclosures))
+	out = append(append(out, t.bytes...), '.')
+	out = append(b64.AppendEncode(out, signature), '~')
+	return append(out, t.disclosures...), nil
 }
 
 // digest over the ASCII bytes of the disclosure as it travels (RFC 9901 4.2.3).
@@ -157,20 +165,20 @@ func digest(d []byte) string {
 	return b64.EncodeToString(sum[:])
 }
 
-// encodeValue writes a checked claim. Binary values become data: URIs (sd-jwt-vc-19 2.2.2.4).
-func encodeValue(v policy.Value) ([]byte, error) {
+// appendValue writes a checked claim. Binary values become data: URIs (sd-jwt-vc-19 2.2.2.4).
+func appendValue(b []byte, v policy.Value) ([]byte, error) {
 	switch x := v.V.(type) {
 	case string:
 		if v.Kind == "string" || v.Kind == "date" {
-			return quote(x)
+			return jsontext.AppendQuote(b, x) // refuses invalid UTF-8
 		}
 	case bool:
 		if v.Kind == "bool" {
-			return strconv.AppendBool(nil, x), nil
+			return strconv.AppendBool(b, x), nil
 		}
 	case int64:
 		if v.Kind == "int" {
-			return strconv.AppendInt(nil, x, 10), nil
+			return strconv.AppendInt(b, x, 10), nil
 		}
 	case []byte:
 		if v.Kind == "bytes" {
@@ -181,32 +189,35 @@ func encodeValue(v policy.Value) ([]byte, error) {
 			if _, _, err := mime.ParseMediaType(media); err != nil {
 				return nil, fmt.Errorf("claim %q: media type %q: %w", v.Name, media, err)
 			}
-			return quote("data:" + media + ";base64," + base64.StdEncoding.EncodeToString(x))
+			var err error
+			if b, err = jsontext.AppendQuote(b, "data:"+media+";base64,"); err != nil {
+				return nil, err
+			}
+			return append(base64.StdEncoding.AppendEncode(b[:len(b)-1], x), '"'), nil // of base64 nothing has to be escaped
 		}
 	case []policy.Value:
 		switch v.Kind {
 		case "array":
-			out := []byte{'['}
+			b = append(b, '[')
 			for i, e := range x {
-				b, err := encodeValue(e)
-				if err != nil {
+				if i > 0 {
+					b = append(b, ',')
+				}
+				var err error
+				if b, err = appendValue(b, e); err != nil {
 					return nil, fmt.Errorf("in %q: %w", v.Name, err)
 				}
-				if i > 0 {
-					out = append(out, ',')
-				}
-				out = append(out, b...)
 			}
-			return append(out, ']'), nil
+			return append(b, ']'), nil
 		case "object":
-			return encodeObject(v, x)
+			return appendObject(b, v, x)
 		}
 	}
 	return nil, fmt.Errorf("claim %q of kind %q holds a %T", v.Name, v.Kind, v.V)
 }
 
-// encodeObject refuses member names that a verifier would take for digests (RFC 9901 4.1).
-func encodeObject(v policy.Value, members []policy.Value) ([]byte, error) {
+// appendObject refuses member names that a verifier would take for digests (RFC 9901 4.1).
+func appendObject(b []byte, v policy.Value, members []policy.Value) (_ []byte, err error) {
 	var o object
 	seen := map[string]bool{"": true, "_sd": true, "_sd_alg": true, "...": true}
 	for _, e := range members {
@@ -218,17 +229,12 @@ func encodeObject(v policy.Value, members []policy.Value) ([]byte, error) {
 			return nil, fmt.Errorf("member %q of %q is empty, reserved or occurs twice", name, v.Name)
 		}
 		seen[name] = true
-		b, err := encodeValue(e)
-		if err != nil {
+		if o.b, err = appendValue(o.name(name), e); err != nil {
 			return nil, fmt.Errorf("in %q: %w", v.Name, err)
 		}
-		o.raw(name, b)
 	}
-	return o.close(), o.err
+	return append(b, o.close()...), o.err
 }
-
-// quote refuses invalid UTF-8.
-func quote(s string) ([]byte, error) { return jsontext.AppendQuote(nil, s) }
 
 // object writes a JSON object in the order of its calls and keeps the first error.
 type object struct {
@@ -236,24 +242,30 @@ type object struct {
 	err error
 }
 
-func (o *object) raw(name string, value []byte) {
-	q, err := quote(name)
-	if err != nil && o.err == nil {
-		o.err = fmt.Errorf("name %q: %w", name, err)
-	}
+// name begins a member, whose value the caller appends.
+func (o *object) name(name string) []byte {
 	sep := byte(',')
 	if len(o.b) == 0 {
 		sep = '{'
 	}
-	o.b = append(append(append(append(o.b, sep), q...), ':'), value...)
+	o.b = append(o.b, sep)
+	o.b = append(o.quoted(name), ':')
+	return o.b
+}
+
+// quoted appends a string.
+func (o *object) quoted(s string) []byte {
+	b, err := jsontext.AppendQuote(o.b, s)
+	if err != nil && o.err == nil {
+		o.err = fmt.Errorf("text %q: %w", s, err)
+	}
+	o.b = b
+	return o.b
 }
 
 func (o *object) str(name, value string) {
-	q, err := quote(value)
-	if err != nil && o.err == nil {
-		o.err = fmt.Errorf("value of %q: %w", name, err)
-	}
-	o.raw(name, q)
+	o.name(name)
+	o.quoted(value)
 }
 
 func (o *object) close() []byte {
