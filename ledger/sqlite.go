@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math"
 	"net/url"
@@ -18,7 +20,7 @@ import (
 	"syscall"
 
 	"golang.org/x/mod/sumdb/tlog"
-	driver "modernc.org/sqlite" // registers "sqlite"
+	sqlite3 "modernc.org/sqlite" // registers "sqlite"
 
 	"sealkeeper/internal/crashpoint"
 )
@@ -37,7 +39,8 @@ type sqlite struct {
 	mu    sync.Mutex // one commit at a time
 	size  uint64
 	edge  map[int64]tlog.Hash // the stored hashes that the next leaf will need
-	stmts map[statement]*sql.Stmt
+	stmts map[statement]driver.Stmt
+	raw   driver.ConnPrepareContext // set within directly
 
 	closed bool
 	dead   sync.Mutex // guards cause
@@ -54,6 +57,7 @@ var migrations = []func() string{
 	},
 	func() string { return createTables(tables[1]) },
 	func() string { return createTables(tables[2]) },
+	func() string { return "" }, // rows of requests have their answers behind the JSON (encode.go), which older programs can't read
 }
 
 func createTables(names []Table) string {
@@ -76,7 +80,7 @@ func OpenSQLite(ctx context.Context, path string) (_ Store, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &sqlite{edge: map[int64]tlog.Hash{}, stmts: map[statement]*sql.Stmt{}}
+	s := &sqlite{edge: map[int64]tlog.Hash{}, stmts: map[statement]driver.Stmt{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("opening the ledger %s: %w", path, err), s.close())
@@ -241,8 +245,13 @@ func (s *sqlite) close() error {
 	if s.view != nil {
 		errs = append(errs, s.view.Rollback())
 	}
-	for _, st := range s.stmts {
-		errs = append(errs, st.Close())
+	if s.conn != nil && len(s.stmts) > 0 {
+		errs = append(errs, s.directly(func() (err error) {
+			for _, st := range s.stmts {
+				err = errors.Join(err, st.Close())
+			}
+			return err
+		}))
 	}
 	s.reads.Range(func(_, st any) bool {
 		errs = append(errs, st.(*sql.Stmt).Close())
@@ -283,8 +292,9 @@ func (s *sqlite) Commit(ctx context.Context, batch []Op) ([]Outcome, error) {
 		return nil, err
 	}
 	size, edge := s.size, maps.Clone(s.edge)
-	out, err := s.commit(batch)
-	if full(err) && s.undo() == nil {
+	var out []Outcome
+	err := s.directly(func() (err error) { out, err = s.commit(batch); return err })
+	if full(err) && s.directly(s.undo) == nil {
 		s.size, s.edge = size, edge
 		return nil, fmt.Errorf("%w: %w", ErrFull, err)
 	}
@@ -299,7 +309,7 @@ func (s *sqlite) Commit(ctx context.Context, batch []Op) ([]Outcome, error) {
 // others count is the last to be written to the WAL, and it was not. A sync that fails is another error.
 func full(err error) bool {
 	const sqliteFull = 13 // SQLITE_FULL
-	var e *driver.Error
+	var e *sqlite3.Error
 	return errors.As(err, &e) && e.Code()&0xff == sqliteFull
 }
 
@@ -432,11 +442,7 @@ func (s *sqlite) count(c *count) (fits bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	res, err := st.Exec(c.key, int64(c.rev), bound(c.most-c.n), int64(c.n))
-	if err != nil {
-		return false, err
-	}
-	n, err := res.RowsAffected()
+	n, err := execute(st, c.key, int64(c.rev), bound(c.most-c.n), int64(c.n))
 	return n == 1, err
 }
 
@@ -450,8 +456,6 @@ func (s *sqlite) compare(op Op) (*Conflict, error) {
 		if r.If == Any {
 			continue
 		}
-		var rev uint64
-		var used int64
 		text := "SELECT rev, 0 FROM %s WHERE k=?"
 		if r.Most > 0 {
 			text = "SELECT rev, " + counted + " FROM %s WHERE k=?"
@@ -460,10 +464,16 @@ func (s *sqlite) compare(op Op) (*Conflict, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := st.QueryRow(r.Key).Scan(&rev, &used); err != nil && !errors.Is(err, sql.ErrNoRows) {
+		row := []driver.Value{int64(0), int64(0)}
+		if _, err := first(st, row, r.Key); err != nil {
 			return nil, err
 		}
-		if rev != uint64(r.If) && r.Most == 0 || r.Most > 0 && used >= bound(r.Most) {
+		rev, ok := row[0].(int64)
+		used, okUsed := row[1].(int64)
+		if !ok || !okUsed {
+			return nil, fmt.Errorf("a row of table %s has the revision %v and counts %v", r.Table, row[0], row[1])
+		}
+		if uint64(rev) != uint64(r.If) && r.Most == 0 || r.Most > 0 && used >= bound(r.Most) {
 			return &Conflict{Table: r.Table, Key: r.Key}, nil
 		}
 	}
@@ -472,27 +482,25 @@ func (s *sqlite) compare(op Op) (*Conflict, error) {
 
 func (s *sqlite) put(r Row, rev uint64) (rows int64, err error) {
 	var text string
-	args := []any{r.Key, r.Value, int64(rev)}
+	args := []driver.Value{r.Key, r.Value, int64(rev)}
 	switch {
 	case r.Most > 0:
 		text = "INSERT INTO %s(k,v,rev) VALUES(?1,CAST('1' AS BLOB),?2) ON CONFLICT(k) DO UPDATE SET v=CAST(" + counted + "+1 AS BLOB), rev=excluded.rev WHERE " + counted + "<?3"
-		args = []any{r.Key, int64(rev), bound(r.Most)}
+		args = []driver.Value{r.Key, int64(rev), bound(r.Most)}
 	case r.Value == nil && r.If == Absent: // nothing to delete, and that is the condition: only compared
-		rows := int64(1)
 		st, err := s.stmt("SELECT 0 FROM %s WHERE k=?", r.Table)
 		if err != nil {
 			return 0, err
 		}
-		switch err := st.QueryRow(r.Key).Scan(&rows); {
-		case errors.Is(err, sql.ErrNoRows):
-			return 1, nil
-		default:
-			return rows, err
+		found, err := first(st, make([]driver.Value, 1), r.Key)
+		if err != nil || found {
+			return 0, err
 		}
+		return 1, nil
 	case r.Value == nil && r.If == Any:
-		text, args = "DELETE FROM %s WHERE k=?", []any{r.Key}
+		text, args = "DELETE FROM %s WHERE k=?", []driver.Value{r.Key}
 	case r.Value == nil:
-		text, args = "DELETE FROM %s WHERE k=? AND rev=?", []any{r.Key, int64(r.If)}
+		text, args = "DELETE FROM %s WHERE k=? AND rev=?", []driver.Value{r.Key, int64(r.If)}
 	case r.If == Absent:
 		text = "INSERT INTO %s(k,v,rev) VALUES(?,?,?) ON CONFLICT(k) DO NOTHING"
 	case r.If == Any:
@@ -504,11 +512,7 @@ func (s *sqlite) put(r Row, rev uint64) (rows int64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	res, err := st.Exec(args...)
-	if err != nil {
-		return 0, err
-	}
-	return res.RowsAffected()
+	return execute(st, args...)
 }
 
 // append journals the ops that applied, with the hashes of their leaves.
@@ -527,7 +531,7 @@ func (s *sqlite) append(batch []Op, out []Outcome) error {
 		}
 		n := int64(out[i].Seq)
 		leaf := tlog.RecordHash(op.Leaf)
-		if _, err := journal.Exec(n, op.Leaf, leaf[:]); err != nil {
+		if _, err := execute(journal, n, op.Leaf, leaf[:]); err != nil {
 			return err
 		}
 		stored, err := tlog.StoredHashesForRecordHash(n, leaf, tlog.HashReaderFunc(func(ids []int64) ([]tlog.Hash, error) {
@@ -546,8 +550,10 @@ func (s *sqlite) append(batch []Op, out []Outcome) error {
 		}
 		first := tlog.StoredHashIndex(0, n)
 		for j, h := range stored {
-			if _, err := hashes.Exec(first+int64(j), h[:]); err != nil {
-				return err
+			if j > 0 { // the leaf's own is the entry's
+				if _, err := execute(hashes, first+int64(j), h[:]); err != nil {
+					return err
+				}
 			}
 			s.edge[first+int64(j)] = h
 		}
@@ -561,22 +567,73 @@ func (s *sqlite) append(batch []Op, out []Outcome) error {
 	return nil
 }
 
+// directly runs f on the writing connection with database/sql out of the way: what that does around each of the dozens of statements of a commit
+// (locks, contexts, conversions) is for connections that are shared, and this one never is. The connection stays the same, so statements do.
+func (s *sqlite) directly(f func() error) (err error) {
+	raw := s.conn.Raw(func(c any) error {
+		var ok bool
+		if s.raw, ok = c.(driver.ConnPrepareContext); !ok {
+			return fmt.Errorf("a %T does not prepare statements", c)
+		}
+		defer func() { s.raw = nil }()
+		err = f() // not returned here, where some errors mean that the connection is thrown away
+		return nil
+	})
+	return errors.Join(err, raw)
+}
+
 func (s *sqlite) exec(text string) error {
-	_, err := s.conn.ExecContext(context.Background(), text)
+	st, err := s.stmt(text, "")
+	if err == nil {
+		_, err = execute(st)
+	}
 	return err
 }
 
 // stmt prepares a statement on the writing connection once. Table names are constants of this package, never data.
-func (s *sqlite) stmt(text string, t Table) (*sql.Stmt, error) {
+func (s *sqlite) stmt(text string, t Table) (driver.Stmt, error) {
 	id := statement{text, t}
 	if st := s.stmts[id]; st != nil {
 		return st, nil
 	}
-	st, err := s.conn.PrepareContext(context.Background(), fmt.Sprintf(text, t))
+	if t != "" {
+		text = fmt.Sprintf(text, t)
+	}
+	st, err := s.raw.PrepareContext(context.Background(), text)
 	if err == nil {
 		s.stmts[id] = st
 	}
 	return st, err
+}
+
+// execute gives the number of rows that were changed.
+func execute(st driver.Stmt, args ...driver.Value) (int64, error) {
+	res, err := st.(driver.StmtExecContext).ExecContext(context.Background(), named(args))
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}
+
+// first puts the first row into row, if there is one.
+func first(st driver.Stmt, row []driver.Value, args ...driver.Value) (found bool, err error) {
+	rows, err := st.(driver.StmtQueryContext).QueryContext(context.Background(), named(args))
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	if err = rows.Next(row); err == io.EOF {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func named(args []driver.Value) []driver.NamedValue {
+	out := make([]driver.NamedValue, len(args))
+	for i, v := range args {
+		out[i] = driver.NamedValue{Ordinal: i + 1, Value: v}
+	}
+	return out
 }
 
 // statement is a text with a place for the table.
@@ -693,6 +750,10 @@ func (s *sqlite) Head(context.Context) (size uint64, root tlog.Hash, err error) 
 func (s *sqlite) ReadHashes(ids []int64) ([]tlog.Hash, error) {
 	hashes := make([]tlog.Hash, len(ids))
 	for i, id := range ids {
+		text, key := "SELECT hash FROM hashes WHERE id=?", id
+		if level, n := tlog.SplitStoredHashIndex(id); level == 0 {
+			text, key = "SELECT hash FROM journal WHERE seq=?", n
+		}
 		found := false
 		err := s.each(func(r *sql.Rows) error {
 			var b []byte
@@ -702,7 +763,7 @@ func (s *sqlite) ReadHashes(ids []int64) ([]tlog.Hash, error) {
 			found = len(b) == tlog.HashSize
 			copy(hashes[i][:], b)
 			return nil
-		}, "SELECT hash FROM hashes WHERE id=?", id)
+		}, text, key)
 		if err != nil {
 			return nil, err
 		}

@@ -141,6 +141,7 @@ var crashes = []crash{
 	{point: "ledger.migrate.before-commit", by: "init"},   // from an empty file
 	{point: "ledger.migrate.before-commit:2", by: "init"}, // from the first version of the schema to the second
 	{point: "ledger.migrate.before-commit:3", by: "init"},
+	{point: "ledger.migrate.before-commit:4", by: "init"},
 	{point: "ledger.migrate.after-commit", by: "init"},
 
 	{point: "init.secret-made", by: "init"},

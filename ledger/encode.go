@@ -1,0 +1,356 @@
+package ledger
+
+import (
+	"bytes"
+	"encoding/base64"
+	"strconv"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"sealkeeper/ledger/state"
+)
+
+// An issue writes a dozen rows and two leaves. Reflection over their records cost as much as a signature, so these say themselves how they are
+// written: the same bytes as the encoder's of any other record, which a test compares.
+
+// writer writes one JSON object. Members come in the order of their struct's fields.
+type writer struct{ b []byte }
+
+func (w *writer) name(n string) {
+	if w.b[len(w.b)-1] != '{' {
+		w.b = append(w.b, ',')
+	}
+	w.b = append(append(append(w.b, '"'), n...), '"', ':')
+}
+
+func (w *writer) text(n, v string) {
+	w.name(n)
+	var err error
+	if w.b, err = jsontext.AppendQuote(w.b, v); err != nil {
+		panic("encoding a text of our own: " + err.Error()) // as encode does
+	}
+}
+
+func (w *writer) textIf(n, v string) {
+	if v != "" {
+		w.text(n, v)
+	}
+}
+
+func (w *writer) bytes(n string, v []byte) {
+	w.name(n)
+	w.b = append(base64.StdEncoding.AppendEncode(append(w.b, '"'), v), '"')
+}
+
+func (w *writer) bytesIf(n string, v []byte) {
+	if len(v) > 0 {
+		w.bytes(n, v)
+	}
+}
+
+func (w *writer) time(n string, v time.Time) {
+	if year := v.Year(); year < 0 || year > 9999 {
+		w.any(n, v) // which says what is wrong with it
+		return
+	}
+	w.name(n)
+	w.b = append(v.AppendFormat(append(w.b, '"'), time.RFC3339Nano), '"')
+}
+
+func (w *writer) timeIf(n string, v time.Time) {
+	if !v.IsZero() {
+		w.time(n, v)
+	}
+}
+
+func (w *writer) number(n string, v uint64) {
+	w.name(n)
+	w.b = strconv.AppendUint(w.b, v, 10)
+}
+
+func (w *writer) numberIf(n string, v uint64) {
+	if v != 0 {
+		w.number(n, v)
+	}
+}
+
+// any is for what is hardly ever there.
+func (w *writer) any(n string, v any) {
+	w.name(n)
+	w.b = append(w.b, marshal(v)...)
+}
+
+func (w *writer) begin(n string, c byte) {
+	w.name(n)
+	w.b = append(w.b, c)
+}
+
+// next begins an element that is an object.
+func (w *writer) next() {
+	if w.b[len(w.b)-1] != '[' {
+		w.b = append(w.b, ',')
+	}
+	w.b = append(w.b, '{')
+}
+
+func (w *writer) end(c byte) { w.b = append(w.b, c) }
+
+// written is a record that says itself how it is written.
+type written interface{ write(w *writer) }
+
+func (r SlotRecord) write(w *writer) {
+	w.text("document_type", r.DocumentType)
+	w.bytes("subject", r.Subject[:])
+	w.begin("state", '{')
+	s := &r.State
+	w.number("epoch", s.Epoch)
+	if d := s.Device; d != nil {
+		w.begin("device", '{')
+		w.text("id", d.ID)
+		w.begin("keys", '[')
+		for i, k := range d.Keys {
+			if i > 0 {
+				w.b = append(w.b, ',')
+			}
+			w.b = append(base64.StdEncoding.AppendEncode(append(w.b, '"'), k[:]), '"')
+		}
+		w.end(']')
+		w.time("since", d.Since)
+		w.end('}')
+	}
+	if len(s.Locks) > 0 {
+		w.any("locks", s.Locks)
+	}
+	if len(s.Held) > 0 {
+		w.any("held", s.Held)
+	}
+	if len(s.Credentials) > 0 {
+		w.begin("credentials", '[')
+		for i := range s.Credentials {
+			w.credential(&s.Credentials[i])
+		}
+		w.end(']')
+	}
+	w.textIf("closed", s.Closed)
+	w.number("attributes", s.Attributes) // omitempty leaves no number out
+	if len(s.Stopped) > 0 {
+		w.any("stopped", s.Stopped)
+	}
+	if len(s.Renew) > 0 {
+		w.any("renew", s.Renew)
+	}
+	if len(s.Orders) > 0 {
+		w.any("orders", s.Orders)
+	}
+	w.end('}')
+}
+
+func (w *writer) credential(c *state.Credential) {
+	w.next()
+	w.text("reservation", c.Reservation)
+	w.text("device", c.Device)
+	w.text("format", string(c.Format))
+	w.text("list", c.List)
+	w.number("index", c.Index)
+	w.bytes("key", c.Key[:])
+	w.time("made", c.Made)
+	w.time("not_after", c.NotAfter)
+	w.text("phase", string(c.Phase))
+	if c.Outdated {
+		w.any("outdated", true)
+	}
+	if c.Shown {
+		w.any("shown", true)
+	}
+	w.end('}')
+}
+
+func (r ReservationRecord) write(w *writer) {
+	w.text("id", r.ID)
+	w.numberIf("seq", r.Seq)
+	w.text("kind", string(r.Kind))
+	w.text("progress", string(r.Progress))
+	w.textIf("client", r.Client)
+	w.time("at", r.At)
+	w.bytes("policy", r.Policy[:])
+	w.numberIf("policy_version", r.PolicyVersion)
+	w.textIf("identity", r.Identity)
+	w.number("lane", uint64(r.Lane))
+	w.textIf("document_type", r.DocumentType)
+	if r.Subject != [32]byte{} {
+		w.bytes("subject", r.Subject[:])
+	}
+	if r.Salt != [16]byte{} {
+		w.bytes("salt", r.Salt[:])
+	}
+	w.textIf("device", r.Device)
+	if b := &r.Before; b.Epoch != 0 || b.Bound || b.Device != "" || b.Keys != nil || b.Locks != nil || b.Live != 0 || b.MSOs != 0 || b.Since != (time.Time{}) || b.Newest != (time.Time{}) ||
+		b.Closed != "" || b.Attributes != 0 || b.Renew != nil || b.Outdated != 0 || b.Stopped != nil || b.Scheduled != nil || b.Orders != nil {
+		w.any("before", r.Before)
+	}
+	w.begin("items", '[')
+	for i := range r.Items {
+		it := &r.Items[i]
+		w.next()
+		w.text("key", it.KeyID)
+		w.text("purpose", string(it.Purpose))
+		w.bytes("tbs", it.TBSHash[:])
+		w.textIf("format", string(it.Format))
+		w.textIf("list", it.List)
+		w.numberIf("index", it.Index)
+		if it.Key != [32]byte{} {
+			w.bytes("thumbprint", it.Key[:])
+		}
+		w.timeIf("not_after", it.NotAfter)
+		w.end('}')
+	}
+	w.end(']')
+	if len(r.Superseded) > 0 {
+		w.any("superseded", r.Superseded)
+	}
+	w.bytesIf("request", r.Request)
+	w.textIf("replaces", r.Replaces)
+	if r.List != nil {
+		w.any("list", r.List)
+	}
+	if r.Cert != nil {
+		w.any("cert", r.Cert)
+	}
+	if r.CRL != nil {
+		w.any("crl", r.CRL)
+	}
+}
+
+func (r AttemptRecord) write(w *writer) {
+	w.textIf("worker", r.Worker)
+	w.time("at", r.At)
+	w.text("state", string(r.State))
+}
+
+func (r RequestRecord) write(w *writer) {
+	w.text("client", r.Client)
+	w.bytes("request", r.Request[:])
+	w.bytes("row_salt", r.RowSalt[:])
+	w.text("reservation", r.Reservation)
+	w.time("at", r.At)
+	w.timeIf("settled", r.Settled)
+	w.timeIf("ack_by", r.AckBy)
+}
+
+func (r BurnRecord) write(w *writer) { w.time("until", r.Until) }
+
+func (r CredentialRecord) write(w *writer) {
+	w.text("reservation", r.Reservation)
+	w.name("item")
+	w.b = strconv.AppendInt(w.b, int64(r.Item), 10)
+	w.text("format", string(r.Format))
+	w.time("not_after", r.NotAfter)
+}
+
+func (l Leaf) write(w *writer) {
+	w.name("v")
+	w.b = strconv.AppendInt(w.b, int64(l.V), 10)
+	w.text("kind", l.Kind)
+	w.time("at", l.At)
+	w.textIf("client", l.Client)
+	w.textIf("policy", l.Policy)
+	w.numberIf("policy_version", l.PolicyVersion)
+	w.bytesIf("subject", l.Subject)
+	w.textIf("reservation", l.Reservation)
+	w.textIf("replaces", l.Replaces)
+	w.textIf("operation", l.Operation)
+	w.textIf("reason", l.Reason)
+	w.textIf("class", l.Class)
+	w.textIf("effect", l.Effect)
+	if len(l.Items) > 0 {
+		w.begin("items", '[')
+		for _, it := range l.Items {
+			w.next()
+			w.name("item")
+			w.b = strconv.AppendInt(w.b, int64(it.Item), 10)
+			w.textIf("key", it.Key)
+			w.textIf("purpose", string(it.Purpose))
+			w.bytesIf("tbs_sha256", it.TBS)
+			w.name("attempt")
+			w.b = strconv.AppendInt(w.b, int64(it.Attempt), 10)
+			w.textIf("worker", it.Worker)
+			w.end('}')
+		}
+		w.end(']')
+	}
+	w.textIf("name", l.Name)
+	w.textIf("state", l.State)
+	w.numberIf("version", l.Version)
+	w.numberIf("count", l.Count)
+	w.bytesIf("digest", l.Digest)
+	if len(l.Reasons) > 0 {
+		w.any("reasons", l.Reasons)
+	}
+	if len(l.Signers) > 0 {
+		w.any("signers", l.Signers)
+	}
+	w.textIf("format", string(l.Format))
+	if len(l.Charges) > 0 {
+		w.begin("charges", '[')
+		for _, c := range l.Charges {
+			w.next()
+			w.text("budget", c.Budget)
+			w.name("window")
+			w.b = strconv.AppendInt(w.b, c.Window, 10)
+			w.number("limit", c.Limit)
+			w.bytes("tag", c.Tag)
+			w.end('}')
+		}
+		w.end(']')
+	}
+	w.textIf("latch", l.Latch)
+	w.bytesIf("decision", l.Decision)
+	w.textIf("proposal", l.Proposal)
+	w.numberIf("dropped", l.Dropped)
+	if len(l.Keys) > 0 {
+		w.any("keys", l.Keys)
+	}
+	if len(l.Certificates) > 0 {
+		w.any("certificates", l.Certificates)
+	}
+}
+
+func encodeWritten(v written) []byte {
+	var sealed []byte
+	room := 1024 // which a row of an issue hardly ever passes
+	switch r := v.(type) {
+	case *RequestRecord:
+		sealed = r.Sealed
+	case RequestRecord:
+		sealed = r.Sealed
+	case AttemptRecord, BurnRecord, CredentialRecord:
+		room = 160
+	}
+	w := writer{b: append(make([]byte, 0, room+len(sealed)), '{')}
+	v.write(&w)
+	w.end('}')
+	if len(sealed) > 0 {
+		w.b = append(append(w.b, 0), sealed...)
+	}
+	return w.b
+}
+
+// apart gives the JSON of a request's row and the sealed answer behind it. Answers are most of what the ledger holds, and in base64 each would
+// take a page more. (Rows of before have it inside the JSON, which never holds a zero.)
+func apart(value []byte) (text, sealed []byte) {
+	if i := bytes.IndexByte(value, 0); i >= 0 {
+		return value[:i], value[i+1:]
+	}
+	return value, nil
+}
+
+// marshal is how every other record is written.
+func marshal(v any) []byte {
+	b, err := json.Marshal(v, json.Deterministic(true))
+	if err != nil {
+		panic("encoding a record of our own: " + err.Error()) // only our own record types get here
+	}
+	return b
+}
