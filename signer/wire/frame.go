@@ -104,7 +104,7 @@ func Read(r *bufio.Reader, v any) error {
 	}
 	body := buffers.Get().(*bytes.Buffer).AvailableBuffer()
 	defer func() {
-		Wipe(body[:cap(body)])
+		Wipe(body) // behind it nothing was written
 		if cap(body) <= keep {
 			buffers.Put(bytes.NewBuffer(body[:0]))
 		}

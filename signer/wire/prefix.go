@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/fxamacker/cbor/v2"
 
@@ -144,6 +145,30 @@ func checkJWS(typ, algorithm string, tbs []byte) error {
 	if !ok || !base64url(head) || !base64url(payload) {
 		return errors.New("not two base64url parts with one dot between them")
 	}
+	known := accepted.Load()
+	if known == nil || known.typ != typ || known.algorithm != algorithm || !bytes.Equal(known.head, head) {
+		if err := checkHeader(typ, algorithm, head); err != nil {
+			return err
+		}
+		accepted.Store(&header{typ, algorithm, bytes.Clone(head)})
+	}
+	begin, err := base64.RawURLEncoding.AppendDecode(nil, payload[:min(4, len(payload))])
+	if err != nil || len(begin) == 0 || begin[0] != '{' {
+		return errors.New("the payload is not a JSON object")
+	}
+	return nil
+}
+
+// header that was accepted. A key's are the same for as long as its certificate, and to read its certificate each time costs more than the rest
+// of the check.
+type header struct {
+	typ, algorithm string
+	head           []byte
+}
+
+var accepted atomic.Pointer[header] // the last one
+
+func checkHeader(typ, algorithm string, head []byte) error {
 	raw, err := base64.RawURLEncoding.Strict().AppendDecode(nil, head)
 	if err != nil {
 		return fmt.Errorf("the header: %w", err)
@@ -160,23 +185,28 @@ func checkJWS(typ, algorithm string, tbs []byte) error {
 	if h.Alg != algorithm || h.Typ != typ {
 		return fmt.Errorf("the header has alg %q and typ %q, not %q and %q", h.Alg, h.Typ, algorithm, typ)
 	}
-	begin, err := base64.RawURLEncoding.AppendDecode(nil, payload[:min(4, len(payload))])
-	if err != nil || len(begin) == 0 || begin[0] != '{' {
-		return errors.New("the payload is not a JSON object")
-	}
 	return nil
 }
 
 // base64url reports whether b is not empty, of possible length and without any character outside the alphabet (line breaks, which
 // encoding/base64 skips, are outside).
 func base64url(b []byte) bool {
+	outside := byte(0)
 	for _, c := range b {
-		if !('A' <= c && c <= 'Z' || 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '_') {
-			return false
+		outside |= alphabet[c]
+	}
+	return outside == 0 && len(b) > 0 && len(b)%4 != 1
+}
+
+// alphabet is 0 for the characters of base64url, of which what is signed has thousands.
+var alphabet = func() (outside [256]byte) {
+	for c := range outside {
+		if !bytes.ContainsRune([]byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"), rune(c)) {
+			outside[c] = 1
 		}
 	}
-	return len(b) > 0 && len(b)%4 != 1
-}
+	return outside
+}()
 
 type derKind int
 

@@ -164,3 +164,26 @@ func FuzzCheckPrefix(f *testing.F) {
 		return len(passed) > 0
 	})
 }
+
+// A header that was accepted is accepted again, for what it was accepted for alone.
+func TestAcceptedHeaderIsOfOnePurpose(t *testing.T) {
+	head := `{"alg":"ES256","typ":"dc+sd-jwt","x5c":["AA"]}`
+	good := jws(head, `{"iss":"x"}`)
+	for range 2 {
+		if err := wire.CheckPrefix("sd-jwt", "ES256", good); err != nil {
+			t.Fatal(err)
+		}
+		for what, err := range map[string]error{
+			"another purpose":   wire.CheckPrefix("status-list", "ES256", good),
+			"another algorithm": wire.CheckPrefix("sd-jwt", "ES384", good),
+			"one byte more":     wire.CheckPrefix("sd-jwt", "ES256", jws(head+" ,", `{"iss":"x"}`)),
+			"another typ":       wire.CheckPrefix("sd-jwt", "ES256", jws(strings.Replace(head, "dc+sd", "dc+sx", 1), `{"iss":"x"}`)),
+			"another payload":   wire.CheckPrefix("sd-jwt", "ES256", jws(head, `["iss"]`)),
+			"no alphabet":       wire.CheckPrefix("sd-jwt", "ES256", append(bytes.Clone(good), '+', 'A', 'A', 'A')),
+		} {
+			if err == nil {
+				t.Errorf("%s: accepted", what)
+			}
+		}
+	}
+}
