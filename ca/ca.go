@@ -327,18 +327,28 @@ func (a *Authority) now() (time.Time, error) {
 	return t, nil
 }
 
-// WhoAmI says what a client may do. ok is false for a client that the policy does not know in this role.
+// WhoAmI says what a client may do; the map is not to be changed. ok is false for a client that the policy does not know in this role.
 func (a *Authority) WhoAmI(c Caller) (contract.WhoAmI, bool) {
-	i, ok := a.rules().bundle.Client(c.ID)
-	if !ok || i.Role != c.Role {
+	r := a.rules()
+	known, ok := r.clients.Load(c.ID)
+	if !ok { // asked with every request, and another answer only by another bundle
+		i, ok := r.bundle.Client(c.ID)
+		if !ok {
+			return contract.WhoAmI{}, false
+		}
+		w := contract.WhoAmI{Client: i.ID, Role: i.Role, Class: i.Class, Issuer: i.Issuer, May: map[string][]string{}, Policy: r.bundle.Hash().String()}
+		for t, ops := range i.May {
+			for _, op := range ops {
+				w.May[t] = append(w.May[t], string(op))
+			}
+		}
+		known, _ = r.clients.LoadOrStore(c.ID, w)
+	}
+	w := known.(contract.WhoAmI)
+	if w.Role != c.Role {
 		return contract.WhoAmI{}, false
 	}
-	w := contract.WhoAmI{Client: i.ID, Role: i.Role, Class: i.Class, Issuer: i.Issuer, May: map[string][]string{}, Expires: c.Expires, Policy: a.rules().bundle.Hash().String()}
-	for t, ops := range i.May {
-		for _, op := range ops {
-			w.May[t] = append(w.May[t], string(op))
-		}
-	}
+	w.Expires = c.Expires
 	return w, true
 }
 

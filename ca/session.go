@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"sealkeeper/contract"
@@ -16,6 +17,7 @@ import (
 type rules struct {
 	bundle   *policy.Bundle
 	evidence *evidence.Verifier
+	clients  sync.Map // id → contract.WhoAmI without Expires, of the clients that were asked for
 }
 
 // newRules are those of a bundle, without the authorities that officers switched off.
