@@ -230,6 +230,8 @@ func TestHandlersKeepTheContract(t *testing.T) {
 	for _, path := range []string{"approvals", "rejections", "executions"} {
 		check(path+" 404", h, request("POST", "/v1/officers/"+path, RoleOfficer), true)
 	}
+	house.err = &ca.Problem{Code: "campaign.unknown"}
+	check("pace 404", h, request("POST", "/v1/campaigns/pace", RoleOperator), true)
 	house.err = &ca.Problem{Code: "decision.unknown"}
 	check("decisions 404", h, request("POST", "/v1/decisions", RoleAuditor), true)
 	house.err = nil
@@ -251,6 +253,7 @@ func TestHandlersKeepTheContract(t *testing.T) {
 		check("active policy "+code, h, request("GET", "/v1/policies/active", RoleAuditor), true)
 		check("dead events "+code, h, request("GET", "/v1/events/dead", RoleAuditor), true)
 		check("floods "+code, h, request("GET", "/v1/floods", RoleAuditor), true)
+		check("campaigns "+code, h, request("GET", "/v1/campaigns", RoleAuditor), true)
 		check("officers "+code, h, request("GET", "/v1/officers", RoleAuditor), true)
 		check("proposals "+code, h, request("GET", "/v1/officers/proposals", RoleAuditor), true)
 		house.err = nil

@@ -175,6 +175,19 @@ func (f *fake) Officers(context.Context) (contract.Officers, error) {
 var proposed = contract.Proposal{ID: strings.Repeat("0", 64), Action: "issuing.stop", State: "ready", Text: []string{"issuing.stop"}, By: "kim", Epoch: 1, Made: noon, Expires: noon.Add(time.Hour),
 	Need: 1, Approved: []string{"kim"}, Rejected: []string{}}
 
+func (f *fake) Campaigns(context.Context) (contract.Campaigns, error) {
+	return contract.Campaigns{Campaigns: []contract.Campaign{{ID: strings.Repeat("0", 64), Operation: "reissue", Key: "ds-1", Reason: "found outside", PerSecond: 50, Started: noon, By: []string{"kim", "lee"}, Total: 1, Waiting: 1}}}, f.err
+}
+
+func (f *fake) PaceCampaign(ctx context.Context, c ca.Caller, _ contract.CampaignPace) (contract.Campaigns, error) {
+	out, _ := f.Campaigns(ctx)
+	return out, f.call("pace", c)
+}
+
+func (f *fake) CountCards(context.Context, contract.CardsQuery) (contract.CardsCount, error) {
+	return contract.CardsCount{Cards: 3, Credentials: 6}, f.err
+}
+
 func (f *fake) HolderFor(_ context.Context, c ca.Caller, _ contract.StateRequest) (contract.OfficersHolder, error) {
 	return contract.OfficersHolder{DocumentType: "kr-resident", Pseudonym: strings.Repeat("0", 64), Locks: []contract.Lock{{Reason: "admin_hold", Class: "ministry"}}}, f.call("holder-for", c)
 }
@@ -313,6 +326,8 @@ var bodies = map[string]string{
 	"/v1/schedules":                   `{"document_type":"kr-resident","subject":"900101-1234567","schedule":"case-17","operation":"lock","reason":"admin_hold","from":"2026-12-01T00:00:00+09:00","to":"2027-03-01T00:00:00+09:00"}`,
 	"/v1/schedules/cancel":            `{"document_type":"kr-resident","subject":"900101-1234567","schedule":"case-17"}`,
 	"/v1/acknowledgements":            `{"document_type":"kr-resident","subject":"900101-1234567","issuance":"01JDD7Q0B5GZ","proof":"e30.e30.c2ln"}`,
+	"/v1/campaigns/count":             `{"document_type":"kr-resident","key":"ds-1"}`,
+	"/v1/campaigns/pace":              `{"id":"0000000000000000000000000000000000000000000000000000000000000000","per_second":0}`,
 	"/v1/officers/holders":            `{"document_type":"kr-resident","subject":"900101-1234567"}`,
 	"/v1/officers/proposals/new":      `{"proposal":"{}"}`,
 	"/v1/officers/proposals/show":     `{"id":"0000000000000000000000000000000000000000000000000000000000000000"}`,

@@ -56,6 +56,9 @@ func Routes() []Route {
 		{"POST", "/v1/floods/decisions", []string{RoleOperator}},
 		{"GET", "/v1/floods", []string{RoleOperator, RoleAuditor}},
 		{"GET", "/v1/officers", governing},
+		{"GET", "/v1/campaigns", governing},
+		{"POST", "/v1/campaigns/count", governing},
+		{"POST", "/v1/campaigns/pace", []string{RoleOperator, RoleOfficer}},
 		{"POST", "/v1/officers/holders", []string{RoleOfficer}},
 		{"GET", "/v1/officers/proposals", governing},
 		{"POST", "/v1/officers/proposals/new", []string{RoleOfficer}},
@@ -150,6 +153,15 @@ func (e *Edge) handlers() map[string]handler {
 		}),
 		"GET /v1/officers": serve(e, how{}, none, func(ctx context.Context, _ call, _ struct{}) (contract.Officers, error) {
 			return a.Officers(ctx)
+		}),
+		"GET /v1/campaigns": serve(e, how{}, none, func(ctx context.Context, _ call, _ struct{}) (contract.Campaigns, error) {
+			return a.Campaigns(ctx)
+		}),
+		"POST /v1/campaigns/count": serve(e, plain, validCards, func(ctx context.Context, _ call, r contract.CardsQuery) (contract.CardsCount, error) {
+			return a.CountCards(ctx, r)
+		}),
+		"POST /v1/campaigns/pace": serve(e, plain, validPace, func(ctx context.Context, c call, r contract.CampaignPace) (contract.Campaigns, error) {
+			return a.PaceCampaign(ctx, c.Caller, r)
 		}),
 		"POST /v1/officers/holders": serve(e, plain, validState, func(ctx context.Context, c call, r contract.StateRequest) (contract.OfficersHolder, error) {
 			return a.HolderFor(ctx, c.Caller, r)

@@ -91,6 +91,30 @@ func validPhoneStatus(r *contract.PhoneStatusRequest) string {
 	return ""
 }
 
+func validCards(r *contract.CardsQuery) string {
+	switch {
+	case r.DocumentType == "" && r.Key == "":
+		return "name a document_type, or the key that signed, or both"
+	case r.DocumentType != "" && validType(r.DocumentType) != "":
+		return validType(r.DocumentType)
+	case len(r.Key) > 64:
+		return "key has at most 64 characters"
+	}
+	return ""
+}
+
+func validPace(r *contract.CampaignPace) string {
+	switch {
+	case proposalID(r.ID) != "":
+		return proposalID(r.ID)
+	case r.PerSecond < 0 || r.PerSecond > ledgerMostPerSecond:
+		return "per_second is 0 to 2000"
+	}
+	return ""
+}
+
+const ledgerMostPerSecond = 2000 // contract: maximum of per_second
+
 func validState(r *contract.StateRequest) string { return validType(r.DocumentType) }
 
 func validChange(r *contract.ChangeRequest) string {

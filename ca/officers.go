@@ -317,6 +317,8 @@ func init() {
 		},
 		officer.FloodConfirm:    (*Authority).executeFlood,
 		officer.FloodUndo:       (*Authority).executeFlood,
+		officer.ReissueMass:     (*Authority).startCampaign,
+		officer.RevokeMass:      (*Authority).startCampaign,
 		officer.AuthoritySwitch: (*Authority).switchAuthority,
 		officer.BudgetRaise:     (*Authority).raiseBudget,
 		officer.UnlockAdmin:     (*Authority).unlockAdmin,

@@ -235,6 +235,21 @@ func (c *Client) Proposals(ctx context.Context) (contract.Proposals, error) {
 	return do[contract.Proposals](ctx, c, call{path: "/v1/officers/proposals"})
 }
 
+// Campaigns shows what officers had done about many cards, and what became of them.
+func (c *Client) Campaigns(ctx context.Context) (contract.Campaigns, error) {
+	return do[contract.Campaigns](ctx, c, call{path: "/v1/campaigns"})
+}
+
+// PaceCampaign has a campaign mark more or fewer cards a second; 0 has it rest.
+func (c *Client) PaceCampaign(ctx context.Context, r contract.CampaignPace) (contract.Campaigns, error) {
+	return do[contract.Campaigns](ctx, c, call{path: "/v1/campaigns/pace", body: r})
+}
+
+// CountCards counts what a selection is about now.
+func (c *Client) CountCards(ctx context.Context, r contract.CardsQuery) (contract.CardsCount, error) {
+	return do[contract.CardsCount](ctx, c, call{path: "/v1/campaigns/count", body: r})
+}
+
 // HolderFor tells by which pseudonym a holder is named in what officers sign.
 func (c *Client) HolderFor(ctx context.Context, r contract.StateRequest) (contract.OfficersHolder, error) {
 	return do[contract.OfficersHolder](ctx, c, call{path: "/v1/officers/holders", body: r})

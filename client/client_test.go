@@ -151,6 +151,15 @@ func (a *authority) Execute(_ context.Context, c ca.Caller, _ contract.ProposalQ
 func (a *authority) Holder(_ context.Context, c ca.Caller, _ contract.StateRequest) (contract.Holder, error) {
 	return contract.Holder{Epoch: 7}, a.next("state", c)
 }
+func (a *authority) Campaigns(context.Context) (contract.Campaigns, error) {
+	return contract.Campaigns{}, nil
+}
+func (a *authority) PaceCampaign(_ context.Context, c ca.Caller, _ contract.CampaignPace) (contract.Campaigns, error) {
+	return contract.Campaigns{}, a.next("pace", c)
+}
+func (a *authority) CountCards(context.Context, contract.CardsQuery) (contract.CardsCount, error) {
+	return contract.CardsCount{}, nil
+}
 func (a *authority) HolderFor(_ context.Context, c ca.Caller, _ contract.StateRequest) (contract.OfficersHolder, error) {
 	return contract.OfficersHolder{}, a.next("holder-for", c)
 }

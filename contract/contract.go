@@ -269,6 +269,56 @@ type StateRequest struct {
 	Subject      string `json:"subject"`
 }
 
+// Campaign is what officers had done about many cards, and what became of them so far.
+type Campaign struct {
+	ID           string    `json:"id"` // of its proposal
+	Operation    string    `json:"operation"`
+	DocumentType string    `json:"document_type,omitempty"`
+	Key          string    `json:"key,omitempty"`
+	From         time.Time `json:"from,omitzero"`
+	To           time.Time `json:"to,omitzero"`
+	Reason       string    `json:"reason"`
+	PerSecond    int       `json:"per_second"` // 0: it rests
+	Started      time.Time `json:"started"`
+	By           []string  `json:"by"`
+	Found        time.Time `json:"found,omitzero"` // when every card of it was marked
+	First        time.Time `json:"first,omitzero"` // when the first card was made anew
+	Done         time.Time `json:"done,omitzero"`
+	Total        int       `json:"total"` // the sum of all below
+	Waiting      int       `json:"waiting"`
+	Locked       int       `json:"locked"`
+	Reissued     int       `json:"reissued"`
+	Expired      int       `json:"expired"`
+	Ended        int       `json:"ended"`
+	Revoked      int       `json:"revoked"`
+	Failed       int       `json:"failed"`
+}
+
+// Campaigns, the newest first: GET /v1/campaigns, and the answer of POST /v1/campaigns/pace
+type Campaigns struct {
+	Campaigns []Campaign `json:"campaigns"`
+}
+
+// CampaignPace changes how many cards a second a campaign marks: POST /v1/campaigns/pace
+type CampaignPace struct {
+	ID        string `json:"id"`
+	PerSecond int    `json:"per_second"` // 0: it rests
+}
+
+// CardsQuery selects cards as hold.mass, reissue.mass and revoke.mass do: POST /v1/campaigns/count
+type CardsQuery struct {
+	DocumentType string    `json:"document_type,omitempty"`
+	Key          string    `json:"key,omitempty"`
+	From         time.Time `json:"from,omitzero"`
+	To           time.Time `json:"to,omitzero"`
+}
+
+// CardsCount is how many cards a selection has now.
+type CardsCount struct {
+	Cards       int `json:"cards"`
+	Credentials int `json:"credentials"`
+}
+
 // OfficersHolder is how a holder is named in what officers sign: POST /v1/officers/holders, with a StateRequest.
 type OfficersHolder struct {
 	DocumentType string `json:"document_type"`

@@ -244,6 +244,19 @@ func (a *Audit) Switches(ctx context.Context, f func(name string) error) error {
 	})
 }
 
+// Campaigns calls f for every campaign.
+func (a *Audit) Campaigns(ctx context.Context, f func(id string, r CampaignRecord) error) error {
+	return each(ctx, a, TableCampaigns, func(key []byte, _ uint64, r CampaignRecord) error { return f(string(key), r) })
+}
+
+// CampaignCards calls f for every card of a campaign.
+func (a *Audit) CampaignCards(ctx context.Context, f func(campaign string, r CardRecord) error) error {
+	return each(ctx, a, TableCards, func(key []byte, _ uint64, r CardRecord) error {
+		id, _, _ := strings.Cut(string(key), "\x00")
+		return f(id, r)
+	})
+}
+
 // Decision reads one; nil: there is none.
 func (a *Audit) Decision(ctx context.Context, id string) (*DecisionEntry, error) {
 	return decisionBy(ctx, a.store, id)

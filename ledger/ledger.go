@@ -65,18 +65,19 @@ type Ledger struct {
 	custody sync.RWMutex // held while keys change; read while something is reserved or settled, which is therefore done with keys as they are
 	changed chan struct{}
 
-	mu       sync.RWMutex // lists as of the last durable batch
-	lists    map[string]*list
-	through  uint64 // sequence number of the last durable op
-	days     map[string]bool
-	issued   time.Time
-	budgets  budgets
-	denied   denials
-	letters  letters
-	floods   floods
-	buried   buried
-	switches switches
-	halted   atomic.Pointer[Stop] // issuing was stopped; nil: it was not
+	mu        sync.RWMutex // lists as of the last durable batch
+	lists     map[string]*list
+	through   uint64 // sequence number of the last durable op
+	days      map[string]bool
+	issued    time.Time
+	budgets   budgets
+	denied    denials
+	letters   letters
+	floods    floods
+	buried    buried
+	switches  switches
+	campaigns campaigns
+	halted    atomic.Pointer[Stop] // issuing was stopped; nil: it was not
 
 	crls    map[string]uint64 // number of each revocation list; under mu
 	revoked atomic.Pointer[revoked]
@@ -204,6 +205,9 @@ func open(ctx context.Context, o Options, s Store) (_ *Ledger, err error) {
 		return nil, err
 	}
 	if err = l.loadRevocations(ctx); err != nil {
+		return nil, err
+	}
+	if err = l.loadCampaigns(ctx); err != nil {
 		return nil, err
 	}
 	reasons, err := l.lookOutside(ctx)

@@ -121,6 +121,8 @@ const (
 	TableKeyLife      Table = "keylife"      // key ‖ 0 ‖ number → KeyEntry; append-only
 	TableMandates     Table = "mandates"     // proposal → MandateRecord, of proposals about keys
 	TableKeyUse       Table = "keyuse"       // key → KeyUse
+	TableCampaigns    Table = "campaigns"    // id of its proposal → CampaignRecord
+	TableCards        Table = "cards"        // campaign ‖ 0 ‖ type ‖ 0 ‖ pseudonym → CardRecord
 	TableDue          Table = "due"          // second ‖ type ‖ 0 ‖ pseudonym ‖ 0 ‖ order → DueRecord
 )
 
@@ -132,5 +134,5 @@ var tables = [][]Table{{
 	TableCharges, TableLatches,
 }, {
 	TableLines, TableLinks, TableLetters, TableEvents, TableDue, TableHeld, TableFloods, TableDead, TableDecisions,
-	TableOfficers, TableProposals, TableKeyLife, TableMandates, TableKeyUse, TableRevocations,
+	TableOfficers, TableProposals, TableKeyLife, TableMandates, TableKeyUse, TableRevocations, TableCampaigns, TableCards,
 }}

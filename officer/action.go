@@ -27,6 +27,7 @@ const (
 	FloodUndo       Action = "flood.undo"
 	HoldMass        Action = "hold.mass"
 	RevokeMass      Action = "revoke.mass"
+	ReissueMass     Action = "reissue.mass"
 	UnlockAdmin     Action = "unlock.admin"
 	ClockAccept     Action = "clock.accept"
 	FenceLift       Action = "fence.lift"
@@ -66,6 +67,7 @@ var actions = map[Action]action{
 	FloodUndo:       {func() Parameters { return new(Flood) }, Rule{2, 0, day}},
 	HoldMass:        {func() Parameters { return new(Mass) }, Rule{2, 0, day}},
 	RevokeMass:      {func() Parameters { return new(Mass) }, Rule{2, time.Hour, day}},
+	ReissueMass:     {func() Parameters { return new(Mass) }, Rule{2, 0, day}},
 	UnlockAdmin:     {func() Parameters { return new(Unlock) }, Rule{2, 0, day}},
 	ClockAccept:     {func() Parameters { return new(Clock) }, Rule{2, 0, time.Hour}},
 	FenceLift:       {func() Parameters { return new(Fence) }, Rule{2, 0, day}},
@@ -257,23 +259,63 @@ func (p *Flood) text() []string {
 		fmt.Sprintf("  %d cards waited when this was proposed; confirming revokes %d MSOs for good, and each is a refresh later.", p.Cards, p.MDocs)}
 }
 
-// Mass is a hold or a revocation of many cards, selected by a name that the appliance knows.
+// Mass is a hold, a revocation or a re-issue of many cards, selected by what the appliance knows of them without knowing persons.
 type Mass struct {
-	DocumentType string `json:"document_type"`
-	Selection    string `json:"selection"`
-	Cards        int    `json:"cards"`
-	Reason       string `json:"reason"`
+	DocumentType string    `json:"document_type,omitempty"` // of any
+	Key          string    `json:"key,omitempty"`           // that signed them; any
+	From         time.Time `json:"from,omitzero"`           // issued then or later
+	To           time.Time `json:"to,omitzero"`             // issued before
+	Cards        int       `json:"cards"`                   // how many it was about when it was proposed, for who approves
+	PerSecond    int       `json:"per_second"`
+	Reason       string    `json:"reason"`
 }
 
+const maxPerSecond = 2000
+
 func (p *Mass) check() error {
-	if p.Cards < 1 {
-		return errors.New("cards says how many it is about")
+	var errs []error
+	if p.DocumentType != "" {
+		errs = append(errs, name("document type", p.DocumentType))
 	}
-	return errors.Join(name("document type", p.DocumentType), name("selection", p.Selection), reason(p.Reason))
+	if p.Key != "" {
+		errs = append(errs, name("key", p.Key))
+	}
+	for _, at := range []struct {
+		what string
+		at   time.Time
+	}{{"from", p.From}, {"to", p.To}} {
+		if !at.at.IsZero() {
+			errs = append(errs, instant(at.what, at.at))
+		}
+	}
+	switch {
+	case p.DocumentType == "" && p.Key == "":
+		errs = append(errs, errors.New("a selection names a document type, or the key that signed, or both"))
+	case !p.To.IsZero() && !p.To.After(p.From):
+		errs = append(errs, errors.New("to comes after from"))
+	case p.Cards < 0:
+		errs = append(errs, errors.New("cards says how many it is about"))
+	case p.PerSecond < 1 || p.PerSecond > maxPerSecond:
+		errs = append(errs, fmt.Errorf("per_second is 1 to %d cards", maxPerSecond))
+	}
+	return errors.Join(append(errs, reason(p.Reason))...)
 }
 
 func (p *Mass) text() []string {
-	return []string{fmt.Sprintf("All cards of type %s in %s: %d when this was proposed.", p.DocumentType, p.Selection, p.Cards), "  Reason: " + p.Reason}
+	out := []string{fmt.Sprintf("All cards that are selected so: %d when this was proposed, %d a second.", p.Cards, p.PerSecond)}
+	if p.DocumentType != "" {
+		out = append(out, "  of type "+p.DocumentType)
+	}
+	if p.Key != "" {
+		out = append(out, "  with a credential that key "+p.Key+" signed")
+	}
+	if !p.From.IsZero() {
+		out = append(out, "  issued from "+p.From.Format(time.RFC3339)+" on")
+	}
+	if !p.To.IsZero() {
+		out = append(out, "  issued before "+p.To.Format(time.RFC3339))
+	}
+	return append(out, "  Reason: "+p.Reason)
 }
 
 // Unlock takes away a lock of the security officers. The holder is named by pseudonym: proposals are kept.

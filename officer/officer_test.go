@@ -118,8 +118,8 @@ func TestEveryActionIsProposedShownAndRead(t *testing.T) {
 	root := strings.Repeat("ab", 32)
 	of := map[Action]Parameters{
 		OfficersChange: change, AuthoritySwitch: &Switch{"registry", true, "taken over"}, BudgetRaise: &Raise{"office-day", "day", 500, noon.Add(day), "a queue"},
-		FloodConfirm: &Flood{"alpha", noon, 1, 2}, FloodUndo: &Flood{"alpha", noon, 1, 2}, HoldMass: &Mass{"kr-resident", "wallet-3", 9, "broken wallet"},
-		RevokeMass: &Mass{"kr-resident", "wallet-3", 9, "broken wallet"}, UnlockAdmin: &Unlock{"kr-resident", root, "officer", "court order 12"},
+		FloodConfirm: &Flood{"alpha", noon, 1, 2}, FloodUndo: &Flood{"alpha", noon, 1, 2}, HoldMass: &Mass{DocumentType: "kr-resident", Cards: 9, PerSecond: 50, Reason: "broken wallet"}, ReissueMass: &Mass{Key: "ds-1", From: noon.Add(-day), To: noon, Cards: 9, PerSecond: 50, Reason: "key found"},
+		RevokeMass: &Mass{DocumentType: "kr-resident", Key: "ds-1", Cards: 9, PerSecond: 50, Reason: "broken wallet"}, UnlockAdmin: &Unlock{"kr-resident", root, "officer", "court order 12"},
 		ClockAccept: &Clock{noon, "compared with two sources"}, FenceLift: &Fence{12, root, "restored"}, RestoreOpen: &Fence{12, root, "restored"},
 		IACAUse: &Use{"certify.ds-2", "rotation"}, KeyGenerate: &Generate{ID: "ds-2", Purpose: "mdoc", Token: "online", Algorithm: "ES256", Name: "Document signer 2", Succeeds: "ds-1", Announce: noon, Activate: noon.Add(day),
 			UseUntil: noon.Add(300 * day), Until: noon.Add(400 * day), Uses: 1000, PerHour: 10, Reason: "rotation"}, KeyActivate: &Activate{"ds-2", "ds-1", "rotation"},

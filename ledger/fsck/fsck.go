@@ -106,6 +106,8 @@ type run struct {
 	executed     map[string][]uint64    // entries that carried a proposal out
 	set          map[string]bool        // what officers set, by what the journal says last
 	clock        string                 // the last that was accepted
+	begun        map[string]bool        // campaigns in leaves
+	done, marked map[string]int         // their cards, at their end and one by one
 	inUse        map[string]bool        // hashes of bundles, once they are put to use
 	unused       []uint64               // entries of bundles that were not
 	revoked      map[string][]revokedAt // by serial: what the leaves say of its revocation, in their order
@@ -147,7 +149,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	defer a.Close()
 	f := &run{ctx: ctx, o: o, a: a, r: &Report{Ledger: o.Ledger}, leaves: map[string]leafAt{}, settled: map[string]struct{}{}, givenUp: map[string]struct{}{}, tries: map[string][]triedAt{},
 		reservations: map[string]ledger.ReservationRecord{}, credentials: map[slot]ledger.CredentialRecord{}, lists: map[string]ledger.ListRecord{}, images: map[string][]byte{}, keys: map[string]ledger.Key{}, windows: map[window]uint64{}, latches: map[string]map[uint64]int64{},
-		decisions: map[uint64]decision{}, inUse: map[string]bool{}, revoked: map[string][]revokedAt{}, crlNumbers: map[string]uint64{}, proposed: map[string][]string{}, executed: map[string][]uint64{}, set: map[string]bool{},
+		decisions: map[uint64]decision{}, inUse: map[string]bool{}, revoked: map[string][]revokedAt{}, crlNumbers: map[string]uint64{}, proposed: map[string][]string{}, executed: map[string][]uint64{}, set: map[string]bool{}, begun: map[string]bool{}, done: map[string]int{}, marked: map[string]int{},
 		custody: custody{entries: map[string]uint64{}, before: map[string]bool{}, registries: map[string]struct{}{}}}
 	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.lines, f.versions, f.certificates, f.revocations, f.published, f.budgets, f.orders, f.unfinished, f.recorded, f.proposals, f.keysLives} {
 		if err := step(); err != nil {

@@ -12,6 +12,15 @@ var said = []string{"proposal", "approval", "rejection", "approval-refused"}
 // governed collects what the journal says of proposals.
 func (f *run) governed(seq uint64, leaf ledger.Leaf) {
 	switch leaf.Kind {
+	case "campaign-card":
+		f.marked[leaf.Name]++
+	case "campaign":
+		switch leaf.State {
+		case "started":
+			f.begun[leaf.Name] = true
+		case "done":
+			f.done[leaf.Name] = int(leaf.Count)
+		}
 	case "authority", "budget":
 		f.set[leaf.Kind+" "+leaf.Name] = leaf.State == "off" || leaf.State == "raised"
 	case "issuing":
@@ -47,6 +56,9 @@ func (f *run) proposals() error {
 	if err := f.switches(); err != nil {
 		return err
 	}
+	if err := f.campaigns(); err != nil {
+		return err
+	}
 	return f.a.Proposals(f.ctx, func(id string, r ledger.ProposalRecord) error {
 		c.Checked++
 		if done := len(f.executed[id]) > 0; done != (r.State == ledger.ProposalExecuted) {
@@ -76,6 +88,51 @@ func (f *run) switches() error {
 		if set && !found[name] {
 			c.fail("the journal says that %s is set, and it is not", name)
 		}
+	}
+	return nil
+}
+
+// campaigns: each card of a campaign was marked once, and what ended has none that waits (I6).
+func (f *run) campaigns() error {
+	c := f.r.check("I6", "cards of campaigns are those that the journal has marked, each once")
+	cards, waiting := map[string]int{}, map[string]int{}
+	if err := f.a.CampaignCards(f.ctx, func(id string, r ledger.CardRecord) error {
+		c.Checked++
+		if cards[id]++; r.State == ledger.CardWaiting {
+			waiting[id]++
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	if err := f.a.Campaigns(f.ctx, func(id string, r ledger.CampaignRecord) error {
+		c.Checked++
+		if !f.begun[id] {
+			c.fail("campaign %.12s… was never begun by the journal", id)
+		}
+		n, done := f.done[id]
+		if done == r.Done.IsZero() {
+			c.fail("campaign %.12s… is done: %v, by the journal: %v", id, !r.Done.IsZero(), done)
+		}
+		if done && (n != cards[id] || waiting[id] > 0) {
+			c.fail("campaign %.12s… ended with %d cards; there are %d, of which %d wait", id, n, cards[id], waiting[id])
+		}
+		delete(f.begun, id)
+		return nil
+	}); err != nil {
+		return err
+	}
+	for id := range f.begun {
+		c.fail("campaign %.12s… began and is not there", id)
+	}
+	for id, n := range f.marked {
+		if cards[id] != n {
+			c.fail("campaign %.12s…: the journal has marked %d cards, and there are %d", id, n, cards[id])
+		}
+		delete(cards, id)
+	}
+	for id, n := range cards {
+		c.fail("campaign %.12s…: %d cards that the journal has not marked", id, n)
 	}
 	return nil
 }

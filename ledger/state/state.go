@@ -283,6 +283,9 @@ type place struct {
 	index uint64
 }
 
+// Live says whether nothing has ended the credential but, perhaps, its time.
+func (c Credential) Live() bool { return c.live() }
+
 func (c Credential) place() place              { return place{c.List, c.Index} }
 func (c Credential) live() bool                { return c.Phase == Reserved || c.Phase == Signed || c.Phase == Active }
 func (c Credential) expired(at time.Time) bool { return at.After(c.NotAfter) }

@@ -40,7 +40,7 @@ var rooms = []struct{ name, what string }{
 	{"type", "what was asked for"},
 	{"format", "what was asked for"},
 	{"copies", "what was asked for"},
-	{"officer", "what security officers sign"}, {"proposal", "what they were asked"}, {"issuing", "not now"},
+	{"officer", "what security officers sign"}, {"proposal", "what they were asked"}, {"campaign", "what they had done about many cards"}, {"issuing", "not now"},
 	{"bundle", "a policy bundle that is not put to use"},
 	{"phones", "a status of attestation keys and wallets that is not taken"},
 	{"claims", "what shall stand in the card"},

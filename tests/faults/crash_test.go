@@ -125,6 +125,11 @@ var crashes = []crash{
 	{point: "ledger.execution.before-commit", by: "officers"},
 	{point: "ledger.execution.after-commit", by: "officers"},
 
+	{point: "ledger.campaign.before-commit", by: "campaign"},
+	{point: "ledger.campaign.after-commit", by: "campaign"},
+	{point: "ledger.campaign-card.before-commit", by: "campaign"},
+	{point: "ledger.campaign-card.after-commit", by: "campaign"},
+
 	{point: "ledger.unfence.before-commit", by: "fence"},
 	{point: "ledger.unfence.after-commit", by: "fence"},
 
@@ -278,16 +283,8 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 		recovered(t, a, nil)
 	case "officers": // what an officer said is kept or was not heard; what was decided is carried out once, with its mark or not at all
 		a = appliance.Install(t)
-		registry, kim := officers(t)
-		a.Write("officers.json", registry)
-		newer(t, a)
-		bundle := strings.Replace(string(old(t, a)), `{"id": "auditor",`, `{"id": "officers", "role": "officer", "may": {}}, {"id": "auditor",`, 1)
-		a.Write("policy.json", strings.Replace(bundle, `"version": 1`, `"version": 3`, 1))
-		a.Command(0, "init", "--dev", "--officers", filepath.Join(a.Dir, "officers.json"))
-		a.Command(0, "enrol", "--out", filepath.Join(a.Dir, "clients"), "officers")
-		r, err := officer.ParseRegistry([]byte(registry))
-		must(t, err)
-		r.Epoch = 1
+		r, keys := governed(t, a)
+		kim := keys["kim"]
 		stop, err := r.Propose("kim", officer.IssuingStop, &officer.Reason{Reason: "a drill"}, 0, time.Now(), rand.Reader)
 		must(t, err)
 		envelope, err := officer.Approve(stop.Payload(), "kim", kim, rand.Reader)
@@ -326,6 +323,57 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 			}
 		} else if err != nil || p.State != "executed" {
 			t.Errorf("%+v %v", p, err)
+		}
+		a.Stop()
+		a.Check()
+	case "campaign": // every card is marked once and accounted for, whoever dies meanwhile
+		a = appliance.Install(t)
+		r, keys := governed(t, a)
+		a.Start()
+		const cards = 3
+		var phones []*phone.Phone
+		for i := range cards {
+			phones = append(phones, appliance.NewPhone(t, 1))
+			a.Issue(phones[i], fmt.Sprint("campaign-", i), false)
+		}
+		p, err := r.Propose("kim", officer.ReissueMass, &officer.Mass{Key: "ds-1", Cards: cards, PerSecond: 2, Reason: "a drill"}, 0, time.Now(), rand.Reader)
+		must(t, err)
+		envelope, err := officer.Approve(p.Payload(), "kim", keys["kim"], rand.Reader)
+		must(t, err)
+		_, err = a.As("officers").Propose(t.Context(), contract.ProposeRequest{Proposal: string(envelope)})
+		must(t, err)
+		envelope, err = officer.Approve(p.Payload(), "lee", keys["lee"], rand.Reader)
+		must(t, err)
+		_, err = a.As("officers").Approve(t.Context(), contract.ApprovalRequest{ID: p.ID(), Envelope: string(envelope)})
+		must(t, err)
+		a.Stop()
+		a.Launch(env)
+		a.UntilUp()
+		_, _, _ = a.Post("officers", "/v1/officers/executions", "", contract.ProposalQuery{ID: p.ID()})
+		died(t, a)
+		a.Start()
+		renewed := map[int]bool{}
+		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+			all, err := a.As("officers").Campaigns(t.Context())
+			must(t, err)
+			if c := all.Campaigns[0]; !c.Done.IsZero() {
+				if c.Total != cards || c.Reissued != cards {
+					t.Errorf("%+v", c)
+				}
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("it does not end: %+v", all)
+			}
+			for i := range cards {
+				h, err := a.As("auditor").Holder(t.Context(), contract.StateRequest{DocumentType: appliance.KR, Subject: fmt.Sprint("campaign-", i)})
+				must(t, err)
+				if len(h.Renew) > 0 && !renewed[i] {
+					_, err := a.As("ward-office-1").Refresh(t.Context(), client.NewKey(), a.Request(phones[i], fmt.Sprint("campaign-", i)))
+					must(t, err)
+					renewed[i] = true
+				}
+			}
 		}
 		a.Stop()
 		a.Check()
@@ -646,13 +694,7 @@ func recovered(t *testing.T, a *appliance.Appliance, l *load) {
 	t.Logf("%d changes acknowledged, %d repeated, %d credentials verified", l.acks.Load(), l.failed.Load(), len(l.cards))
 }
 
-// officers are three people with keys in memory, of whom one can stop issuing.
-func officers(t *testing.T) (registry string, kim crypto.Signer) {
-	t.Helper()
-	registry, keys := officersAll(t)
-	return registry, keys["kim"]
-}
-
+// officersAll are three people with keys in memory, of whom one can stop issuing.
 func officersAll(t *testing.T) (registry string, keys map[string]crypto.Signer) {
 	t.Helper()
 	keys = map[string]crypto.Signer{}
@@ -666,4 +708,22 @@ func officersAll(t *testing.T) (registry string, keys map[string]crypto.Signer) 
 	out, err := r.JSON()
 	must(t, err)
 	return string(out), keys
+}
+
+// governed registers three officers with an installation, and gives their registry and keys.
+func governed(t *testing.T, a *appliance.Appliance) (*officer.Registry, map[string]crypto.Signer) {
+	t.Helper()
+	registry, keys := officersAll(t)
+	a.Write("officers.json", registry)
+	bundle := strings.Replace(string(old(t, a)), `{"id": "auditor",`, `{"id": "officers", "role": "officer", "may": {}}, {"id": "auditor",`, 1)
+	a.Write("policy.json", strings.Replace(bundle, `"version": 1`, `"version": 3`, 1))
+	a.Command(0, "init", "--dev", "--officers", filepath.Join(a.Dir, "officers.json"))
+	a.Command(0, "enrol", "--out", filepath.Join(a.Dir, "clients"), "officers")
+	a.Start()
+	o, err := a.As("officers").Officers(t.Context())
+	must(t, err)
+	r, err := officer.ParseRegistry([]byte(o.Registry)) // with the name of the installation
+	must(t, err)
+	a.Stop()
+	return r, keys
 }

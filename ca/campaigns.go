@@ -1,0 +1,82 @@
+package ca
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"sealkeeper/contract"
+	"sealkeeper/ledger"
+	"sealkeeper/officer"
+	"sealkeeper/policy"
+)
+
+// Campaigns are carried out by the ledger, second by second, at the time of lists: they go on while the wall is not trusted, and a wall that jumped ahead
+// makes no card look expired.
+
+// startCampaign begins what a quorum decided about many cards.
+func (a *Authority) startCampaign(ctx context.Context, _ Caller, q *officer.Quorum, x *ledger.Execution) error {
+	p := q.Parameters().(*officer.Mass)
+	op := ledger.CampaignReissue
+	if q.Action() == officer.RevokeMass {
+		op = ledger.CampaignRevoke
+	}
+	if p.Key != "" {
+		if _, known := a.key(p.Key); !known {
+			return moot("there is no key %s", p.Key)
+		}
+	}
+	if p.DocumentType != "" && !slices.ContainsFunc(a.rules().bundle.Types(), func(t policy.TypeInfo) bool { return t.Name == p.DocumentType }) {
+		return moot("the policy bundle has no document type %s", p.DocumentType)
+	}
+	return a.o.Ledger.StartCampaign(ctx, ledger.CampaignRecord{Operation: op, Selection: selection(p), Reason: p.Reason, PerSecond: p.PerSecond, At: a.o.Guard.ForLists()}, x)
+}
+
+func selection(p *officer.Mass) ledger.Selection {
+	return ledger.Selection{DocumentType: p.DocumentType, Key: p.Key, From: p.From, To: p.To}
+}
+
+// keepCampaigns has campaigns go on, a second at a time.
+func (a *Authority) keepCampaigns(ctx context.Context) {
+	for sleep(ctx, time.Second) {
+		err := a.o.Ledger.AdvanceCampaigns(ctx, a.o.Guard.ForLists())
+		if errors.Is(err, ledger.ErrStopped) {
+			return
+		}
+		if err != nil && ctx.Err() == nil {
+			a.o.Log.Error("a campaign; it goes on in a second", "error", err)
+		}
+	}
+}
+
+// Campaigns shows what is done about many cards, and what became of them.
+func (a *Authority) Campaigns(context.Context) (contract.Campaigns, error) {
+	out := contract.Campaigns{Campaigns: []contract.Campaign{}}
+	for _, c := range a.o.Ledger.Campaigns() {
+		out.Campaigns = append(out.Campaigns, contract.Campaign{ID: c.ID, Operation: c.Operation, DocumentType: c.DocumentType, Key: c.Key, From: c.From, To: c.To, Reason: c.Reason,
+			PerSecond: c.PerSecond, Started: c.At, By: orEmpty(c.By), Found: c.Found, Done: c.Done, First: c.First, Total: c.Total(),
+			Waiting: c.Cards[ledger.CardWaiting], Locked: c.Cards[ledger.CardLocked], Reissued: c.Cards[ledger.CardReissued], Expired: c.Cards[ledger.CardExpired],
+			Ended: c.Cards[ledger.CardEnded], Revoked: c.Cards[ledger.CardRevoked], Failed: c.Cards[ledger.CardFailed]})
+	}
+	return out, nil
+}
+
+// PaceCampaign has a campaign mark more or fewer cards a second, or rest.
+func (a *Authority) PaceCampaign(ctx context.Context, c Caller, r contract.CampaignPace) (contract.Campaigns, error) {
+	if err := a.o.Ledger.PaceCampaign(ctx, c.ID, r.ID, r.PerSecond); err != nil {
+		return contract.Campaigns{}, problem(err, nil)
+	}
+	a.o.Log.Info("a campaign's pace was changed", "campaign", r.ID, "per_second", r.PerSecond, "client", c.ID)
+	return a.Campaigns(ctx)
+}
+
+// CountCards counts what a selection is about now.
+func (a *Authority) CountCards(ctx context.Context, r contract.CardsQuery) (contract.CardsCount, error) {
+	cards, credentials, err := a.o.Ledger.CountSelected(ctx, ledger.Selection{DocumentType: r.DocumentType, Key: r.Key, From: r.From, To: r.To}, a.o.Guard.ForLists())
+	if err != nil {
+		return contract.CardsCount{}, problem(fmt.Errorf("counting cards: %w", err), nil)
+	}
+	return contract.CardsCount{Cards: cards, Credentials: credentials}, nil
+}

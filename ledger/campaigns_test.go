@@ -1,0 +1,251 @@
+package ledger
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"sealkeeper/policy"
+	"sealkeeper/tests/phone"
+)
+
+// proposed keeps a proposal that officers are taken to have approved, and is its execution.
+func (w *town) proposed(action string) *Execution {
+	w.t.Helper()
+	id := fmt.Sprintf("%x", sha256.Sum256([]byte(fmt.Sprint(action, w.requests, w.clock.Now()))))
+	must(w.t, w.Said(context.Background(), ProposalEntry{ID: id, ProposalRecord: ProposalRecord{Action: action, State: ProposalOpen, At: w.clock.Now(), Expires: w.clock.Now().Add(time.Hour)}}, "proposal", "kim"))
+	return &Execution{ID: id, Action: action, By: []string{"kim", "lee"}}
+}
+
+func (w *town) campaign(id string) Campaign {
+	w.t.Helper()
+	for _, c := range w.Campaigns() {
+		if c.ID == id {
+			return c
+		}
+	}
+	w.t.Fatalf("campaign %s is gone", id)
+	return Campaign{}
+}
+
+func numbered(i int) (p policy.Pseudonym) {
+	binary.BigEndian.PutUint64(p[:], uint64(i+1))
+	return p
+}
+
+// Every card of a selection is marked once and accounted for exactly, whatever dies, rests or changes meanwhile, and the campaign ends when none waits.
+// SEAL_CAMPAIGN_CARDS sets how many there are.
+func TestCampaignAccountsForEveryCard(t *testing.T) {
+	cards := 60
+	if n, err := strconv.Atoi(os.Getenv("SEAL_CAMPAIGN_CARDS")); err == nil && n > 0 {
+		cards = n
+	}
+	seed := uint64(20261129)
+	if n, err := strconv.ParseUint(os.Getenv("SEAL_CAMPAIGN_SEED"), 10, 64); err == nil {
+		seed = n
+	}
+	rnd := rand.New(rand.NewPCG(seed, 2))
+	w := newTown(t)
+	w.again() // the first list
+	type holder struct {
+		phone                          *phone.Phone
+		locked, gone, waiting, renewed bool
+	}
+	everybody := make([]holder, cards)
+	request := func(op policy.Operation, i int, replace bool) *request {
+		q := w.request(op, 1, everybody[i].phone, replace)
+		q.person = numbered(i)
+		return q
+	}
+	change := func(op policy.Operation, i int, reason string) {
+		t.Helper()
+		s, err := w.Subject(t.Context(), resident, numbered(i))
+		must(t, err)
+		a, d := w.bundle.DecideChange(policy.ChangeRequest{Client: "loss-desk", Operation: op, DocumentType: resident, Subject: numbered(i), Reason: reason}, s.Slot(), w.clock.Now())
+		if a == nil {
+			t.Fatalf("refused: %s %s", d.Code, d.Detail)
+		}
+		_, err = w.Change(t.Context(), a)
+		must(t, err)
+	}
+	want := 0
+	for i := range everybody {
+		h := &everybody[i]
+		h.phone = w.phone()
+		if rnd.IntN(8) == 0 { // its answer never came: what was reserved may have been signed
+			w.reserve(request(policy.OpIssue, i, false))
+		} else {
+			w.issue(request(policy.OpIssue, i, false))
+			switch rnd.IntN(8) {
+			case 0:
+				change(policy.OpRevoke, i, "user_request")
+				h.gone = true
+			case 1: // its MSO is revoked by the lock, its SD-JWT VC suspended
+				change(policy.OpLock, i, "self_lost")
+				h.locked = true
+			}
+		}
+		if !h.gone {
+			want++
+			h.waiting = !h.locked
+		}
+	}
+	w.clock.Advance(time.Second)
+	if n, _, err := w.CountSelected(t.Context(), Selection{DocumentType: resident}, w.clock.Now()); err != nil || n != want {
+		t.Fatalf("%d cards are counted before, %d are there: %v", n, want, err)
+	}
+	x := w.proposed("reissue.mass")
+	must(t, w.StartCampaign(t.Context(), CampaignRecord{Operation: CampaignReissue, Selection: Selection{DocumentType: resident}, Reason: "a drill", PerSecond: max(7, cards/20), At: w.clock.Now()}, x))
+	refused(t, w.StartCampaign(t.Context(), CampaignRecord{Operation: CampaignReissue}, x), "proposal.executed")
+	left := want
+	for round := 0; w.campaign(x.ID).Done.IsZero(); round++ {
+		if round > 4000 {
+			t.Fatalf("it does not end: %+v", w.campaign(x.ID))
+		}
+		w.clock.Advance(time.Second)
+		ctx, cancel := context.WithCancel(t.Context())
+		if rnd.IntN(4) == 0 { // it dies in the middle
+			go func() { time.Sleep(time.Duration(rand.IntN(2000)) * time.Microsecond); cancel() }()
+		}
+		err := w.AdvanceCampaigns(ctx, w.clock.Now())
+		if err != nil && ctx.Err() == nil {
+			t.Fatal(err)
+		}
+		cancel()
+		switch rnd.IntN(12) {
+		case 0:
+			w.again()
+		case 1: // it rests, and is asked to go on
+			must(t, w.PaceCampaign(t.Context(), "operator", x.ID, 0))
+			before := w.campaign(x.ID)
+			w.again()
+			w.clock.Advance(time.Second)
+			must(t, w.AdvanceCampaigns(t.Context(), w.clock.Now()))
+			if after := w.campaign(x.ID); after.Total() != before.Total() {
+				t.Fatalf("it rests, and marks cards: %+v", after)
+			}
+			must(t, w.PaceCampaign(t.Context(), "operator", x.ID, max(11, cards/10)))
+		}
+		if c := w.campaign(x.ID); c.Total() > want {
+			t.Fatalf("%d cards of %d", c.Total(), want)
+		}
+		for range max(2, cards/20) { // some phones come, and some holders do something else
+			i := rnd.IntN(cards)
+			if left < cards/10+2 { // the last ones are looked for
+				for j := range everybody {
+					if everybody[j].waiting && !everybody[j].renewed {
+						i = j
+						break
+					}
+				}
+			}
+			h := &everybody[i]
+			if !h.waiting || h.renewed {
+				continue
+			}
+			s, err := w.Subject(t.Context(), resident, numbered(i))
+			must(t, err)
+			if len(s.Slot().Renew) == 0 {
+				continue // not marked yet
+			}
+			switch rnd.IntN(6) {
+			case 0:
+				change(policy.OpRevoke, i, "user_request")
+			case 1:
+				h.phone = w.phone()
+				w.issue(request(policy.OpIssue, i, true))
+			default:
+				w.issue(request(policy.OpRefresh, i, false))
+			}
+			h.renewed, left = true, left-1
+		}
+	}
+	c := w.campaign(x.ID)
+	locked := 0
+	for _, h := range everybody {
+		if h.locked {
+			locked++
+		}
+	}
+	if c.Total() != want || c.Cards[CardWaiting] != 0 || c.Cards[CardLocked] != locked || c.Cards[CardReissued]+c.Cards[CardEnded] != want-locked || c.Cards[CardFailed] != 0 || c.First.IsZero() {
+		t.Errorf("seed %d: %d cards, %d of them locked, and it says %+v", seed, want, locked, c)
+	}
+	rows := map[string]int{}
+	must(t, w.Audit().CampaignCards(t.Context(), func(_ string, r CardRecord) error { rows[r.State]++; return nil }))
+	if fmt.Sprint(rows) != fmt.Sprint(c.Cards) {
+		t.Errorf("rows %v, counted %v", rows, c.Cards)
+	}
+	refused(t, w.PaceCampaign(t.Context(), "operator", x.ID, 5), "campaign.done")
+	refused(t, w.PaceCampaign(t.Context(), "operator", "nobody's", 5), "campaign.unknown")
+	t.Logf("%d cards: %v", want, c.Cards)
+	w.check()
+}
+
+// A card whose new credentials were given up is marked again; one that expires waits for nobody.
+func TestCampaignDoesNotLetGo(t *testing.T) {
+	w := newTown(t)
+	p := w.phone()
+	w.issue(w.request(policy.OpIssue, 1, p, false))
+	w.issue(w.request(policy.OpIssue, 2, w.phone(), false))
+	w.clock.Advance(time.Second)
+	x := w.proposed("reissue.mass")
+	must(t, w.StartCampaign(t.Context(), CampaignRecord{Operation: CampaignReissue, Selection: Selection{Key: "ds"}, PerSecond: 10, At: w.clock.Now()}, x))
+	on := func(d time.Duration) Campaign {
+		t.Helper()
+		w.clock.Advance(d)
+		must(t, w.AdvanceCampaigns(t.Context(), w.clock.Now()))
+		return w.campaign(x.ID)
+	}
+	on(time.Second)
+	if got := w.slotOf(1).Renew; fmt.Sprint(got) != "["+RenewCompromised+"]" {
+		t.Fatalf("marked for %v", got)
+	}
+	w.reserve(w.request(policy.OpRefresh, 1, p, false)) // and nobody finishes it
+	if c := on(2 * time.Second); c.Cards[CardWaiting] != 2 {
+		t.Errorf("%+v", c)
+	}
+	w.clock.Advance(25 * time.Hour)
+	_, err := w.GiveUp(t.Context(), w.clock.Now())
+	must(t, err)
+	on(2 * time.Second)
+	if got := w.slotOf(1).Renew; len(got) != 1 {
+		t.Errorf("it lost its mark: %v", got)
+	}
+	w.clock.Advance(time.Second)
+	w.issue(w.request(policy.OpRefresh, 1, p, false))
+	if c := on(2 * time.Second); c.Cards[CardReissued] != 1 || c.Cards[CardWaiting] != 1 {
+		t.Errorf("%+v", c)
+	}
+	if c := on(91 * 24 * time.Hour); c.Cards[CardExpired] != 1 || c.Done.IsZero() {
+		t.Errorf("%+v", c)
+	}
+	w.check()
+}
+
+// A revocation of many revokes those of the selection, and no other.
+func TestCampaignRevokes(t *testing.T) {
+	w := newTown(t)
+	w.issue(w.request(policy.OpIssue, 1, w.phone(), false))
+	w.clock.Advance(time.Hour)
+	cut := w.clock.Now()
+	w.issue(w.request(policy.OpIssue, 2, w.phone(), false))
+	x := w.proposed("revoke.mass")
+	w.clock.Advance(time.Second)
+	must(t, w.StartCampaign(t.Context(), CampaignRecord{Operation: CampaignRevoke, Selection: Selection{DocumentType: resident, From: cut}, PerSecond: 10, At: w.clock.Now()}, x))
+	for range 3 {
+		w.clock.Advance(time.Second)
+		must(t, w.AdvanceCampaigns(t.Context(), w.clock.Now()))
+	}
+	if c := w.campaign(x.ID); c.Cards[CardRevoked] != 1 || c.Total() != 1 || c.Done.IsZero() {
+		t.Errorf("%+v", c)
+	}
+	w.wants(1, "mso_mdoc valid", "dc+sd-jwt valid")
+	w.wants(2, "mso_mdoc revoked", "dc+sd-jwt revoked")
+	w.check()
+}
