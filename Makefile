@@ -4,7 +4,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS  = -X main.version=$(VERSION)
 export CGO_ENABLED = 1
 
-.PHONY: all build demo test unit interop check bench bench-scale monitoring faults overload soak fuzz fuzz-scale clean
+.PHONY: all build demo demo-officers test unit interop check bench bench-scale monitoring faults overload soak fuzz fuzz-scale clean
 
 all: build
 
@@ -17,6 +17,12 @@ demo: ## the story of one card, told by the real daemon over real mTLS
 	@$(MAKE) --no-print-directory build
 	@$(GO) build -trimpath -o bin/demo ./tests/demo
 	@bin/demo
+
+demo-officers: ## the security officers: a ceremony with tokens of their own, rotation under load, stop and resume, a compromise, backup and restore
+	@sh scripts/require.sh demo
+	@$(MAKE) --no-print-directory build
+	@$(GO) build -trimpath -o bin/demo ./tests/demo
+	@bin/demo officers
 
 test: ## everything: static checks, unit and end-to-end tests with the race detector, foreign verifiers
 	@sh scripts/require.sh test

@@ -156,6 +156,8 @@ func (h *hall) make() {
 	cert := h.certificate("server", server, false)
 	h.leaf("settle", "", "cert", cert)
 	h.note(Entry{Step: StepServer, SHA256: digest(cert), Certificate: cert, Until: noon.Add(time.Hour)})
+	h.leaf("meta", metaBackupKey, "", []byte("key"))
+	h.note(Entry{Step: StepBackup, Name: digest([]byte("key")), SHA256: digest([]byte("backup")), Need: 2, Shares: []Person{{"kim", digest(nil)}, {"lee", digest(nil)}, {"park", digest(nil)}}, By: []string{"kim", "lee"}})
 	h.note(Entry{Step: StepEnd})
 }
 
@@ -331,13 +333,21 @@ func TestEditedTranscriptsDoNotVerify(t *testing.T) {
 			r, _ := merkle(f.Leaves)
 			f.Head = Head{uint64(len(f.Leaves)), hexOf(r[:])}
 		}, true, "ceremony.log"},
+		"a key that was to be made": {func(f *transcriptFile, _ *[]Entry) {
+			f.Leaves = append(f.Leaves, `{"kind":"key","name":"ds-9","state":"planned","digest":"47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="}`)
+			r, _ := merkle(f.Leaves)
+			f.Head = Head{uint64(len(f.Leaves)), hexOf(r[:])}
+		}, true, "ceremony.log"},
 		"something signed that nobody saw": {func(f *transcriptFile, _ *[]Entry) {
 			f.Leaves = append(f.Leaves, `{"kind":"settle","digest":"AAAA"}`)
 			r, _ := merkle(f.Leaves)
 			f.Head = Head{uint64(len(f.Leaves)), hexOf(r[:])}
 		}, true, "ceremony.log"},
-		"another root":    {func(f *transcriptFile, _ *[]Entry) { f.Head.Root = digest(nil) }, true, "ceremony.log"},
-		"another opening": {func(f *transcriptFile, _ *[]Entry) { f.Opening = string(other.opening) }, true, "ceremony.registry"},
+		"a backup that one opened":      {func(_ *transcriptFile, e *[]Entry) { (*e)[8].By = []string{"kim", "kim"} }, true, "ceremony.incomplete"},
+		"a backup with another's share": {func(_ *transcriptFile, e *[]Entry) { (*e)[8].Shares = []Person{{"kim", ""}, {"lee", ""}, {"choi", ""}} }, true, "ceremony.incomplete"},
+		"a backup that nobody tells of": {func(_ *transcriptFile, e *[]Entry) { *e = slices.Delete(*e, 8, 9) }, true, "ceremony.incomplete"},
+		"another root":                  {func(f *transcriptFile, _ *[]Entry) { f.Head.Root = digest(nil) }, true, "ceremony.log"},
+		"another opening":               {func(f *transcriptFile, _ *[]Entry) { f.Opening = string(other.opening) }, true, "ceremony.registry"},
 		"another's beginning": {func(f *transcriptFile, _ *[]Entry) {
 			f.Opening, f.Registry = string(other.opening), string(other.registry)
 		}, true, "ceremony.chain"},

@@ -11,6 +11,7 @@ var Script = []string{
 	"6. The domain secret is made on the online token, which it leaves wrapped to a key of that token, and never otherwise.",
 	"7. The keys are made on their tokens. The root certifies itself and the others; each certificate is read again before it is signed.",
 	"8. The first revocation lists are signed, and the TLS certificate of the issuance listener.",
-	"9. The transcript is closed with the head of the ledger's log. Compare its SHA-256, each on their own machine: `sealctl ceremony verify`.",
-	"10. The officers sign the transcript, as many as the registry's strictest action needs. Until then the daemon does not serve.",
+	"9. A backup key is made, of which there are shares only, one for each officer, closed with a passphrase of their own. A first backup is made; every share is opened again, and as many as must open the backup.",
+	"10. The transcript is closed with the head of the ledger's log. Compare its SHA-256, each on their own machine: `sealctl ceremony verify`.",
+	"11. The officers sign the transcript, as many as the registry's strictest action needs. Until then the daemon does not serve.",
 }

@@ -57,7 +57,7 @@ type Entry struct {
 	At   time.Time `json:"at"`
 	Step Step      `json:"step"`
 
-	Name        string    `json:"name,omitempty"` // of token, key, CRL
+	Name        string    `json:"name,omitempty"` // of token, key, CRL, backup key
 	Label       string    `json:"label,omitempty"`
 	Serial      string    `json:"serial,omitempty"`
 	Token       string    `json:"token,omitempty"`
@@ -230,7 +230,7 @@ func (e *Entry) check() string {
 	}
 	type has struct{ name, hash, cert bool }
 	want, known := map[Step]has{StepBegun: {}, StepOfficers: {hash: true}, StepToken: {name: true}, StepSecret: {name: true, hash: true}, StepKey: {name: true, hash: true},
-		StepCertificate: {name: true, hash: true, cert: true}, StepCRL: {name: true, hash: true}, StepServer: {hash: true, cert: true}, StepBackup: {hash: true}, StepEnd: {}}[e.Step]
+		StepCertificate: {name: true, hash: true, cert: true}, StepCRL: {name: true, hash: true}, StepServer: {hash: true, cert: true}, StepBackup: {name: true, hash: true}, StepEnd: {}}[e.Step]
 	if !known {
 		return fmt.Sprintf("%.40q is no step", e.Step)
 	}
@@ -275,7 +275,7 @@ func (e *Entry) Text() []string {
 		for _, p := range e.Shares {
 			of = append(of, p.ID)
 		}
-		return with(say("backup for %s: %d of them open it; %s did", strings.Join(of, ", "), e.Need, strings.Join(e.By, ", ")), "backup", e.SHA256)
+		return with(say("backup to key %.12s…: %d of %s open it, and %s did", e.Name, e.Need, strings.Join(of, ", "), strings.Join(e.By, ", ")), "backup", e.SHA256)
 	}
 	return say("nothing more is made")
 }
@@ -304,6 +304,7 @@ type leaf struct {
 	Kind      string `json:"kind"`
 	Name      string `json:"name"`
 	Operation string `json:"operation"`
+	State     string `json:"state"`
 	Digest    []byte `json:"digest"`
 }
 

@@ -206,12 +206,14 @@ func (t *Transcript) steps(c *Check, o *Opened) {
 			c.fail("other", "entry %d: the program that was used is not the one of the opening statement", e.N)
 		case e.Step == StepOfficers && e.SHA256 != o.opening.Registry:
 			c.fail("registry", "entry %d: the officers that were registered are not those of the opening statement", e.N)
+		case e.Step == StepBackup:
+			provenBackup(c, e, o)
 		case i == 0 && e.Step != StepBegun:
 			c.fail("incomplete", "the first entry does not say which program began")
 		}
 	}
 	last := -1
-	for _, s := range []Step{StepBegun, StepOfficers, StepToken, StepSecret, StepKey, StepCertificate, StepCRL, StepServer, StepEnd} {
+	for _, s := range []Step{StepBegun, StepOfficers, StepToken, StepSecret, StepKey, StepCertificate, StepCRL, StepServer, StepBackup, StepEnd} {
 		at, ok := place[s]
 		switch {
 		case !ok:
@@ -223,6 +225,28 @@ func (t *Transcript) steps(c *Check, o *Opened) {
 	}
 	if at, ok := place[StepEnd]; ok && at != len(t.entries)-1 {
 		c.fail("chain", "there are entries after the end")
+	}
+}
+
+// provenBackup: each officer has a share, and as many of them as open a backup did.
+func provenBackup(c *Check, e Entry, o *Opened) {
+	var holders, officers []string
+	for _, p := range e.Shares {
+		holders = append(holders, p.ID)
+	}
+	for _, p := range o.registry.Officers {
+		if p.Role == officer.RoleOfficer {
+			officers = append(officers, p.ID)
+		}
+	}
+	slices.Sort(holders)
+	slices.Sort(officers)
+	by := slices.Compact(slices.Sorted(slices.Values(e.By)))
+	switch {
+	case !slices.Equal(holders, officers):
+		c.fail("incomplete", "entry %d: the shares of the backup key are for %s, and not for the officers", e.N, some(holders))
+	case e.Need < 2 || len(by) < e.Need || slices.ContainsFunc(by, func(id string) bool { return !slices.Contains(officers, id) }):
+		c.fail("incomplete", "entry %d: the backup was opened by %s; it takes %d officers, and 2 or more", e.N, some(by), e.Need)
 	}
 }
 
@@ -265,6 +289,7 @@ const (
 	MetaTranscript = "ceremony/transcript"
 	metaEntry      = "ceremony/entry/"
 	metaSecret     = "domain-secret/"
+	metaBackupKey  = "backup/key"
 )
 
 // MetaEntry names the n-th entry.
@@ -277,7 +302,7 @@ func (t *Transcript) log(c *Check) {
 		has[string(e.Step)+" "+e.SHA256] = true
 	}
 	settled, keys, secrets := map[string]bool{}, map[string]bool{}, map[string]bool{}
-	entries, officers := 0, false
+	entries, officers, backupKey := 0, false, false
 	if len(t.leaves) == 0 || t.leaves[0].Kind != "meta" || t.leaves[0].Name != MetaOpening || !bytes.Equal(t.leaves[0].Digest, sum([]byte(t.file.Opening))) {
 		c.fail("log", "the log does not begin with this opening statement")
 	}
@@ -301,16 +326,25 @@ func (t *Transcript) log(c *Check) {
 			if !has[string(StepSecret)+" "+d] {
 				c.fail("log", "leaf %d: a domain secret that no entry tells of", i)
 			}
+		case l.Kind == "meta" && l.Name == metaBackupKey:
+			backupKey = true
 		case l.Kind == "officers":
 			if officers || d != digest([]byte(t.file.Registry)) {
 				c.fail("log", "leaf %d registers officers again, or others", i)
 			}
 			officers = true
 		case l.Kind == "key":
-			keys[d] = true
 			if !officers {
 				c.fail("log", "leaf %d: a key before the officers were registered", i)
 			}
+			planned := l.State == "planned" && d == digest(nil) // it has a name, and is not made yet
+			if planned && !slices.ContainsFunc(t.entries, func(e Entry) bool { return e.Step == StepKey && e.Name == l.Name }) {
+				c.fail("log", "leaf %d: key %.40s was to be made, and no entry tells of it", i, l.Name)
+			}
+			if planned {
+				break
+			}
+			keys[d] = true
 			if !has[string(StepKey)+" "+d] {
 				c.fail("log", "leaf %d: key %.40s, which no entry tells of", i, l.Name)
 			}
@@ -331,6 +365,9 @@ func (t *Transcript) log(c *Check) {
 	}
 	for _, e := range t.entries {
 		in := map[Step]map[string]bool{StepKey: keys, StepSecret: secrets, StepCertificate: settled, StepServer: settled, StepCRL: settled}[e.Step]
+		if e.Step == StepBackup && !backupKey {
+			c.fail("log", "entry %d: the ledger's log has no backup key", e.N)
+		}
 		if in != nil && !in[e.SHA256] {
 			c.fail("log", "entry %d: the ledger's log has no %s with this SHA-256", e.N, e.Step)
 		}

@@ -16,6 +16,9 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/term"
+
+	"sealkeeper/backup"
 	"sealkeeper/ca"
 	"sealkeeper/ceremony"
 	"sealkeeper/internal/clock"
@@ -35,6 +38,8 @@ import (
 type initOptions struct {
 	officers   string   // registry of officers
 	signatures []string // copies of a paper that officers signed elsewhere
+	shares     string   // directory for the officers' shares of the backup key
+	phrases    string   // directory with the passphrases for them; empty: they are asked for
 	dev        bool     // no ceremony
 
 	report func(string)         // a step is done
@@ -362,6 +367,9 @@ func (d *conductor) make(ctx context.Context) (transcript []byte, err error) {
 	if err := d.seen(ctx); err != nil {
 		return nil, err
 	}
+	if err := d.backUp(ctx); err != nil {
+		return nil, err
+	}
 	if err := d.note(ctx, ceremony.Entry{Step: ceremony.StepEnd}); err != nil {
 		return nil, err
 	}
@@ -466,6 +474,9 @@ func (d *conductor) seen(ctx context.Context) error {
 	}
 	names := map[string]string{}
 	for _, k := range d.ledger.Keys() {
+		if len(k.SPKI) == 0 { // planned, and not made yet
+			continue
+		}
 		names[string(k.SPKI)] = k.ID
 		if err := d.note(ctx, ceremony.Entry{Step: ceremony.StepKey, Name: k.ID, Token: k.Token, Purpose: string(k.Purpose), Algorithm: k.Algorithm, SHA256: hexSum(k.SPKI)}); err != nil {
 			return err
@@ -498,6 +509,126 @@ func (d *conductor) seen(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// backUp makes the backup key, gives each officer a share, and shows that as many of these as must open a first backup.
+func (d *conductor) backUp(ctx context.Context) error {
+	for _, e := range d.chain.Entries() {
+		if e.Step == ceremony.StepBackup {
+			return nil
+		}
+	}
+	r, err := officer.ParseRegistry(d.opened.Registry())
+	if err != nil {
+		return err
+	}
+	var holders []string
+	threshold := 2
+	for _, o := range r.Officers {
+		if o.Role == officer.RoleOfficer {
+			holders = append(holders, o.ID)
+		}
+	}
+	for _, rule := range r.Rules {
+		threshold = max(threshold, rule.Need)
+	}
+	key, shares, err := backup.NewKey(threshold, holders, d.cl.Now(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	dir := d.shares
+	if dir == "" {
+		dir = d.paper("shares")
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	d.say([]string{"Shares of the backup key, in " + dir + ": each officer chooses a passphrase, and takes their file along."})
+	files := map[string][]byte{}
+	for _, s := range shares {
+		phrase, err := d.phrase(s.Officer, "a new passphrase for your share")
+		if err != nil {
+			return err
+		}
+		if len(phrase) < 12 {
+			return &coded{exitUsage, fmt.Errorf("%s: a passphrase has 12 characters or more: several words are easier to remember", s.Officer)}
+		}
+		if files[s.Officer], err = s.Close(phrase, shareWork); err != nil {
+			return err
+		}
+		if err := durable.WriteFile(filepath.Join(dir, s.Officer+".share"), files[s.Officer], 0o600); err != nil {
+			return err
+		}
+	}
+	if err := d.ledger.PutBackupKey(ctx, key.JSON(), nil); err != nil {
+		return err
+	}
+	out := d.paper("first.backup")
+	if err := os.Remove(out); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a run that was interrupted, to a key that is forgotten
+		return err
+	}
+	if _, err := backup.Make(ctx, backup.Of(d.c), key, out, d.cl.Now(), func(string) {}); err != nil {
+		return err
+	}
+	crashpoint.Here("ceremony.backed-up")
+	d.say([]string{"Now every officer opens their share again."})
+	var again []*backup.Share
+	e := ceremony.Entry{Step: ceremony.StepBackup, Name: key.ID, Need: threshold}
+	for _, id := range holders {
+		file, err := os.ReadFile(filepath.Join(dir, id+".share"))
+		if err != nil {
+			return err
+		}
+		phrase, err := d.phrase(id, "the passphrase of your share")
+		if err != nil {
+			return err
+		}
+		s, err := backup.OpenShare(file, phrase)
+		if err == nil {
+			err = key.Check(s)
+		}
+		if err != nil {
+			return fmt.Errorf("the share of %s: %w", id, err)
+		}
+		again, e.Shares = append(again, s), append(e.Shares, ceremony.Person{ID: id, SHA256: hexSum(file)})
+	}
+	opener, err := key.Open(again[:threshold]) // as many as must: the others were checked by themselves
+	if err != nil {
+		return err
+	}
+	proof, err := backup.Prove(ctx, out, opener, d.paper(""))
+	if err != nil {
+		return err
+	}
+	if !proof.Ledger.Clean() {
+		return fmt.Errorf("the ledger in %s does not pass its check: sealctl fsck", out)
+	}
+	e.SHA256, e.By = proof.SHA256, opener.By
+	return d.note(ctx, e)
+}
+
+// phrase is an officer's, from a file or typed on the terminal.
+func (d *conductor) phrase(id, what string) (string, error) {
+	if d.phrases != "" {
+		path := filepath.Join(d.phrases, id)
+		st, err := os.Stat(path)
+		if err == nil && st.Mode().Perm()&0o077 != 0 {
+			err = fmt.Errorf("%s has mode %04o: others may read it; run `chmod 0400 %s`", path, st.Mode().Perm(), path)
+		}
+		if err != nil {
+			return "", &coded{exitUsage, err}
+		}
+		data, err := os.ReadFile(path)
+		return string(bytes.TrimRight(data, "\r\n")), err
+	}
+	in := int(os.Stdin.Fd())
+	if !term.IsTerminal(in) {
+		return "", &coded{exitUsage, fmt.Errorf("there is no terminal on which %s could type %s: name a directory of files with --passphrases", id, what)}
+	}
+	fmt.Fprintf(os.Stderr, "%s, %s: ", id, what)
+	defer fmt.Fprintln(os.Stderr)
+	data, err := term.ReadPassword(in)
+	return string(data), err
 }
 
 func hexSum(b []byte) string {

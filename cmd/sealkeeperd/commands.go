@@ -95,6 +95,8 @@ It can always be run again: what was interrupted goes on where it stopped, and a
 	c.Flags().BoolVar(&o.dev, "dev", false, "no ceremony: for demonstrations and tests, where who has the machine may decide on everything")
 	c.Flags().StringVar(&o.officers, "officers", "", "registry of security officers")
 	c.Flags().StringArrayVar(&o.signatures, "signatures", nil, "copy of the opening statement or the transcript that an officer signed elsewhere; can be repeated")
+	c.Flags().StringVar(&o.shares, "shares", "", "directory for the officers' shares of the backup key (default {data}/ceremony/shares)")
+	c.Flags().StringVar(&o.phrases, "passphrases", "", "directory with a file for each officer that has the passphrase of their share; without it they are asked on the terminal")
 	return c
 }
 

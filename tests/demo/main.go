@@ -1,6 +1,6 @@
 // Command demo tells the story of one card, against the real daemon over real mTLS: a phone gets its card, is lost, is found, and is
 // replaced; and everything that must not work is tried and refused. It writes what verifiers need to DEMO_OUT. A second story, on an
-// installation of its own, is that of the resident card with its real rules.
+// installation of its own, is that of the resident card with its real rules. `demo officers` tells a third one instead: that of the security officers.
 package main
 
 import (
@@ -35,7 +35,11 @@ const (
 )
 
 func main() {
-	if err := run(); err != nil {
+	tell := run
+	if len(os.Args) > 1 && os.Args[1] == "officers" {
+		tell = officersStory
+	}
+	if err := tell(); err != nil {
 		fmt.Fprintln(os.Stderr, "\ndemo:", err)
 		os.Exit(1)
 	}

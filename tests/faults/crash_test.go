@@ -167,6 +167,7 @@ var crashes = []crash{
 	{point: "ceremony.opening-written", by: "ceremony"},
 	{point: "ceremony.noted:2", by: "ceremony"},           // after each step in its turn
 	{point: "ceremony.done:9", by: "ceremony", few: true}, // and not written down: the next run does
+	{point: "ceremony.backed-up", by: "ceremony"},
 	{point: "ceremony.closed", by: "ceremony"},
 	{point: "ceremony.signed", by: "ceremony"},
 }

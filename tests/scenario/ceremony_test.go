@@ -40,7 +40,7 @@ func TestCeremony(t *testing.T) {
 
 	has(t, g.Command(2, "init"), "--officers", "--dev")
 	said := g.Command(0, "init", "--officers", g.path("officers.json"))
-	has(t, said, "10. The officers sign the transcript", "Kim", "Lee", "Park", "installation Test", "sealctl ceremony sign "+opening)
+	has(t, said, "11. The officers sign the transcript", "Kim", "Lee", "Park", "installation Test", "sealctl ceremony sign "+opening)
 	has(t, g.Command(0, "init"), "SHA-256 of this statement") // as long as nobody signed it is shown again
 	g.write("others.json", g.registry("kim", "choi", "park"))
 	has(t, g.Command(2, "init", "--officers", g.path("others.json")), "is not the registry")
@@ -57,7 +57,16 @@ func TestCeremony(t *testing.T) {
 	}
 	sign(0, opening, "park")
 
-	said = g.Command(0, "init")
+	phrases := g.path("phrases")
+	if err := os.Mkdir(phrases, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	has(t, g.Command(2, "init"), "--passphrases") // no terminal: what was made until then stays
+	for _, id := range []string{"kim", "lee", "park"} {
+		g.write("phrases/"+id, "four words of "+id)
+	}
+	said = g.Command(0, "init", "--passphrases", phrases, "--shares", g.path("shares"))
+	has(t, said, "An interrupted ceremony goes on", "2 of kim, lee, park open it, and kim, lee did")
 	has(t, said, "the officers are registered, before the first key is made", "token iaca, label sealkeeper-iaca, serial ", "key iaca-1", "certificate of ds-1", "CRL iaca number 1", "nothing more is made", "sealctl ceremony sign "+transcript)
 	has(t, g.Command(2, "serve"), "the ceremony of this installation is not finished")
 	has(t, g.Command(2, "enrol", "officers"), "the ceremony of this installation is not finished")
@@ -79,7 +88,7 @@ func TestCeremony(t *testing.T) {
 	has(t, g.Command(0, "init", "--signatures", g.path("park-transcript.json")), "signed by [kim park]: the ceremony is over")
 
 	r := verify(0)
-	if r.Runs != 1 || r.Need != 2 || len(r.Signed) != 2 || r.Installation != "Test" {
+	if r.Runs != 2 || r.Need != 2 || len(r.Signed) != 2 || r.Installation != "Test" {
 		t.Errorf("%+v", r)
 	}
 	g.Command(0, "enrol", "--out", filepath.Join(g.Dir, "clients"), "officers", "ward-office-1", "auditor")
