@@ -423,6 +423,7 @@ func (a *Authority) possible(p *officer.Generate, k *ledger.Key, now time.Time) 
 	}
 	c := a.planned(*k, iaca, now)
 	c.SPKI, c.Serial = []byte{0}, [20]byte{0x40}
+	c.CRL = a.crlFor(iaca, c.Serial[:])
 	if _, d := policy.DecideCert(a.rules().bundle, policy.CertFacts{Cert: c, IssuerPurpose: iaca.Purpose, IssuerNotBefore: root.NotBefore, IssuerNotAfter: root.NotAfter}, c.NotBefore); d.Result != policy.Allowed {
 		return keyProblem("plan", "its certificate would not be signed: %s", d.Detail)
 	}

@@ -104,9 +104,11 @@ func TestDemoOfficers(t *testing.T) {
 	for _, want := range []string{
 		"1. ", "park  P-256 on a SoftHSM token",
 		"2. ", "ceremony.missing", "2 of kim, lee, park open it, and kim, lee did", "ceremony.short", "the ceremony is over", "the ledger went on from this head (1)",
-		"3. ", "4. ", "issuing.stopped", "officer.short", "none failed",
+		"3. ", "4. ", "ds-2 is active, ds-1 deactivated", "none failed",
 		"5. ", "officer.epoch", "officer.unknown",
-		"6. ", "none failed", "the ledger went on from this head (1)", "signatures counted again",
+		"6. ", "issuing.stopped", "officer.short", "none failed",
+		"7. ", "ds-3, which stood by, signs", "were made anew", "none failed",
+		"8. ", "none failed", "the ledger went on from this head (1)", "signatures counted again",
 	} {
 		_, after, ok := strings.Cut(rest, want)
 		if !ok {

@@ -33,7 +33,7 @@ import (
 type governed struct {
 	story
 	module  string
-	public  map[string]string // keys of officers, as registries take them
+	keys    map[string]string // of officers, as registries take them
 	root    *x509.Certificate
 	load    *load
 	phones  []*holder
@@ -50,7 +50,7 @@ type holder struct {
 // officersStory tells it.
 func officersStory() error {
 	began := time.Now()
-	g := &governed{story: story{bin: env("DEMO_BIN", "bin"), work: env("DEMO_WORK", ".demo/work") + "-officers", clients: map[string]*http.Client{}}, public: map[string]string{}}
+	g := &governed{story: story{bin: env("DEMO_BIN", "bin"), work: env("DEMO_WORK", ".demo/work") + "-officers", clients: map[string]*http.Client{}}, keys: map[string]string{}}
 	var err error
 	if g.bin, err = filepath.Abs(g.bin); err != nil {
 		return err
@@ -69,7 +69,7 @@ func officersStory() error {
 	}
 	defer g.stop()
 	defer func() { g.load.stop() }()
-	for _, chapter := range []func() error{g.tokens, g.ceremony, g.opens, g.stops, g.replaces, g.ends} {
+	for _, chapter := range []func() error{g.tokens, g.ceremony, g.opens, g.rotates, g.replaces, g.stops, g.drills, g.ends} {
 		if err := chapter(); err != nil {
 			return fmt.Errorf("%s: %w", g.chapter, err)
 		}
@@ -202,7 +202,7 @@ func (g *governed) tokens() (err error) {
 		if err := json.Unmarshal([]byte(out), &made); err != nil {
 			return err
 		}
-		if g.public[id] = made.Key; id != "choi" {
+		if g.keys[id] = made.Key; id != "choi" {
 			g.say("✓ %-5s P-256 on a SoftHSM token, fingerprint %.39s…", id, made.Fingerprint)
 		}
 	}
@@ -213,7 +213,7 @@ func (g *governed) tokens() (err error) {
 func (g *governed) registry(file string, ids ...string) error {
 	var people []map[string]string
 	for _, id := range ids {
-		people = append(people, map[string]string{"id": id, "name": strings.ToUpper(id[:1]) + id[1:], "role": "officer", "key": g.public[id]})
+		people = append(people, map[string]string{"id": id, "name": strings.ToUpper(id[:1]) + id[1:], "role": "officer", "key": g.keys[id]})
 	}
 	data, err := json.MarshalIndent(map[string]any{"officers": people, "rules": map[string]any{"officers.change": map[string]any{"need": 2, "delay": "0s", "life": "1h0m0s"}}}, "", "  ")
 	if err != nil {
@@ -395,15 +395,92 @@ func (g *governed) gives(h *holder, path string) error {
 	return nil
 }
 
+// ---- a document signer is rotated
+
+// second of UTC, as proposals say instants.
+func second(t time.Time) string { return t.UTC().Truncate(time.Second).Format(time.RFC3339) }
+
+// plan has officers decide on a key for mdocs; a zero instant has it stand by.
+func (g *governed) plan(ids []string, id, name, succeeds string, activate time.Time, reason string) error {
+	now := time.Now()
+	args := []string{"key=" + id, "purpose=mdoc", "token=online", "algorithm=ES256", "name=" + name, "announce=" + second(now), "use_until=" + second(now.Add(350*24*time.Hour)),
+		"certificate_until=" + second(now.Add(450*24*time.Hour)), "reason=" + reason}
+	if !activate.IsZero() {
+		args = append(args, "activate="+second(activate), "succeeds="+succeeds)
+	}
+	return g.together(ids, "key.generate", args...)
+}
+
+// state of a key, as operators see it.
+func (g *governed) state(id string) (string, error) {
+	r, err := http.Get(g.operations + "/status")
+	if err != nil {
+		return "", err
+	}
+	defer r.Body.Close()
+	var st contract.Status
+	if err := json.NewDecoder(r.Body).Decode(&st); err != nil {
+		return "", err
+	}
+	for _, k := range st.Keys {
+		if k.ID == id {
+			return k.State, nil
+		}
+	}
+	return "none", nil
+}
+
+func (g *governed) until(id, state string) error {
+	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		is, err := g.state(id)
+		if err != nil || is == state {
+			return err
+		}
+		if time.Since(began) > 30*time.Second {
+			return fmt.Errorf("%w: key %s is %s, and not %s", errStory, id, is, state)
+		}
+	}
+}
+
+func (g *governed) rotates() error {
+	g.title("4. A document signer is rotated under load")
+	turn := time.Now().Add(5 * time.Second).Truncate(time.Second)
+	if err := g.plan([]string{"kim", "lee"}, "ds-2", "Demo document signer 2", "ds-1", turn, "the yearly rotation"); err != nil {
+		return err
+	}
+	if err := g.plan([]string{"kim", "park"}, "ds-3", "Demo document signer 3", "", time.Time{}, "it stands by, for a day that nobody wants"); err != nil {
+		return err
+	}
+	for _, id := range []string{"ds-2", "ds-3"} {
+		if err := g.until(id, "announced"); err != nil {
+			return err
+		}
+	}
+	g.say("✓ ds-2 and ds-3 are made, certified and published; ds-2 takes over at %s", turn.Format(time.TimeOnly))
+	if err := g.until("ds-2", "active"); err != nil {
+		return err
+	}
+	if err := g.load.by("Demo document signer 2"); err != nil {
+		return err
+	}
+	old, err := g.state("ds-1")
+	if err != nil {
+		return err
+	}
+	g.say("✓ ds-2 is active, ds-1 %s: %s", old, g.load)
+	g.done("ds-2 for ds-1 without a failed request")
+	return nil
+}
+
 // ---- stop and resume
 
 func (g *governed) stops() error {
-	g.title("4. One officer stops issuing, two resume it")
+	g.title("6. One officer stops issuing, two resume it")
 	if err := g.load.more(5); err != nil {
 		return err
 	}
 	var p contract.Proposal
-	if _, err := g.officer(0, "lee", &p, "propose", "issuing.stop", "reason=wrong photographs"); err != nil {
+	if _, err := g.officer(0, "choi", &p, "propose", "issuing.stop", "reason=wrong photographs"); err != nil {
 		return err
 	}
 	if err := g.execute(0, p.ID, ""); err != nil {
@@ -424,7 +501,7 @@ func (g *governed) stops() error {
 	if err := g.tell("locks and lists go on: holder-0", h.holds); err != nil {
 		return err
 	}
-	if _, err := g.officer(0, "lee", &p, "propose", "issuing.resume", "reason=repaired"); err != nil {
+	if _, err := g.officer(0, "choi", &p, "propose", "issuing.resume", "reason=repaired"); err != nil {
 		return err
 	}
 	if err := g.execute(1, p.ID, "officer.short"); err != nil {
@@ -481,10 +558,100 @@ func (g *governed) replaces() error {
 	return nil
 }
 
+// ---- a compromise
+
+// pending is the proposal that waits for officers, if it is about an action.
+func (g *governed) pending(action string) (string, error) {
+	for began := time.Now(); time.Since(began) < 30*time.Second; time.Sleep(50 * time.Millisecond) {
+		out, _, err := g.run("", 0, "sealctl", "pending", "--json")
+		if err != nil {
+			return "", err
+		}
+		var list contract.Proposals
+		if err := json.Unmarshal([]byte(out), &list); err != nil {
+			return "", err
+		}
+		for _, p := range list.Proposals {
+			if p.Action == action && p.State == "open" {
+				return p.ID, nil
+			}
+		}
+	}
+	return "", fmt.Errorf("%w: nobody proposes %s", errStory, action)
+}
+
+func (g *governed) drills() error {
+	g.title("7. ds-2 was seen outside: a drill")
+	g.load.pause() // what a compromised key signs is believed by nobody, so nobody issues for a moment
+	cards := g.load.of("Demo document signer 2")
+	args := []string{"drill", "compromise", "ds-2", "--reason", "seen outside", "--crl", g.story.public + "/crl/iaca.crl", "--per-second", "500"}
+	g.say("$ sealctl %s --officer park", strings.Join(args, " "))
+	type ended struct {
+		out, errs string
+		err       error
+	}
+	drill := make(chan ended, 1)
+	go func() { // ends within two minutes, as every command does
+		out, errs, err := g.run("park", 0, "sealctl", append(append(args, "--yes", "--json"), g.key("park")...)...)
+		drill <- ended{out, errs, err}
+	}()
+	for _, action := range []string{"key.compromise", "reissue.mass"} {
+		id, err := g.pending(action)
+		if err != nil {
+			select {
+			case e := <-drill:
+				return errors.Join(err, e.err)
+			default:
+				return err
+			}
+		}
+		var p contract.Proposal
+		if _, err := g.officer(0, "kim", &p, "approve", id); err != nil {
+			return err
+		}
+		for _, line := range p.Text[1:min(2, len(p.Text))] {
+			g.say("    │ %s", line)
+		}
+		if action == "key.compromise" {
+			if err := g.until("ds-3", "active"); err != nil {
+				return err
+			}
+			g.load.goOn()
+			if err := g.load.by("Demo document signer 3"); err != nil {
+				return err
+			}
+			g.say("✓ ds-3, which stood by, signs")
+		}
+	}
+	for _, h := range cards { // phones that ask for a new card until they are told that theirs is to be made anew
+		if err := g.load.renew(h); err != nil {
+			return err
+		}
+	}
+	e := <-drill
+	if e.err != nil {
+		return e.err
+	}
+	var r struct {
+		CRL   string `json:"crl_after"`
+		Done  string `json:"done_after"`
+		Cards contract.Campaign
+	}
+	if err := json.Unmarshal([]byte(e.out), &r); err != nil {
+		return fmt.Errorf("%w: %s", err, e.out)
+	}
+	if r.Cards.Reissued != len(cards) || r.Cards.Total != len(cards) {
+		return fmt.Errorf("%w: %d cards were by ds-2, and the drill says %+v", errStory, len(cards), r.Cards)
+	}
+	g.say("✓ the CRL had it after %s; %d of %d cards were made anew after %s, none failed", r.CRL, r.Cards.Reissued, r.Cards.Total, r.Done)
+	g.done("a compromise drilled: CRL after %s, %d of %d cards made anew", r.CRL, r.Cards.Reissued, r.Cards.Total)
+	return nil
+}
+
 // ---- the end
 
 func (g *governed) ends() error {
-	g.title("6. The end: offline, with nothing but files")
+	g.title("8. The end: offline, with nothing but files")
 	if err := g.load.more(5); err != nil {
 		return err
 	}
@@ -515,13 +682,40 @@ type load struct {
 	cards   int
 	stopped int            // refusals because officers stopped issuing
 	signers map[string]int // cards by who signed the mdoc
+	cardsOf map[string][]*holder
 	failed  error
+
+	turn sync.RWMutex // held for writing while nobody issues
+}
+
+// pause returns when nothing is under way, and nothing begins until goOn.
+func (l *load) pause() { l.turn.Lock() }
+func (l *load) goOn()  { l.turn.Unlock() }
+
+// of is who has a card by a signer.
+func (l *load) of(signer string) []*holder {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.cardsOf[signer])
+}
+
+// renew asks for a new card in the place of one whose key is compromised, until the appliance says that it is due.
+func (l *load) renew(h *holder) error {
+	for began := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		code, err := l.get("/v1/credentials/refresh", h)
+		if err != nil || code == "" {
+			return err
+		}
+		if time.Since(began) > 30*time.Second {
+			return fmt.Errorf("%w: %s gets no new card: %s", errStory, h.subject, code)
+		}
+	}
 }
 
 const loaders = 3
 
 func newLoad(g *governed) *load {
-	l := &load{g: g, signers: map[string]int{}}
+	l := &load{g: g, signers: map[string]int{}, cardsOf: map[string][]*holder{}}
 	l.ctx, l.end = context.WithCancel(context.Background())
 	for i := range loaders {
 		l.tasks.Go(func() {
@@ -575,57 +769,88 @@ func (l *load) post(path, key string, body, into any) (code string, _ error) {
 }
 
 func (l *load) one(subject string) error {
+	l.turn.RLock()
+	defer l.turn.RUnlock()
 	p, err := phone.New(1)
 	if err != nil {
 		return err
 	}
+	h := &holder{subject: subject, phone: p}
+	code, err := l.get("/v1/credentials", h)
+	if err == nil && code != "" {
+		err = fmt.Errorf("%s was refused: %s", subject, code)
+	}
+	return err
+}
+
+// get has a phone ask for a card, and verifies what it gets as a bank would that has the public trust bundle and nothing else.
+func (l *load) get(path string, h *holder) (code string, err error) {
 	var n contract.NonceAnswer
 	if code, err := l.post("/v1/nonces", "", contract.NonceRequest{DocumentType: documentType}, &n); err != nil || code != "" {
-		return errors.Join(err, fmt.Errorf("a nonce: %s", code))
+		return code, err
 	}
 	now := time.Now()
-	r := contract.IssueRequest{DocumentType: documentType, Subject: subject, Claims: claims(), Proof: p.Prove(0, l.g.audience(), n.Nonce, now, ""), KeyAttestation: p.Attest(l.g.provider, n.Nonce, now)}
+	r := contract.IssueRequest{DocumentType: documentType, Subject: h.subject, Claims: claims(), Proof: h.phone.Prove(0, l.g.audience(), n.Nonce, now, ""), KeyAttestation: h.phone.Attest(l.g.provider, n.Nonce, now)}
 	key := idempotencyKey()
 	var a contract.IssueAnswer
 	for {
-		code, err := l.post("/v1/credentials", key, r, &a)
-		switch {
-		case err != nil:
-			return fmt.Errorf("%s: %w", subject, err)
-		case code == "issuing.stopped":
-			l.mu.Lock()
-			l.stopped++
-			l.mu.Unlock()
-			time.Sleep(50 * time.Millisecond)
-			continue
-		case code != "":
-			return fmt.Errorf("%s was refused: %s", subject, code)
+		if code, err = l.post(path, key, r, &a); err != nil {
+			return "", fmt.Errorf("%s: %w", h.subject, err)
 		}
-		break
+		if code != "issuing.stopped" {
+			break
+		}
+		l.mu.Lock()
+		l.stopped++
+		l.mu.Unlock()
+		if l.ctx.Err() != nil {
+			return code, nil
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
+	if code != "" {
+		return code, nil
+	}
+	body, _, err := l.g.fetch("/trust.json")
+	if err != nil {
+		return "", err
+	}
+	trust, err := verifier.ParseTrust(body)
+	if err != nil {
+		return "", err
+	}
+	roots := trust.Roots([]*x509.Certificate{l.g.root})
 	for _, c := range a.Credentials {
 		if c.Format != "mso_mdoc" {
-			if _, err := verifier.VerifySDJWT([]byte(c.Credential), []*x509.Certificate{l.g.root}, time.Now()); err != nil {
-				return fmt.Errorf("%s: SD-JWT VC: %w", subject, err)
+			s, err := verifier.VerifySDJWT([]byte(c.Credential), roots, time.Now())
+			if err == nil {
+				err = trust.Believes(s.Signer, "sd-jwt", time.Now())
+			}
+			if err != nil {
+				return "", fmt.Errorf("%s: SD-JWT VC: %w", h.subject, err)
 			}
 			continue
 		}
 		raw, err := base64.RawURLEncoding.DecodeString(c.Credential)
 		if err != nil {
-			return err
+			return "", err
 		}
-		m, err := verifier.VerifyMDoc(raw, []*x509.Certificate{l.g.root}, time.Now())
+		m, err := verifier.VerifyMDoc(raw, roots, time.Now())
+		if err == nil {
+			err = trust.Believes(m.Signer, "mdoc", time.Now())
+		}
 		if err != nil {
-			return fmt.Errorf("%s: mdoc: %w", subject, err)
+			return "", fmt.Errorf("%s: mdoc: %w", h.subject, err)
 		}
 		l.mu.Lock()
 		l.signers[m.Signer.Subject.CommonName]++
+		l.cardsOf[m.Signer.Subject.CommonName] = append(l.cardsOf[m.Signer.Subject.CommonName], h)
 		l.mu.Unlock()
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.cards++
-	return nil
+	return "", nil
 }
 
 // wait until something is true of the load, and nothing failed.
@@ -673,6 +898,8 @@ func (l *load) stop() error {
 	}
 	l.end()
 	l.tasks.Wait()
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	return l.failed
 }
 
