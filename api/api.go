@@ -19,6 +19,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"sealkeeper/ca"
@@ -84,6 +85,7 @@ type Authority interface {
 	Reject(ctx context.Context, c ca.Caller, r contract.ApprovalRequest) (contract.Proposal, error)
 	Execute(ctx context.Context, c ca.Caller, r contract.ProposalQuery) (contract.Proposal, error)
 	Holder(ctx context.Context, c ca.Caller, r contract.StateRequest) (contract.Holder, error)
+	Admit(c ca.Caller) error
 	WhoAmI(c ca.Caller) (contract.WhoAmI, bool)
 	Public(path string) (ca.Object, bool)
 	Status(ctx context.Context) contract.Status
@@ -145,8 +147,9 @@ type Options struct {
 
 // Edge makes the three listeners' servers and drains them together.
 type Edge struct {
-	o      Options
-	issues admission
+	o           Options
+	issues      admission
+	certificate atomic.Pointer[tls.Certificate] // of the issuance listener
 }
 
 // New checks the options. It starts nothing: the caller listens, serves and shuts down.
@@ -163,9 +166,6 @@ func New(o Options) (*Edge, error) {
 	if o.Random == nil {
 		o.Random = rand.Reader
 	}
-	if leaf := o.Certificate.Leaf; leaf != nil {
-		o.Metrics.CertExpires.WithLabelValues("tls-server").Set(float64(leaf.NotAfter.Unix()))
-	}
 	for control, held := range o.Hardening {
 		v := 0.0
 		if held {
@@ -173,7 +173,17 @@ func New(o Options) (*Edge, error) {
 		}
 		o.Metrics.Hardening.WithLabelValues(control).Set(v)
 	}
-	return &Edge{o: o, issues: admission{max: o.MaxIssues, share: max(1, o.MaxIssues/shareOfIssues), clients: map[string]int{}}}, nil
+	e := &Edge{o: o, issues: admission{max: o.MaxIssues, share: max(1, o.MaxIssues/shareOfIssues), clients: map[string]int{}}}
+	e.Present(o.Certificate)
+	return e, nil
+}
+
+// Present has the issuance listener show another certificate in handshakes from now on. Open connections stay as they are.
+func (e *Edge) Present(c tls.Certificate) {
+	if c.Leaf != nil {
+		e.o.Metrics.CertExpires.WithLabelValues("tls-server").Set(float64(c.Leaf.NotAfter.Unix()))
+	}
+	e.certificate.Store(&c)
 }
 
 // Issuance is the mTLS server for issuance services, carriers, desks, operators and auditors: serve it with ServeTLS(l, "", "").
@@ -187,7 +197,7 @@ func (e *Edge) Issuance() (*http.Server, error) {
 	s := e.server(e.IssuanceHandler())
 	s.TLSConfig = &tls.Config{
 		MinVersion:             tls.VersionTLS13,
-		Certificates:           []tls.Certificate{e.o.Certificate},
+		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return e.certificate.Load(), nil },
 		ClientAuth:             tls.RequireAndVerifyClientCert,
 		ClientCAs:              e.o.ClientCAs,
 		SessionTicketsDisabled: true,

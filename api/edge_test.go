@@ -173,7 +173,7 @@ func TestIdentityIsReadFromTheConnectionOnEveryRequest(t *testing.T) {
 		})
 	}
 
-	// One connection, three requests: it was good at the handshake, and is judged again each time.
+	// One connection, four requests: it was good at the handshake, and is judged again each time.
 	cs := connection("urn:sealkeeper:client:issuance:issuance-1")
 	ask := func() string {
 		r := request("GET", "/v1/whoami", RoleIssuance)
@@ -186,6 +186,11 @@ func TestIdentityIsReadFromTheConnectionOnEveryRequest(t *testing.T) {
 	if got := ask(); got != "ok" {
 		t.Fatal(got)
 	}
+	h.revoked = string(cs.VerifiedChains[0][0].SerialNumber.FillBytes(make([]byte, 20)))
+	if got := ask(); got != "client.revoked" {
+		t.Fatal(got)
+	}
+	h.revoked = ""
 	h.gone["issuance-1"] = true // the policy dropped it
 	if got := ask(); got != "client.unknown" {
 		t.Fatal(got)

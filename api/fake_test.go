@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"io"
 	"log/slog"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -29,15 +30,16 @@ const policyHash = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f0
 
 // fake is an Authority that answers what the contract shows, or the error it is told to.
 type fake struct {
-	mu    sync.Mutex
-	err   error
-	panic any
-	calls []string // operation, client
-	last  ca.Call
-	gate  chan struct{} // if set: Issue waits for it
-	in    chan struct{} // if set: Issue says that it waits
-	ready bool
-	gone  map[string]bool // clients that the policy does not know any more
+	mu      sync.Mutex
+	err     error
+	panic   any
+	calls   []string // operation, client
+	last    ca.Call
+	revoked string        // serial of a revoked certificate
+	gate    chan struct{} // if set: Issue waits for it
+	in      chan struct{} // if set: Issue says that it waits
+	ready   bool
+	gone    map[string]bool // clients that the policy does not know any more
 }
 
 func (f *fake) call(op string, c ca.Caller) error {
@@ -220,6 +222,13 @@ func (f *fake) Holder(_ context.Context, c ca.Caller, _ contract.StateRequest) (
 	return contract.Holder{DocumentType: "kr-resident", Locks: []contract.Lock{}, Credentials: []contract.CredentialStatus{}}, f.call("state", c)
 }
 
+func (f *fake) Admit(c ca.Caller) error {
+	if f.revoked != "" && c.Serial == f.revoked {
+		return &ca.Problem{Code: "client.revoked", Detail: "revoked"}
+	}
+	return nil
+}
+
 func (f *fake) WhoAmI(c ca.Caller) (contract.WhoAmI, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -293,7 +302,7 @@ func newHouse(t testing.TB, issues int) *house {
 
 // connection is what a handshake leaves: a verified chain whose leaf has these names, valid from noon − 1 h to noon + 1 h.
 func connection(uris ...string) *tls.ConnectionState {
-	leaf := &x509.Certificate{NotBefore: noon.Add(-time.Hour), NotAfter: noon.Add(time.Hour)}
+	leaf := &x509.Certificate{SerialNumber: big.NewInt(7), NotBefore: noon.Add(-time.Hour), NotAfter: noon.Add(time.Hour)}
 	for _, u := range uris {
 		parsed, err := url.Parse(u)
 		if err != nil {

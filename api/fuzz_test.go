@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"maps"
+	"math/big"
 	"net/http"
 	"net/url"
 	"slices"
@@ -149,7 +150,7 @@ func FuzzClientName(f *testing.F) {
 			return false // then the handshake has no certificate
 		}
 		now := time.Unix(1_800_000_000, 0)
-		leaf := &x509.Certificate{NotBefore: now, NotAfter: now, URIs: []*url.URL{u}}
+		leaf := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: now, NotAfter: now, URIs: []*url.URL{u}}
 		who, err := identify(&tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{leaf}}}, now)
 		if err == nil && (u.String() != "urn:sealkeeper:client:"+who.Role+":"+who.ID || !slices.Contains(Roles(), who.Role) || strings.Contains(who.ID, ":")) {
 			t.Fatalf("%q is %+v", in, who)

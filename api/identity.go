@@ -53,5 +53,9 @@ func identify(cs *tls.ConnectionState, now time.Time) (ca.Caller, error) {
 	if !ok || !ok2 || !slices.Contains(Roles(), role) || !clientID.MatchString(id) {
 		return ca.Caller{}, bad
 	}
-	return ca.Caller{ID: id, Role: role, Expires: expires}, nil
+	serial := chain[0].SerialNumber
+	if serial == nil || serial.Sign() < 0 || serial.BitLen() > 160 {
+		return ca.Caller{}, bad
+	}
+	return ca.Caller{ID: id, Role: role, Expires: expires, Serial: string(serial.FillBytes(make([]byte, 20)))}, nil
 }

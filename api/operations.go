@@ -54,7 +54,7 @@ func (e *Edge) OperationsHandler() http.Handler {
 func (e *Edge) status(r *http.Request) contract.Status {
 	s := e.o.Authority.Status(r.Context())
 	s.Hardening = e.o.Hardening
-	if leaf := e.o.Certificate.Leaf; leaf != nil {
+	if leaf := e.certificate.Load().Leaf; leaf != nil {
 		s.Certificates = append(s.Certificates, contract.CertificateStatus{Name: "tls-server", NotAfter: leaf.NotAfter})
 		if c, soon := ca.Expiring("tls-server", leaf.NotAfter, e.o.Clock.Now()); soon {
 			s.Conditions = append(s.Conditions, c)

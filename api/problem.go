@@ -33,6 +33,7 @@ var edgeCodes = map[string]string{
 	"accept.none":                "The object exists, but in no representation that the Accept or Accept-Encoding header allows.",
 	"client.busy":                "This client has too many issue requests in flight. Nothing was issued; retry with the same idempotency key after Retry-After.",
 	"client.certificate_expired": "The client certificate, or one above it, is not valid at the time of this request. Connect with a renewed one.",
+	"client.revoked":             "The client, or its certificate, was revoked or put on hold. Nothing more is answered: ask who enrolled it.",
 	"client.unidentified":        "The client certificate does not name its client with exactly one URI urn:sealkeeper:client:<role>:<id>.",
 	"client.unknown":             "The policy does not know this client in this role.",
 	"draining":                   "The appliance is shutting down and takes no new issue requests. Nothing was issued; retry elsewhere or after Retry-After with the same idempotency key.",

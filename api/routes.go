@@ -215,6 +215,11 @@ func (e *Edge) IssuanceHandler() http.Handler {
 			x.fail(err)
 			return
 		}
+		if err := e.o.Authority.Admit(who); err != nil {
+			x.Header().Set("Connection", "close")
+			x.fail(err)
+			return
+		}
 		// The policy is asked on every request, so a client that it no longer knows is out at once, open connections included (F23).
 		if _, ok := e.o.Authority.WhoAmI(who); !ok {
 			x.fail(errUnknownClient)

@@ -82,6 +82,7 @@ type Authority struct {
 	shelving sync.Mutex // certificates and what is made of them
 	selftest selftests
 	crls     crlErrors
+	seen     sync.Map // by client id: when it last asked for something, *atomic.Int64 of unix seconds; since the start
 }
 
 // turnsPerCore is how many issue requests are worked on at once for each core: enough to share commits and the HSM's frames (16 made commits a third smaller and cost 12 % more CPU a request), and the
@@ -128,6 +129,7 @@ type Caller struct {
 	ID      string
 	Role    string
 	Expires time.Time // of the client certificate
+	Serial  string    // of the client certificate: its 20 octets
 }
 
 // Problem is a refusal or failure with a stable code. The edge maps codes to HTTP status in one table.

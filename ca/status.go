@@ -217,7 +217,7 @@ func urgency(left time.Duration) string {
 func Expiring(name string, notAfter, now time.Time) (c contract.Condition, soon bool) {
 	severity, do := urgency(notAfter.Sub(now)), "make its successor before that"
 	if name == "tls-server" {
-		do = "stop the daemon, run `sealkeeperd init`, start it: no client can connect after that"
+		do = "the daemon could not renew it: look at the log and the online token; no client can connect after that"
 	}
 	return contract.Condition{Name: "certificate-expiring", Severity: severity, What: fmt.Sprintf("the certificate of %s ends at %s", name, notAfter.UTC().Format(time.RFC3339)),
 		Do: do}, severity != ""

@@ -163,6 +163,8 @@ func (a *authority) CountCards(context.Context, contract.CardsQuery) (contract.C
 func (a *authority) HolderFor(_ context.Context, c ca.Caller, _ contract.StateRequest) (contract.OfficersHolder, error) {
 	return contract.OfficersHolder{}, a.next("holder-for", c)
 }
+func (a *authority) Admit(ca.Caller) error { return nil }
+
 func (a *authority) WhoAmI(c ca.Caller) (contract.WhoAmI, bool) {
 	return contract.WhoAmI{Client: c.ID, Role: c.Role, Expires: c.Expires}, c.ID != "nobody"
 }

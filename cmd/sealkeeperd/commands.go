@@ -197,10 +197,10 @@ func listener(ctx context.Context, a *appliance) (made bool, err error) {
 	if err := durable.WriteFile(c.ClientCAFile(), root.Bytes, 0o644); err != nil {
 		return false, err
 	}
-	if cert, err := serverCertificate(c); err == nil && time.Until(cert.Leaf.NotAfter) >= 30*24*time.Hour {
+	if cert, err := serverCertificate(c); err == nil && time.Until(cert.Leaf.NotAfter) >= cert.Leaf.NotAfter.Sub(cert.Leaf.NotBefore)/3 {
 		return false, nil
 	}
-	if err := enrol(ctx, a, "server", c.Hosts[0], c.Hosts, nil, c.ServerKey(), c.ServerCert()); err != nil {
+	if err := a.enrolServer(ctx); err != nil {
 		return false, fmt.Errorf("server certificate: %w", err)
 	}
 	return true, nil
@@ -253,7 +253,7 @@ func newPIN() []byte {
 	return []byte(hex.EncodeToString(b[:]))
 }
 
-// enrol makes a P-256 key and certificate for a server or client. Files are written once both are there, so that a renewal that fails
+// enrol makes a P-256 key and certificate for a client. Files are written once both are there, so that a renewal that fails
 // leaves the old pair in use.
 func enrol(ctx context.Context, a *appliance, kind, name string, hosts, uris []string, keyFile, certFile string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -17,7 +16,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"sealkeeper/api"
-	"sealkeeper/internal/config"
 	"sealkeeper/internal/metrics"
 	"sealkeeper/internal/supervisor"
 )
@@ -115,17 +113,6 @@ func profiled(next http.Handler) http.Handler {
 	return m
 }
 
-func serverCertificate(c *config.Config) (tls.Certificate, error) {
-	cert, err := tls.LoadX509KeyPair(c.ServerCert(), c.ServerKey())
-	if err != nil {
-		return cert, fmt.Errorf("TLS certificate: %w (run `sealkeeperd init --config %s`)", err, c.File)
-	}
-	if left := time.Until(cert.Leaf.NotAfter); left <= 0 {
-		return cert, fmt.Errorf("TLS certificate %s expired at %s: remove it and run `sealkeeperd init --config %s`", c.ServerCert(), cert.Leaf.NotAfter.Format(time.RFC3339), c.File)
-	}
-	return cert, nil
-}
-
 // serve runs listeners and publisher until ctx ends, then drains: listeners first, so that the publisher still publishes what the last
 // requests changed.
 func (a *appliance) serve(ctx context.Context, profiling bool) error {
@@ -181,6 +168,10 @@ func (a *appliance) serve(ctx context.Context, profiling bool) error {
 	published := make(chan error, 1)
 	go func() { published <- a.ca.Run(publishing) }()
 	defer func() { stopPublishing(); <-published }()
+	renewing, stopRenewing := context.WithCancel(context.WithoutCancel(ctx))
+	renewed := make(chan struct{})
+	go func() { defer close(renewed); a.keepServerCertificate(renewing, edge, cert) }()
+	defer func() { stopRenewing(); <-renewed }()
 
 	g, gctx := errgroup.WithContext(ctx)
 	for i, s := range servers {

@@ -47,6 +47,7 @@ type file struct {
 	} `yaml:"listen"`
 	TLS struct {
 		Hosts []string `yaml:"hosts"`
+		Life  string   `yaml:"life"`
 	} `yaml:"tls"`
 	HSM struct {
 		Module    string   `yaml:"module"`
@@ -120,6 +121,7 @@ type Config struct {
 	Public          string
 	Operations      string
 	Hosts           []string
+	TLSLife         time.Duration // of the issuance listener's certificate
 	Module          string
 	Embedded        bool // SoftHSM token directories under Data
 	Algorithm       string
@@ -561,6 +563,10 @@ func (c *checker) config(f *file) *Config {
 		c.fail("lists.ttl", "%s is more than half of lists.life (%s); readers would keep expired lists", o.ListTTL, o.ListLife)
 	}
 	o.CRLLife = c.duration("lists.crl_life", f.Lists.CRLLife, 30*24*time.Hour, time.Hour, 90*24*time.Hour)
+	o.TLSLife = c.duration("tls.life", f.TLS.Life, 90*24*time.Hour, 10*time.Second, 397*24*time.Hour)
+	if o.TLSLife%time.Second != 0 {
+		c.fail("tls.life", "%s is no whole number of seconds, as signed times are", o.TLSLife)
+	}
 	o.CRLParts = c.number("lists.client_crl_parts", f.Lists.CRLPart, 1, 1, 64)
 	for _, v := range []struct {
 		key string

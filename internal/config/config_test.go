@@ -37,7 +37,7 @@ func TestDefaults(t *testing.T) {
 			Marker: "/var/lib/sealkeeper/pin-refused-online"},
 		IACA: Token{Name: "iaca", Label: "sealkeeper-iaca", PINFile: "/var/lib/sealkeeper/pins/iaca", Dir: "/var/lib/sealkeeper/tokens/iaca",
 			Marker: "/var/lib/sealkeeper/pin-refused-iaca"},
-		ListEntries: 1 << 20, ListTTL: time.Minute, ListLife: 12 * time.Hour, CRLLife: 720 * time.Hour, CRLParts: 1, GiveUp: 24 * time.Hour,
+		ListEntries: 1 << 20, ListTTL: time.Minute, ListLife: 12 * time.Hour, CRLLife: 720 * time.Hour, CRLParts: 1, TLSLife: 2160 * time.Hour, GiveUp: 24 * time.Hour,
 		NonceLife: 5 * time.Minute, AttestationAge: 24 * time.Hour, Skew: 30 * time.Second, MaxKeys: 16, Concurrent: 256, Queue: 1024, Connections: 2048, Memory: 512, Reserve: 64, Drain: 10 * time.Second,
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -55,7 +55,7 @@ wallet_providers: [/a.pem, b.pem]
 public_url: http://cards.example:8080/x
 crl_url: http://crl.example/c.crl
 listen: {issuance: ":1", public: "[::1]:2", operations: "localhost:0"}
-tls: {hosts: [a.example, "::1"]}
+tls: {hosts: [a.example, "::1"], life: 24h}
 hsm:
   module: /usr/lib/hsm.so
   embedded: false
@@ -83,7 +83,7 @@ limits: {concurrent_issues: 1, queue: 1048576, connections: 8, memory_mib: 64, d
 		Environment: []string{"HSM_SERVER=unix:/run/hsm-{worker}.sock"},
 		Online:      Token{Name: "online", Label: "L", Serial: "0123", PINFile: "/run/pin", Marker: "/etc/sealkeeper/d/pin-refused-online"},
 		IACA:        Token{Name: "iaca", Label: "L", Serial: "4567", PINFile: "/run/pin2", Marker: "/etc/sealkeeper/d/pin-refused-iaca"},
-		ListEntries: 1024, ListTTL: 5 * time.Second, ListLife: 10 * time.Second, CRLLife: time.Hour, CRLParts: 8,
+		ListEntries: 1024, ListTTL: 5 * time.Second, ListLife: 10 * time.Second, CRLLife: time.Hour, CRLParts: 8, TLSLife: 24 * time.Hour,
 		NonceLife: time.Second, AttestationAge: 744 * time.Hour, MaxKeys: 64, Concurrent: 1, Queue: 1 << 20, Connections: 8, Memory: 64, Reserve: 1, Drain: 5 * time.Minute, GiveUp: time.Second,
 	}
 	if !reflect.DeepEqual(got, want) {

@@ -512,7 +512,7 @@ func TestConfigDefaults(t *testing.T) {
 		"crl_url": c.CRLURL, "listen.issuance": c.Issuance, "listen.public": c.Public, "listen.operations": c.Operations, "tls.hosts": c.Hosts,
 		"hsm.embedded": c.Embedded, "hsm.algorithm": c.Algorithm, "hsm.workers": c.Workers, "hsm.sessions": c.Sessions, "hsm.session_copies": c.Copies,
 		"hsm.deadline": c.Deadline, "hsm.online.label": c.Online.Label, "hsm.iaca.label": c.IACA.Label, "hsm.online.pin_file": c.Online.PINFile,
-		"hsm.iaca.pin_file": c.IACA.PINFile, "lists.entries": c.ListEntries, "lists.ttl": c.ListTTL, "lists.life": c.ListLife, "lists.crl_life": c.CRLLife, "lists.client_crl_parts": c.CRLParts,
+		"hsm.iaca.pin_file": c.IACA.PINFile, "lists.entries": c.ListEntries, "lists.ttl": c.ListTTL, "lists.life": c.ListLife, "lists.crl_life": c.CRLLife, "lists.client_crl_parts": c.CRLParts, "tls.life": c.TLSLife,
 		"evidence.nonce_life": c.NonceLife, "evidence.attestation_age": c.AttestationAge, "evidence.skew": c.Skew, "evidence.max_keys": c.MaxKeys,
 		"limits.concurrent_issues": c.Concurrent, "limits.queue": c.Queue, "limits.connections": c.Connections, "limits.memory_mib": c.Memory, "limits.disk_reserve_mib": c.Reserve, "limits.drain": c.Drain, "limits.give_up_after": c.GiveUp,
 	}

@@ -161,6 +161,8 @@ var crashes = []crash{
 	{point: "ledger.settle.crl.before-commit", by: "init"},
 	{point: "ledger.settle.crl.after-commit", by: "init"},
 	{point: "ca.crl.settled", by: "init"},
+	{point: "server.key-written", by: "init"},
+	{point: "server.certificate-written", by: "init"},
 	{point: "ca.crl.number-written:2", by: "init"}, // of the second CA's list, the first is whole
 	{point: "durable.renamed:2", by: "init"},
 

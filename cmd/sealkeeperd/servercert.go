@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"time"
+
+	"sealkeeper/api"
+	"sealkeeper/internal/config"
+	"sealkeeper/internal/crashpoint"
+	"sealkeeper/internal/durable"
+)
+
+// The issuance listener's certificate renews itself: at two thirds of its life, with a new key, by the same way as any other certificate.
+
+// nextKey is where a new key waits until its certificate is there.
+func nextKey(c *config.Config) string { return c.ServerKey() + ".next" }
+
+// serverCertificate loads the pair in use. A renewal that was interrupted leaves the old pair, or the new certificate with its key still waiting.
+func serverCertificate(c *config.Config) (tls.Certificate, error) {
+	cert, err := tls.LoadX509KeyPair(c.ServerCert(), c.ServerKey())
+	if err != nil {
+		if next, other := tls.LoadX509KeyPair(c.ServerCert(), nextKey(c)); other == nil {
+			cert, err = next, nil
+		}
+	}
+	if err != nil {
+		return cert, fmt.Errorf("TLS certificate: %w (run `sealkeeperd init --config %s`)", err, c.File)
+	}
+	if left := time.Until(cert.Leaf.NotAfter); left <= 0 {
+		return cert, fmt.Errorf("TLS certificate %s expired at %s: remove it and run `sealkeeperd init --config %s`", c.ServerCert(), cert.Leaf.NotAfter.Format(time.RFC3339), c.File)
+	}
+	return cert, nil
+}
+
+// enrolServer makes a key and a certificate for the issuance listener. Whenever it is interrupted, a pair that fits is left.
+func (a *appliance) enrolServer(ctx context.Context) error {
+	c := a.config
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	spki, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		return err
+	}
+	cert, err := a.ca.Certify(ctx, "server", c.Hosts[0], spki, c.Hosts, nil, c.TLSLife)
+	if err != nil {
+		return err
+	}
+	private := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	if err := durable.WriteFile(nextKey(c), private, 0o600); err != nil {
+		return err
+	}
+	crashpoint.Here("server.key-written")
+	if err := durable.WriteFile(c.ServerCert(), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), 0o644); err != nil {
+		return err
+	}
+	crashpoint.Here("server.certificate-written")
+	return durable.WriteFile(c.ServerKey(), private, 0o600)
+}
+
+// renewalWithin is one try: it may wait for the HSM as anything else does.
+const renewalWithin = time.Minute
+
+// keepServerCertificate renews the listener's certificate and has it shown to who connects from then on, until ctx ends. Connections that are open
+// stay open. What fails is tried again, ten times as often as a certificate is renewed.
+func (a *appliance) keepServerCertificate(ctx context.Context, edge *api.Edge, cert tls.Certificate) {
+	for {
+		life := cert.Leaf.NotAfter.Sub(cert.Leaf.NotBefore)
+		wait := cert.Leaf.NotAfter.Add(-life / 3).Sub(a.clock.Now())
+		if wait <= 0 {
+			within, cancel := context.WithTimeout(ctx, renewalWithin)
+			err := a.enrolServer(within)
+			cancel()
+			var next tls.Certificate
+			if err == nil {
+				next, err = serverCertificate(a.config)
+			}
+			switch {
+			case ctx.Err() != nil:
+				return
+			case err != nil:
+				wait = max(life/30, time.Second)
+				a.log.Error("renewing the issuance listener's certificate", "error", err, "ends", cert.Leaf.NotAfter, "retry_in", wait.String())
+			default:
+				cert = next
+				edge.Present(cert)
+				a.log.Info("the issuance listener has a new certificate", "serial", fmt.Sprintf("%x", cert.Leaf.SerialNumber), "ends", cert.Leaf.NotAfter)
+				continue
+			}
+		}
+		t := time.NewTimer(min(wait, time.Hour)) // the wall may be set
+		select {
+		case <-ctx.Done():
+		case <-t.C:
+		}
+		t.Stop()
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}

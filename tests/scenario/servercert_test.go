@@ -1,0 +1,104 @@
+package scenario
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The issuance listener's certificate renews itself while the daemon runs. A connection that is open goes on; whoever connects is shown the new
+// one. A start finds a pair that fits, also after a renewal that was killed between its two files.
+func TestServerCertificateRenewsItself(t *testing.T) {
+	a := install(t)
+	conf, err := os.ReadFile(filepath.Join(a.Dir, "sealkeeper.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Write("sealkeeper.yaml", string(conf)+"tls: {life: 12s}\n")
+	pair := func() (b [2]string) {
+		t.Helper()
+		for i, name := range []string{"server.pem", "server.key"} {
+			data, err := os.ReadFile(filepath.Join(a.Dir, "data", "tls", name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			b[i] = string(data)
+		}
+		return b
+	}
+	// The founding's certificate is good for 90 days: without it the command makes one of twelve seconds.
+	for _, name := range []string{"server.pem", "server.key"} {
+		if err := os.Remove(filepath.Join(a.Dir, "data", "tls", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.Command(0, "init")
+	a.start()
+	before := pair()
+	shown := func() string {
+		t.Helper()
+		c, err := tls.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", a.Ports[0]), a.TLS("ward-office-1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		return c.ConnectionState().PeerCertificates[0].SerialNumber.String()
+	}
+	first := shown()
+	held := &http.Client{Transport: &http.Transport{TLSClientConfig: a.TLS("ward-office-1"), MaxConnsPerHost: 1}}
+	dialled := 0
+	ask := func() {
+		t.Helper()
+		r, err := http.NewRequest("GET", fmt.Sprintf("https://127.0.0.1:%d/v1/whoami", a.Ports[0]), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r = r.WithContext(httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{ConnectStart: func(string, string) { dialled++ }}))
+		answer, err := held.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, answer.Body)
+		answer.Body.Close()
+		if answer.StatusCode != 200 {
+			t.Fatalf("status %d", answer.StatusCode)
+		}
+	}
+	ask()
+	until := time.Now().Add(40 * time.Second)
+	for shown() == first {
+		ask()
+		if time.Now().After(until) {
+			t.Fatalf("the certificate is not renewed\n%s", a.Log.String())
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	ask()
+	if dialled != 1 {
+		t.Errorf("the open connection was dialled %d times", dialled)
+	}
+	if after := pair(); after[0] == before[0] || after[1] == before[1] {
+		t.Error("the files have the old certificate or key")
+	}
+	held.CloseIdleConnections()
+	a.Stop()
+	for _, point := range []string{"server.key-written", "server.certificate-written"} {
+		a.Launch("SEAL_CRASH=" + point)
+		a.Wait()
+		if !strings.Contains(a.Log.String(), "listening") {
+			t.Errorf("%s: the daemon did not even listen", point)
+		}
+		a.Command(0, "init") // twelve seconds may be over
+		a.start()
+		shown()
+		a.Stop()
+	}
+	a.Check()
+}
