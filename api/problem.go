@@ -123,6 +123,7 @@ var exact = map[string]outcome{
 	"officer.waiting":                     {http.StatusConflict, "The delay is not over"},
 	"campaign.unknown":                    {http.StatusNotFound, "Not found"},
 	"proposal.unknown":                    {http.StatusNotFound, "Not found"},
+	"backup.key":                          {http.StatusUnprocessableEntity, "The backup key is none"},
 	"proposal.unsupported":                {http.StatusUnprocessableEntity, "Nothing carries this out"},
 	"time.unsupported":                    {http.StatusNotImplemented, "Historical lists are not supported"},
 }

@@ -371,10 +371,8 @@ func Restore(ctx context.Context, in Installation, path string, o *Opener, now t
 		return nil, err
 	}
 	defer done()
-	for _, suffix := range []string{"", "-wal", "-shm"} {
-		if _, err := os.Lstat(in.Ledger + suffix); !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%s exists already: nothing is overwritten; move it away first", in.Ledger+suffix)
-		}
+	if err := in.Free(); err != nil {
+		return nil, err
 	}
 	begun, err := ledger.ReadRestored(in.Ledger)
 	if err != nil {
@@ -389,6 +387,9 @@ func Restore(ctx context.Context, in Installation, path string, o *Opener, now t
 	})
 	if err != nil {
 		return nil, err
+	}
+	if i.Installation != in.Name {
+		return nil, fmt.Errorf("%s is a backup of installation %q, and this is %q", path, i.Installation, in.Name)
 	}
 	copied := filepath.Join(staging, "ledger.db")
 	if err := i.holds(ctx, copied); err != nil {
@@ -452,7 +453,17 @@ func Restore(ctx context.Context, in Installation, path string, o *Opener, now t
 	return i, durable.SyncDir(filepath.Dir(in.Ledger))
 }
 
-// free: nothing would be overwritten.
+// Free: no ledger would be overwritten.
+func (i Installation) Free() error {
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		if _, err := os.Lstat(i.Ledger + suffix); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s exists already: nothing is overwritten; move it away first", i.Ledger+suffix)
+		}
+	}
+	return nil
+}
+
+// free: no token or PIN would be overwritten.
 func (i Installation) free(staging string, again bool) error {
 	for _, t := range i.Tokens {
 		if entries, err := os.ReadDir(t.Dir); err == nil && len(entries) > 0 && !again {

@@ -244,7 +244,7 @@ func OpenShare(file []byte, passphrase string) (*Share, error) {
 	if err != nil {
 		return nil, err
 	}
-	id.SetMaxWorkFactor(WorkFactor + 4)
+	id.SetMaxWorkFactor(WorkFactor) // more would be memory that a foreign file asks for
 	plain, err := age.Decrypt(bytes.NewReader(file), id)
 	if err != nil {
 		if _, wrong := errors.AsType[*age.NoIdentityMatchError](err); wrong {

@@ -170,6 +170,7 @@ var Codes = map[string]string{
 	"phones.old":            "A newer status of phones was fed before.",
 	"officer.required":      "Officers are registered, so this takes a proposal that they approve: sealctl propose.",
 	"officer.none":          "No officers are registered, so there is nobody to approve a proposal.",
+	"backup.key":            "The backup key is none, or not the one that the proposal's text names.",
 	"proposal.unsupported":  "Nothing carries this action out in this version, so it can't be proposed.",
 	"proposal.moot":         "There is nothing to do (any more) of what the proposal asks for; the detail says why. It was not carried out.",
 	"decision.unknown":      "There is no such decision, or it is older than decisions are kept.",

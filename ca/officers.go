@@ -198,6 +198,9 @@ func (a *Authority) Propose(ctx context.Context, c Caller, q contract.ProposeReq
 			return nil, "", err
 		}
 		p := s.Proposal
+		if p.Action == officer.FenceLift {
+			return nil, "", &Problem{Code: "proposal.unsupported", Detail: "while the appliance runs there is no fence: where there is one, approvals come as a file (sealctl fence)"}
+		}
 		if !Executes(p.Action) {
 			return nil, "", &Problem{Code: "proposal.unsupported", Detail: "nothing carries out " + string(p.Action) + " in this version"}
 		}
@@ -311,6 +314,7 @@ var executors map[officer.Action]func(*Authority, context.Context, Caller, *offi
 func init() {
 	executors = map[officer.Action]func(*Authority, context.Context, Caller, *officer.Quorum, *ledger.Execution) error{
 		officer.OfficersChange: (*Authority).changeOfficers,
+		officer.BackupKey:      (*Authority).changeBackupKey,
 		officer.PolicyActivate: func(a *Authority, ctx context.Context, c Caller, q *officer.Quorum, x *ledger.Execution) error {
 			_, err := a.activateFor(ctx, c, contract.PolicyRequest{Bundle: q.Parameters().(*officer.Bundle).File}, x)
 			return err
@@ -337,8 +341,8 @@ func init() {
 	}
 }
 
-// Executes says whether something carries an action out.
-func Executes(a officer.Action) bool { return executors[a] != nil }
+// Executes says whether something carries an action out. The fence is lifted by LiftFence, with approvals in a file.
+func Executes(a officer.Action) bool { return executors[a] != nil || a == officer.FenceLift }
 
 // Execute carries out a proposal that enough officers approved. Who asks for it does not matter: what is done is what they signed.
 func (a *Authority) Execute(ctx context.Context, c Caller, q contract.ProposalQuery) (contract.Proposal, error) {

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -34,6 +35,9 @@ type outside struct {
 	versions map[string]uint64 // of lists, in the high-water record or the publish directory
 	numbers  map[string]uint64 // of revocation lists, in the same
 	reasons  []string
+	seen     *head     // the high-water record; nil: there is none
+	other    bool      // it saw other entries than the ledger has
+	restored *Restored // the mark of a restored ledger that was not accepted; nil: there is none
 }
 
 var (
@@ -44,8 +48,11 @@ var (
 // acceptedCRL begins the names of revocation lists among what was accepted; no status list has such a name.
 const acceptedCRL = "crl/"
 
-// acceptedMeta is the meta value that remembers list versions outside which Unfence accepted.
-const acceptedMeta = "fence/accepted"
+// Meta values: acceptedMeta remembers list versions outside which Unfence accepted, restoredMeta the mark of the restored ledger that was.
+const (
+	acceptedMeta = "fence/accepted"
+	restoredMeta = "fence/restored"
+)
 
 // lookOutside compares the ledger with the high-water record and the publish directory. Every difference that a ledger which never lost
 // anything can't show is a reason to sign nothing.
@@ -86,6 +93,9 @@ func (l *Ledger) lookOutside(ctx context.Context) ([]string, error) {
 			l.outside.numbers[name] = max(number, l.outside.numbers[name])
 		}
 	}
+	if err := l.lookRestored(ctx); err != nil {
+		return nil, err
+	}
 	if l.o.HighWater != "" {
 		if err := l.lookHighWater(ctx, see, seeCRL); err != nil {
 			return nil, err
@@ -101,6 +111,21 @@ func (l *Ledger) lookOutside(ctx context.Context) ([]string, error) {
 	return l.outside.reasons, nil
 }
 
+// lookRestored: a ledger that was put back from a backup is an old one, even if nothing outside says so.
+func (l *Ledger) lookRestored(ctx context.Context) error {
+	r, err := ReadRestored(l.o.Path)
+	if err != nil || r == nil {
+		return err
+	}
+	accepted, _, err := l.store.Get(ctx, TableMeta, []byte(restoredMeta))
+	if err != nil || bytes.Equal(accepted, encode(r)) {
+		return err
+	}
+	l.outside.restored = r
+	l.outside.reasons = append(l.outside.reasons, fmt.Sprintf("the ledger was restored at %s from the backup of %s, which has %d journal entries", r.At.Format(time.RFC3339), r.Made.Format(time.RFC3339), r.Size))
+	return nil
+}
+
 func (l *Ledger) lookHighWater(ctx context.Context, see, seeCRL func(where, id string, version uint64)) error {
 	b, err := os.ReadFile(l.o.HighWater)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -113,6 +138,7 @@ func (l *Ledger) lookHighWater(ctx context.Context, see, seeCRL func(where, id s
 	if err != nil {
 		return fmt.Errorf("the high-water record %s is damaged, restore it or, if the ledger is known to be the newest, remove it: %w", l.o.HighWater, err)
 	}
+	l.outside.seen = &h
 	size, _, err := l.store.Head(ctx)
 	if err != nil {
 		return err
@@ -122,6 +148,7 @@ func (l *Ledger) lookHighWater(ctx context.Context, see, seeCRL func(where, id s
 	} else if root, err := tlog.TreeHash(int64(h.Size), l.store); err != nil {
 		return err
 	} else if base64.RawURLEncoding.EncodeToString(root[:]) != h.Root {
+		l.outside.other = true
 		l.outside.reasons = append(l.outside.reasons, fmt.Sprintf("the high-water record saw other journal entries among the first %d", h.Size))
 	}
 	for _, id := range sorted(h.Lists) {
@@ -181,10 +208,13 @@ func (l *Ledger) lookPublished(kind string, see func(where, id string, version u
 	return nil
 }
 
-// Unfence accepts what is outside, for installations without officers: it is journalled, every list opened before is closed for new
-// credentials, and list versions jump above anything that was seen outside. What the lost part of the ledger had reserved, revoked or
-// locked is not known; only new lists keep an index from being used twice.
-func (l *Ledger) Unfence(ctx context.Context) error {
+// Unfence accepts what is outside, for installations without officers.
+func (l *Ledger) Unfence(ctx context.Context) error { return l.unfence(ctx, nil, nil) }
+
+// unfence accepts what is outside: it is journalled, every list opened before is closed for new credentials, and list versions jump above
+// anything that was seen outside. What the lost part of the ledger had reserved, revoked or locked is not known but for what Lift got back from
+// published lists; only new lists keep an index from being used twice.
+func (l *Ledger) unfence(ctx context.Context, x *Execution, report []byte) error {
 	f := l.fenced.Load()
 	if f == nil {
 		return nil
@@ -209,6 +239,17 @@ func (l *Ledger) Unfence(ctx context.Context) error {
 		accepted[acceptedCRL+name] = n
 	}
 	rows := []Row{{Table: TableMeta, Key: []byte(acceptedMeta), Value: encode(accepted), If: If(rev)}}
+	if l.outside.restored != nil {
+		rows = append(rows, Row{Table: TableMeta, Key: []byte(restoredMeta), Value: encode(l.outside.restored), If: Any})
+	}
+	leaf := Leaf{Kind: "unfence", At: now, Reasons: f.Reasons}
+	if report != nil {
+		rows = append(rows, Row{Table: TableMeta, Key: []byte(reportMeta), Value: report, If: Any})
+		leaf.Digest = hashed(report)
+	}
+	if rows, err = l.executed(ctx, x, &leaf, rows); err != nil {
+		return err
+	}
 	closed, jumped := map[string]ListRecord{}, map[string]VersionRecord{}
 	l.mu.RLock()
 	for id, li := range l.lists {
@@ -231,7 +272,8 @@ func (l *Ledger) Unfence(ctx context.Context) error {
 	}
 	rows = append(rows, crls...)
 	crashpoint.Here("ledger.unfence.before-commit")
-	out, err := l.commit(ctx, Leaf{Kind: "unfence", At: now, Reasons: f.Reasons, Count: uint64(len(closed))}, rows, true, func(seq uint64) {
+	leaf.Count = uint64(len(closed))
+	out, err := l.commit(ctx, leaf, rows, true, func(seq uint64) {
 		for id, row := range closed {
 			l.lists[id].row, l.lists[id].rev = row, seq+1
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math"
+	"strings"
 	"testing"
 
 	"sealkeeper/internal/fuzzing"
@@ -102,6 +103,20 @@ func FuzzHighWater(f *testing.F) {
 			t.Fatalf("%d entries", h.Size)
 		}
 		return err == nil
+	})
+}
+
+func FuzzRestored(f *testing.F) {
+	seeds := [][]byte{encode(Restored{Backup: strings.Repeat("ab", 32), Made: noon, Size: 7, Root: strings.Repeat("cd", 32), At: noon})}
+	fuzzing.Run(f, fuzzing.Options{Longest: 8 << 10}, seeds, func(t *testing.T, b []byte) bool {
+		r, err := parseRestored(b)
+		if err != nil {
+			return false
+		}
+		if n, err := parseRestored(encode(r)); err != nil || !bytes.Equal(encode(n), encode(r)) {
+			t.Fatalf("%+v became %+v: %v", r, n, err)
+		}
+		return true
 	})
 }
 

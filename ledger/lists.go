@@ -244,6 +244,11 @@ func (l *Ledger) Changed() <-chan struct{} { return l.changed }
 
 // statusRows are the rows of status changes, and what they do to the images once they are durable.
 func (l *Ledger) statusRows(changes []state.Change) (rows []Row, ids []string, applied func(seq uint64), err error) {
+	return l.changeRows(changes, len(changes))
+}
+
+// changeRows are statusRows; those from kept on are of published lists alone.
+func (l *Ledger) changeRows(changes []state.Change, kept int) (rows []Row, ids []string, applied func(seq uint64), err error) {
 	if len(changes) == 0 {
 		return nil, nil, func(uint64) {}, nil
 	}
@@ -254,7 +259,7 @@ func (l *Ledger) statusRows(changes []state.Change) (rows []Row, ids []string, a
 	}
 	records := make([]ChangeRecord, len(changes))
 	for i, c := range changes {
-		records[i] = ChangeRecord{Index: c.Index, From: c.From, To: c.To, At: at}
+		records[i] = ChangeRecord{Index: c.Index, From: c.From, To: c.To, At: at, Kept: i >= kept}
 		key := append(append([]byte(c.List), 0), unique[:]...)
 		rows = append(rows, Row{Table: TableChanges, Key: binary.BigEndian.AppendUint32(key, uint32(i)), Value: encode(records[i])})
 		if !slices.Contains(ids, c.List) {

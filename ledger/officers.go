@@ -141,7 +141,7 @@ func (l *Ledger) Proposals(ctx context.Context) (all []ProposalEntry, err error)
 
 // Said keeps a new proposal, or what an officer said to one. kind is the leaf's: proposal, approval or rejection.
 func (l *Ledger) Said(ctx context.Context, p ProposalEntry, kind, by string) error {
-	if err := l.ready(); err != nil {
+	if err := l.ready(); err != nil && (l.dead.Load() || p.Action != fenceLift) { // the fence is lifted by what officers say behind it
 		return err
 	}
 	now := l.o.Clock.Now()

@@ -125,6 +125,8 @@ type ChangeRecord struct {
 	From  byte      `json:"from"`
 	To    byte      `json:"to"`
 	At    time.Time `json:"at"`
+	// Kept is a status that a published list showed when the fence was lifted, of an index that no credential here has.
+	Kept bool `json:"kept,omitzero"`
 }
 
 // ListRecord is a status list. Counters below Leased were given out or burnt.

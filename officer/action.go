@@ -7,6 +7,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -42,6 +43,7 @@ const (
 	ClientEnrol     Action = "client.enrol"
 	ClientRevoke    Action = "client.revoke"
 	RestoreOpen     Action = "restore.open"
+	BackupKey       Action = "backup.key"
 )
 
 // Parameters of an action: what its text says, and nothing that it does not say.
@@ -82,6 +84,7 @@ var actions = map[Action]action{
 	ClientEnrol:     {func() Parameters { return new(Client) }, Rule{2, 0, 7 * day}},
 	ClientRevoke:    {func() Parameters { return new(Client) }, Rule{2, 0, day}},
 	RestoreOpen:     {func() Parameters { return new(Fence) }, Rule{2, 0, day}},
+	BackupKey:       {func() Parameters { return new(Backup) }, Rule{2, 0, 7 * day}},
 }
 
 // Actions lists all of them, by name.
@@ -359,23 +362,59 @@ func (p *Clock) text() []string {
 		"  Issuing goes on by it. Compare it with a source that you trust, not with the appliance.", "  Reason: " + p.Reason}
 }
 
-// Fence lifts the fence of a ledger of this size and root.
+// Fence lifts the fence of a ledger of this size and root. Lost is what the appliance said is lost and what comes back: it is compared with what is
+// there when the fence is lifted.
 type Fence struct {
-	Size   uint64 `json:"size"`
-	Root   string `json:"root"` // hexadecimal
-	Reason string `json:"reason"`
+	Size   uint64   `json:"size"`
+	Root   string   `json:"root"` // hexadecimal
+	Lost   []string `json:"lost"`
+	Reason string   `json:"reason"`
 }
+
+const mostLost = 32
 
 func (p *Fence) check() error {
 	if !pseudonymForm.MatchString(p.Root) {
 		return errors.New("root is a hash of 64 hexadecimal digits")
 	}
+	if len(p.Lost) == 0 || len(p.Lost) > mostLost || slices.ContainsFunc(p.Lost, func(s string) bool { return !plain(s, 1, 200) }) {
+		return fmt.Errorf("lost has 1 to %d lines of 1 to 200 printable characters", mostLost)
+	}
 	return reason(p.Reason)
 }
 
 func (p *Fence) text() []string {
-	return []string{fmt.Sprintf("Go on with the ledger of %d entries and root", p.Size), "  " + p.Root,
-		"  Every list that is open is closed, its indices are never used again, and versions jump ahead.", "  Reason: " + p.Reason}
+	out := []string{fmt.Sprintf("Go on with the ledger of %d entries and root", p.Size), "  " + p.Root}
+	for _, line := range p.Lost {
+		out = append(out, "  "+line)
+	}
+	return append(out, "  Every list that is open is closed, its indices are never used again, and versions jump ahead.", "  Reason: "+p.Reason)
+}
+
+// Backup has backups be made to another key. ID, threshold and holders are its own, for who approves.
+type Backup struct {
+	ID        string   `json:"id"`
+	Threshold int      `json:"threshold"`
+	Holders   []string `json:"holders"`
+	Key       string   `json:"key"` // its public half, as sealctl backup shares writes it
+}
+
+func (p *Backup) check() error {
+	switch {
+	case !pseudonymForm.MatchString(p.ID):
+		return errors.New("id is a hash of 64 hexadecimal digits")
+	case p.Threshold < 2 || p.Threshold > len(p.Holders) || len(p.Holders) > maxOfficers:
+		return fmt.Errorf("%d of %d shares: a backup key has at most %d shares, of which at least 2 open it", p.Threshold, len(p.Holders), maxOfficers)
+	case slices.ContainsFunc(p.Holders, func(h string) bool { return !idForm.MatchString(h) }):
+		return errors.New("holders are ids of officers")
+	case len(p.Key) > 16<<10:
+		return errors.New("the key is longer than any")
+	}
+	return nil
+}
+
+func (p *Backup) text() []string {
+	return []string{"Make backups to backup key", "  " + p.ID, fmt.Sprintf("  which %d of these open together: %s.", p.Threshold, strings.Join(p.Holders, ", ")), "  Backups of before keep their keys: keep their shares."}
 }
 
 // Use lets the IACA sign for one operation.

@@ -45,7 +45,8 @@ type BundleFile struct {
 	// Reasons are telecom_lost and self_lost, which end with the phone, and card_lost, admin_hold, court and fraud, which stay with the
 	// person and block issuing.
 	LockReasons map[string][]string `json:"lock_reasons"`
-	// UnlockReasons names the higher classes that may remove a reason whoever added it, as when a carrier is gone.
+	// UnlockReasons names the higher classes that may remove a reason whoever added it, as when a carrier is gone. Here alone "restored" is a
+	// reason: a lock that came back from published lists after the ledger was restored from a backup, and whose authority is not known.
 	UnlockReasons map[string][]string `json:"unlock_reasons,omitempty"`
 	// RevocationReasons names the classes that may revoke for each reason. Revoking is final.
 	RevocationReasons map[string][]string `json:"revocation_reasons"`
@@ -508,7 +509,7 @@ func (c *checker) bundle(f BundleFile) *Bundle {
 	}
 	b.unlockClasses = c.reasons("/unlock_reasons", f.UnlockReasons)
 	for _, r := range slices.Sorted(maps.Keys(f.UnlockReasons)) {
-		if _, known := f.LockReasons[r]; !known {
+		if _, known := f.LockReasons[r]; !known && r != Restored.Reason {
 			c.wrong(jsontext.Pointer("/unlock_reasons").AppendToken(r), "%q is no reason to lock", r)
 		}
 	}

@@ -94,6 +94,9 @@ type Lock struct {
 	By     string `json:",omitzero"` // the carrier's client; empty: any client of the class
 }
 
+// Restored is the lock of a card that published lists show as stopped while the restored ledger does not know why. It stays with the person.
+var Restored = Lock{Reason: "restored", Class: "officers"}
+
 // Slot is what policy may know of a subject's state for one document type.
 type Slot struct {
 	Epoch  uint64     // 0: nothing was ever issued

@@ -26,6 +26,7 @@ import (
 	"sealkeeper/internal/config"
 	"sealkeeper/internal/durable"
 	"sealkeeper/ledger"
+	"sealkeeper/ledger/published"
 	"sealkeeper/officer"
 	"sealkeeper/signer"
 	"sealkeeper/signer/worker"
@@ -331,14 +332,15 @@ urn:sealkeeper:client:<role>:<id>, as the bundle has it. It works on the ledger,
 }
 
 func acceptCommand() *cobra.Command {
-	var file string
+	var file, approvals string
 	c := &cobra.Command{
 		Use:   "accept clock|fence",
 		Short: "Accept the wall clock, or lift the fence, after a person looked at why (while the daemon is stopped)",
 		Long: `accept clock: issuing was stopped because the wall clock disagrees with what was signed before. Check the time source first.
-accept fence: something outside is ahead of the ledger (a backup was restored). Every open list is closed, its indices are never used again, and list
-versions jump ahead. If the token is what is old, and has every key, only its mark is set anew.`,
-		Example:   "  sealkeeperd accept clock --config sealkeeper.yaml",
+accept fence: something outside is ahead of the ledger (a backup was restored). What published lists show as stopped is stopped again, every open list is
+closed, its indices are never used again, and list versions jump ahead. Where officers are registered, enough of them must have signed what is lost
+("sealctl fence"). If the token is what is old, and has every key, only its mark is set anew.`,
+		Example:   "  sealkeeperd accept clock --config sealkeeper.yaml\n  sealkeeperd accept fence --config sealkeeper.yaml --approvals approvals.json",
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
 		ValidArgs: []string{"clock", "fence"},
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -367,15 +369,15 @@ versions jump ahead. If the token is what is old, and has every key, only its ma
 					fmt.Fprintln(cmd.OutOrStdout(), "the ledger is not fenced; nothing to do")
 					return nil
 				}
-				// While the ledger fences itself, or as long as its record of the mark says so, nothing starts: a crash in between loses nothing.
-				token := func() error { return signer.AcceptMark(cmd.Context(), l, conf.Online.Name) }
-				last := func() error { return nil }
-				if byMark {
-					last = token
-				} else if err := token(); err != nil {
+				if err := governed(cmd.Context(), l, approvals); err != nil && fenced != nil {
 					return err
 				}
+				// The token's mark comes last: what officers signed is about the journal as it is, and as long as the record of the mark says so nothing starts.
+				token := func() error { return signer.AcceptMark(cmd.Context(), l, conf.Online.Name) }
 				if fenced == nil {
+					if err := token(); err != nil {
+						return err
+					}
 					fmt.Fprintln(cmd.OutOrStdout(), "  ·", old)
 					fmt.Fprintln(cmd.OutOrStdout(), "  ✓ the token is accepted: the next start sets its mark anew")
 					return nil
@@ -383,10 +385,24 @@ versions jump ahead. If the token is what is old, and has every key, only its ma
 				for _, r := range fenced.Reasons {
 					fmt.Fprintln(cmd.OutOrStdout(), "  ·", r)
 				}
-				if err := l.Unfence(cmd.Context()); err != nil {
+				var signed []byte
+				if approvals != "" {
+					if signed, err = os.ReadFile(approvals); err != nil {
+						return &coded{exitUsage, err}
+					}
+				}
+				there, err := published.Read(conf.PublishDir(), l.Keys())
+				if err != nil {
 					return err
 				}
-				if err := last(); err != nil {
+				report, err := ca.LiftFence(cmd.Context(), l, cl, there, signed)
+				if err != nil {
+					return err
+				}
+				for _, line := range report.Difference.Lines() {
+					fmt.Fprintln(cmd.OutOrStdout(), "  ·", line)
+				}
+				if err := token(); err != nil {
 					return err
 				}
 				fmt.Fprintln(cmd.OutOrStdout(), "  ✓ the fence is lifted: new lists from now on, versions jumped ahead")
@@ -409,7 +425,16 @@ versions jump ahead. If the token is what is old, and has every key, only its ma
 		},
 	}
 	configFlag(c, &file)
+	c.Flags().StringVar(&approvals, "approvals", "", "accept fence: file with what the officers signed")
 	return c
+}
+
+// governed: where officers are registered, it takes their approvals.
+func governed(ctx context.Context, l *ledger.Ledger, approvals string) error {
+	if registry, err := l.Registry(ctx); err != nil || registry == nil || approvals != "" {
+		return err
+	}
+	return &coded{exitFailed, errors.New("officer.required: officers are registered, and decide on it: `sealctl fence request`, `sealctl fence propose`, `sealctl fence approve`, then --approvals FILE")}
 }
 
 func checkCommand() *cobra.Command {

@@ -92,6 +92,10 @@ func (s *State) later(e Event) (parts int, changed bool, err error) {
 		parts++
 		changed = s.due(e.At)
 	}
+	if e.Restore != nil {
+		parts++
+		changed, err = s.restore(*e.Restore)
+	}
 	return parts, changed, err
 }
 

@@ -97,6 +97,8 @@ type Event struct {
 	Order   *Order
 	Cancel  *Cancel
 	Due     *Due
+
+	Restore *Restore
 }
 
 // Issue reserves credentials: for a new device (Refresh false) or for the bound one. Replace must be true if another device is bound.

@@ -66,7 +66,7 @@ func prepare(dir string) error {
 	if Race {
 		args = append(args, "-race")
 	}
-	for _, args := range [][]string{append(args, "sealkeeper/cmd/sealkeeperd"), {"build", "-o", Sealctl, "sealkeeper/cmd/sealctl"}} {
+	for _, args := range [][]string{append(args, "sealkeeper/cmd/sealkeeperd"), {"build", "-tags", "crashpoints", "-o", Sealctl, "sealkeeper/cmd/sealctl"}} {
 		if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
 			return fmt.Errorf("building: %w\n%s", err, out)
 		}

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"sealkeeper/backup"
 	"sealkeeper/client"
 	"sealkeeper/contract"
 	"sealkeeper/evidence"
@@ -132,6 +133,12 @@ var crashes = []crash{
 
 	{point: "ledger.unfence.before-commit", by: "fence"},
 	{point: "ledger.unfence.after-commit", by: "fence"},
+	// Every step of taking back what published lists show: begun again, it comes to the same.
+	{point: "ledger.lift.begun", by: "fence"},
+	{point: "ledger.lift.before-commit", by: "fence"},
+	{point: "ledger.lift.after-commit", by: "fence", few: true},
+	{point: "ledger.lift.page", by: "fence"},
+	{point: "ledger.lift.taken-back", by: "fence"},
 
 	{point: "ledger.copy.written", by: "backup"},
 	{point: "ledger.copy.renamed", by: "backup"},
@@ -142,6 +149,17 @@ var crashes = []crash{
 	{point: "restore.token-put:2", by: "restore"},
 	{point: "ledger.copy.written", by: "restore"},
 	{point: "ledger.copy.renamed", by: "restore"},
+
+	// The encrypted backup: there is none under its name, or a whole one; what was put back is fenced at every moment.
+	{point: "ledger.copy.renamed", by: "backup-file"},
+	{point: "backup.token-copied:2", by: "backup-file"},
+	{point: "backup.written", by: "backup-file"},
+	{point: "backup.named", by: "backup-file"},
+	{point: "restore.begun", by: "restore-file"},
+	{point: "restore.token-put:1", by: "restore-file"},
+	{point: "restore.token-put:2", by: "restore-file", few: true},
+	{point: "restore.published-put", by: "restore-file"},
+	{point: "restore.ledger-put", by: "restore-file"},
 
 	{point: "ledger.migrate.before-commit", by: "init"},   // from an empty file
 	{point: "ledger.migrate.before-commit:2", by: "init"}, // from the first version of the schema to the second
@@ -576,13 +594,19 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 	case "fence":
 		a = appliance.Install(t)
 		a.Start()
-		a.Issue(appliance.NewPhone(t, 1), "fence-1", false)
+		first := a.Issue(appliance.NewPhone(t, 1), "fence-1", false)
 		a.Stop()
 		ledger := filepath.Join(a.Dir, "data", "ledger.db")
 		old, err := os.ReadFile(ledger)
 		must(t, err)
 		a.Start()
 		a.Issue(appliance.NewPhone(t, 1), "fence-2", false)
+		lost := a.Change("telecom-a", appliance.Lock, "fence-1", "telecom_lost", "")
+		if !lost.Changed {
+			t.Fatal("nothing was locked")
+		}
+		_, sd := appliance.ByFormat(first)
+		a.Eventually(sd.Status, verifier.Suspended)
 		a.Stop()
 		for _, suffix := range []string{"-wal", "-shm"} {
 			os.Remove(ledger + suffix)
@@ -594,6 +618,11 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 		}
 		killed(t, a, env, "accept", "fence")
 		a.Command(0, "accept", "fence")
+		a.Start()
+		if got := a.Status(sd.Status); got != verifier.Suspended {
+			t.Errorf("a card that was published as locked is %d", got)
+		}
+		a.Stop()
 		recovered(t, a, nil)
 	case "backup": // beside the running daemon: half a backup has no ledger, so that nobody takes it for a whole one
 		a = appliance.Install(t).Start()
@@ -618,6 +647,68 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 		a.Command(0, "restore", "--from", dir)
 		a.Command(0, "accept", "fence") // the daemon went on after it
 		recovered(t, a, nil)
+	case "backup-file":
+		a, _ = withBackupKey(t)
+		a.Start()
+		l := start(t, a, 2)
+		l.more(8)
+		file := filepath.Join(a.Dir, "a.backup")
+		killed(t, a, env, "backup", "--out", file)
+		if exists(file) != (c.point == "backup.named") {
+			t.Errorf("the backup is there: %v", exists(file))
+		}
+		if exists(file) {
+			must(t, os.Rename(file, file+".first"))
+			_, err := backup.Inspect(file + ".first")
+			must(t, err)
+		}
+		a.Command(0, "backup", "--out", file)
+		if exists(file+".part") || exists(filepath.Join(a.Dir, "data", ".backup")) {
+			t.Error("something of the backup that was killed is left")
+		}
+		a.Stop()
+		recovered(t, a, l)
+	case "restore-file":
+		var shares []string
+		a, shares = withBackupKey(t)
+		a.Start()
+		l := start(t, a, 2)
+		l.more(8)
+		l.end()
+		a.Stop()
+		file, data := filepath.Join(a.Dir, "a.backup"), filepath.Join(a.Dir, "data")
+		a.Command(0, "backup", "--out", file)
+		for _, lost := range []string{"tokens", "pins", "tls", "publish", "ledger.db", "ledger.db-wal", "ledger.db-shm"} {
+			must(t, os.RemoveAll(filepath.Join(data, lost)))
+		}
+		args := append([]string{"restore", "--from", file, "--config", filepath.Join(a.Dir, "sealkeeper.yaml")}, shares...)
+		put := exec.Command(appliance.Sealctl, args...)
+		put.Env = append(os.Environ(), env)
+		out, _ := put.CombinedOutput()
+		if s, ok := put.ProcessState.Sys().(syscall.WaitStatus); !ok || s.Signal() != syscall.SIGKILL {
+			t.Fatalf("restore was not killed but ended: %s\n%s", put.ProcessState, out)
+		}
+		a.Launch()
+		if code := a.Wait(); code == 0 || c.point == "restore.ledger-put" && code != 3 {
+			t.Errorf("a daemon on half a restore ended with %d", code)
+		}
+		if c.point != "restore.ledger-put" {
+			for _, made := range []string{"ledger.db", "ledger.db-wal", "ledger.db-shm"} { // by the daemon that was tried
+				must(t, os.RemoveAll(filepath.Join(data, made)))
+			}
+			if out, err := exec.Command(appliance.Sealctl, args...).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+		}
+		a.Launch()
+		if code := a.Wait(); code != 3 {
+			t.Errorf("a restored daemon ended with %d and not FENCED", code)
+		}
+		a.Command(0, "accept", "fence")
+		recovered(t, a, nil)
+		a.Start()
+		l.verify()
+		a.Stop()
 	case "restore":
 		a = appliance.Install(t).Start()
 		l := start(t, a, 2)
@@ -655,6 +746,28 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 		found(a)
 		recovered(t, a, nil)
 	}
+}
+
+// withBackupKey is an installation without officers whose backups two people open together, and the flags that do.
+func withBackupKey(t *testing.T) (a *appliance.Appliance, flags []string) {
+	t.Helper()
+	a = appliance.Install(t)
+	key, shares, err := backup.NewKey(2, []string{"kim", "lee"}, time.Now(), rand.Reader)
+	must(t, err)
+	pass := filepath.Join(a.Dir, "passphrase")
+	must(t, os.WriteFile(pass, []byte("four words are enough"), 0o600))
+	for _, s := range shares {
+		b, err := s.Close("four words are enough", 10) // a test does not wait for scrypt
+		must(t, err)
+		path := filepath.Join(a.Dir, s.Officer+".share")
+		must(t, os.WriteFile(path, b, 0o600))
+		flags = append(flags, "--share", path, "--passphrase-file", pass)
+	}
+	l, err := ledger.Open(t.Context(), ledger.Options{Path: filepath.Join(a.Dir, "data", "ledger.db"), HighWater: filepath.Join(a.Dir, "witness", "high-water.json")})
+	must(t, err)
+	must(t, l.PutBackupKey(t.Context(), key.JSON(), nil))
+	must(t, l.Close())
+	return a, flags
 }
 
 // died waits for the kill that was asked for.

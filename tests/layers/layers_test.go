@@ -35,6 +35,7 @@ var rooms = map[string][]allowed{
 		{"evidence", "first stage: is it true?"},
 		{"policy", "second stage: is it allowed?"},
 		{"officer", "who may decide on what, and whether enough did"},
+		{"backup", "a key that backups are made to is one, before it is put to use"},
 		{"ledger", "third stage: durable before it is signed"},
 		{"signer", "fourth stage: the HSM"},
 		{"release", "fifth stage: the exit gate"},
@@ -89,6 +90,11 @@ var rooms = map[string][]allowed{
 		{"policy", "formats and purposes"},
 		{"verifier", "reads published lists as a bank would"},
 		{"officer", "counts again the signatures that allowed what became of keys"},
+	},
+	"ledger/published": {
+		{"ledger", "what came of a list is the ledger's to say"},
+		{"policy", "purposes of keys"},
+		{"verifier", "reads published lists as a bank would"},
 	},
 	"ledger/storetest": {
 		{"ledger", "the conformance suite of its stores"},
