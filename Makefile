@@ -4,7 +4,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS  = -X main.version=$(VERSION)
 export CGO_ENABLED = 1
 
-.PHONY: all build demo demo-officers test unit interop check bench bench-scale monitoring faults overload soak fuzz fuzz-scale clean
+.PHONY: all build demo demo-officers test unit interop check lint bench bench-scale monitoring faults overload soak fuzz fuzz-scale clean
 
 all: build
 
@@ -29,7 +29,7 @@ test: ## everything: static checks, unit and end-to-end tests with the race dete
 	@$(MAKE) --no-print-directory check unit interop
 
 unit:
-	$(GO) test -race -timeout 10m ./...
+	$(GO) test -race -timeout 14m ./...
 	$(GO) test -run TestRaceOfAThousandPhones -timeout 5m ./tests/scenario
 
 check:
@@ -44,6 +44,10 @@ interop: ## verifiers written by others agree with every step of the demo
 	cd tests/interop && npm ci --no-audit --no-fund --silent
 	node tests/interop/verify.mjs .demo/interop
 	sh tests/interop/openssl.sh .demo/interop
+
+lint: ## staticcheck, and what is known of holes in what the program is made of; both come from the network, so that no test depends on them
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+	$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...
 
 bench: ## what a request costs, beside its floors: one table, and figures in BENCH_OUT (.bench/bench.json); BENCH_SHORT=1 for a look
 	@sh scripts/require.sh demo

@@ -151,7 +151,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		reservations: map[string]ledger.ReservationRecord{}, credentials: map[slot]ledger.CredentialRecord{}, lists: map[string]ledger.ListRecord{}, images: map[string][]byte{}, keys: map[string]ledger.Key{}, windows: map[window]uint64{}, latches: map[string]map[uint64]int64{},
 		decisions: map[uint64]decision{}, inUse: map[string]bool{}, revoked: map[string][]revokedAt{}, crlNumbers: map[string]uint64{}, proposed: map[string][]string{}, executed: map[string][]uint64{}, set: map[string]bool{}, begun: map[string]bool{}, done: map[string]int{}, marked: map[string]int{},
 		custody: custody{entries: map[string]uint64{}, before: map[string]bool{}, registries: map[string]struct{}{}}}
-	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.lines, f.versions, f.certificates, f.revocations, f.published, f.budgets, f.orders, f.unfinished, f.recorded, f.proposals, f.keysLives} {
+	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.lines, f.versions, f.certificates, f.revocations, f.published, f.budgets, f.orders, f.unfinished, f.recorded, f.proposals, f.keysLives, f.persons} {
 		if err := step(); err != nil {
 			return nil, err
 		}
