@@ -287,6 +287,26 @@ func officers(t *testing.T, were *seen) {
 	}
 	in.must("sealctl execute --identity clients/officers " + p.ID)
 	w.quiet()
+
+	// Two of them plan a key whose use ends within the month; then its successor.
+	successor := func(id, succeeds string, use time.Duration) {
+		t.Helper()
+		now := time.Now().UTC()
+		at := func(d time.Duration) string { return now.Add(d).Format(time.RFC3339) }
+		p, err := signs("kim", fmt.Sprintf("propose key.generate key=%s purpose=mdoc token=online algorithm=ES256 'name=Test %s' succeeds=%s announce=%s activate=%s use_until=%s certificate_until=%s reason=rotation",
+			id, id, succeeds, at(0), at(15*time.Second), at(use), at(use+95*24*time.Hour)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := signs("lee", "approve "+p.ID); err != nil {
+			t.Fatal(err)
+		}
+		in.must("sealctl execute --identity clients/officers " + p.ID)
+	}
+	successor("ds-2", "ds-1", 20*24*time.Hour)
+	w.fires("KeyUseEnding info")
+	successor("ds-3", "ds-2", 300*24*time.Hour)
+	w.quiet()
 }
 
 // root: a new CRL is due, and the root's token is not there.

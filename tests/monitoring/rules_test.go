@@ -1,4 +1,4 @@
-// Package monitoring proves that operators are told: each alert rule by unit tests of promtool, and all but one by a real Prometheus and a
+// Package monitoring proves that operators are told: each alert rule by unit tests of promtool, and by a real Prometheus and a
 // real fault, each page of docs/runbooks by running its commands on a demo installation.
 package monitoring
 
