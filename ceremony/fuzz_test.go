@@ -13,7 +13,7 @@ func FuzzTranscript(f *testing.F) {
 	h, transcript := held(f, "Test")
 	whole := h.sign(transcript, "kim", "lee")
 	seeds := [][]byte{whole, transcript, h.opening, []byte(`{"payload":{"kind":"ceremony-transcript"},"signatures":[]}`)}
-	fuzzing.Run(f, fuzzing.Options{Longest: limits.Bytes + 1}, seeds, func(t *testing.T, data []byte) bool {
+	fuzzing.Run(f, fuzzing.Options{Longest: limits.Bytes + 1, Decode: func(data []byte) { _, _ = Read(data) }}, seeds, func(t *testing.T, data []byte) bool {
 		p, err := Read(data)
 		if err != nil {
 			if _, err := Verify(data, Outside{}); err == nil {

@@ -35,14 +35,14 @@ const (
 
 const (
 	maxEntries   = 256
-	maxLeaves    = 2048
+	maxLeaves    = 1024
 	maxText      = 256
 	maxCert      = 8 << 10
 	maxPeople    = 32
 	sinceOpening = 31 * 24 * time.Hour // a ceremony is over by then
 )
 
-var limits = strict.Limits{Bytes: 1 << 20, Depth: 7}
+var limits = strict.Limits{Bytes: 512 << 10, Depth: 7}
 
 // Person is somebody's part in a step.
 type Person struct {

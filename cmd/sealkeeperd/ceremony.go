@@ -44,6 +44,7 @@ type initOptions struct {
 
 	report func(string)         // a step is done
 	say    func(lines []string) // what people read
+	waits  func(paper string)   // for officers to sign it
 }
 
 // progress of an installation, as its ledger has it.
@@ -266,6 +267,7 @@ func (d *conductor) present(opening, registry []byte) error {
 
 // next says what people do now.
 func (d *conductor) next(who, paper string) {
+	d.waits(d.paper(paper))
 	d.say([]string{"", "Now " + who + ": sealctl ceremony sign " + d.paper(paper) + " --officer ID --key FILE   (or --module SO --token LABEL)",
 		"Then:            sealkeeperd init --config " + d.c.File + "   (with --signatures FILE for copies that were signed elsewhere)"})
 }

@@ -82,11 +82,16 @@ It can always be run again: what was interrupted goes on where it stopped, and a
 					}
 				}
 			}
+			sign := ""
+			o.waits = func(paper string) { sign = paper }
 			if err := initialise(cmd.Context(), conf, o); err != nil {
 				return err
 			}
 			if asJSON {
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"steps": steps})
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(struct {
+					Steps []string `json:"steps"`
+					Sign  string   `json:"sign,omitempty"` // what waits for the officers' signatures
+				}{steps, sign})
 			}
 			return nil
 		},

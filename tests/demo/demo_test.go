@@ -108,7 +108,8 @@ func TestDemoOfficers(t *testing.T) {
 		"5. ", "officer.epoch", "officer.unknown",
 		"6. ", "issuing.stopped", "officer.short", "none failed",
 		"7. ", "ds-3, which stood by, signs", "were made anew", "none failed",
-		"8. ", "none failed", "the ledger went on from this head (1)", "signatures counted again",
+		"8. ", "none failed", "FENCED", "cards are issued again",
+		"9. ", "the ledger went on from this head (1)", "signatures counted again",
 	} {
 		_, after, ok := strings.Cut(rest, want)
 		if !ok {

@@ -13,8 +13,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"sealkeeper/api"
+	"sealkeeper/ca"
 	"sealkeeper/internal/metrics"
 	"sealkeeper/ledger"
+	"sealkeeper/officer"
 	"sealkeeper/policy"
 )
 
@@ -151,4 +153,27 @@ func Metrics(page []byte) ([]byte, error) {
 	slices.Sort(rows)
 	table := "\n| metric | labels | what |\n|---|---|---|\n" + strings.Join(rows, "") + "\n"
 	return slices.Concat(before, []byte(metricsBegin), []byte(table), []byte(metricsEnd), after), nil
+}
+
+const (
+	actionsHead = "| action | officers | delay | life of a proposal | carried out by this version |\n|---|---|---|---|---|\n"
+)
+
+// Actions puts the table of what officers decide on into page.
+func Actions(page []byte) ([]byte, error) {
+	before, rest, ok := bytes.Cut(page, []byte(actionsHead))
+	_, after, ok2 := bytes.Cut(rest, []byte("\n\n"))
+	if !ok || !ok2 {
+		return nil, fmt.Errorf("docs/officer.md: the head of the table of actions is missing")
+	}
+	var table bytes.Buffer
+	rules := officer.DefaultRules()
+	for _, a := range officer.Actions() {
+		yes := "no"
+		if ca.Executes(a) {
+			yes = "yes"
+		}
+		fmt.Fprintf(&table, "| `%s` | %d | %s | %s | %s |\n", a, rules[a].Need, rules[a].Delay, rules[a].Life, yes)
+	}
+	return slices.Concat(before, []byte(actionsHead), table.Bytes(), []byte("\n"), after), nil
 }

@@ -1,4 +1,4 @@
-// Command gen writes docs/errors.md and the table of docs/metrics.md. Run it in the project's root: go run ./tests/docs/gen
+// Command gen writes docs/errors.md and the tables of docs/metrics.md and docs/officer.md. Run it in the project's root: go run ./tests/docs/gen
 package main
 
 import (
@@ -24,6 +24,15 @@ func run() error {
 		return err
 	}
 	if err := os.WriteFile("docs/metrics.md", page, 0o644); err != nil {
+		return err
+	}
+	if page, err = os.ReadFile("docs/officer.md"); err != nil {
+		return err
+	}
+	if page, err = docs.Actions(page); err != nil {
+		return err
+	}
+	if err := os.WriteFile("docs/officer.md", page, 0o644); err != nil {
 		return err
 	}
 	return os.WriteFile("docs/errors.md", docs.Errors(), 0o644)
