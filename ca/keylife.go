@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"sealkeeper/contract"
 	"sealkeeper/internal/crashpoint"
 	"sealkeeper/ledger"
 	"sealkeeper/officer"
@@ -25,6 +26,7 @@ import (
 const (
 	drainFor   = time.Minute // a key that was handed over finishes what was reserved for it
 	keysEvery  = 5 * time.Second
+	overEvery  = time.Hour
 	keyRetry   = time.Second
 	makeWithin = time.Minute // of one step that asks an HSM
 )
@@ -37,6 +39,7 @@ type keyring struct {
 	mu       sync.Mutex
 	loaded   map[string]bool   // the workers have it
 	problems map[string]string // why a key does not take its next step
+	orphans  []string          // keys on tokens that the registry does not know
 }
 
 func (r *keyring) init(keys []ledger.Key, now time.Time) {
@@ -69,6 +72,72 @@ func (r *keyring) load(ids []string, there bool) {
 	}
 }
 
+// strangers are keys on tokens that the registry does not know.
+func (r *keyring) strangers() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.orphans)
+}
+
+// lookOver compares what the tokens have with the registry. A key that is planned is known: a crash may have left it there.
+func (a *Authority) lookOver(ctx context.Context) {
+	var orphans []string
+	for _, h := range a.o.Signer.Health() {
+		if h.Wanted == 0 || h.Ready == 0 { // the root's token is only used when there is something to sign
+			continue
+		}
+		ids, err := a.o.Signer.KeysOn(ctx, h.Token)
+		if err != nil {
+			a.o.Log.Warn("the keys on a token can't be listed", "token", h.Token, "error", err)
+			return
+		}
+		for _, id := range ids {
+			if !slices.ContainsFunc(a.o.Ledger.Keys(), func(k ledger.Key) bool {
+				return k.Token == h.Token && bytes.Equal(k.CKAID, id) && k.State != ledger.KeyDestroyed
+			}) {
+				orphans = append(orphans, fmt.Sprintf("%s %x", h.Token, id))
+			}
+		}
+	}
+	a.ring.mu.Lock()
+	news := !slices.Equal(orphans, a.ring.orphans)
+	a.ring.orphans = orphans
+	a.ring.mu.Unlock()
+	if news && len(orphans) > 0 {
+		a.o.Log.Error("keys on a token that nobody registered", "keys", orphans)
+	}
+}
+
+// used is how often a key with a limit signed, and the limit; 0: there is none.
+func (a *Authority) used(ctx context.Context, k ledger.Key) (used, limit uint64) {
+	if k.Plan == nil || k.Plan.Uses == 0 {
+		return 0, 0
+	}
+	return a.o.Ledger.KeyUsed(ctx, k.ID), k.Plan.Uses
+}
+
+// keyStatus is a key as operators see it.
+func (a *Authority) keyStatus(ctx context.Context, k ledger.Key) contract.KeyStatus {
+	s := contract.KeyStatus{ID: k.ID, Token: k.Token, Purpose: string(k.Purpose), Algorithm: k.Algorithm, State: string(k.State), NotAfter: k.NotAfter, Since: k.Since, Until: k.Until,
+		Trouble: a.ring.troubles()[k.ID]}
+	s.Used, s.Limit = a.used(ctx, k)
+	next := func(to ledger.KeyState, at time.Time) { s.Next, s.NextAt = string(to), at }
+	switch {
+	case k.State == ledger.KeyActive:
+		next(ledger.KeyDeactivated, k.NotAfter)
+	case k.Plan == nil:
+	case k.State == ledger.KeyPlanned:
+		next(ledger.KeyGenerated, time.Time{})
+	case k.State == ledger.KeyGenerated:
+		next(ledger.KeyCertified, time.Time{})
+	case k.State == ledger.KeyCertified:
+		next(ledger.KeyAnnounced, k.Plan.Announce)
+	case k.State == ledger.KeyAnnounced && !k.Plan.Activate.IsZero():
+		next(ledger.KeyActive, k.Plan.Activate)
+	}
+	return s
+}
+
 // trouble notes how a key's next step went, and says whether that is news.
 func (r *keyring) trouble(id string, err error) (news bool) {
 	r.mu.Lock()
@@ -90,9 +159,13 @@ func (r *keyring) troubles() map[string]string {
 
 // keepKeys has every key take its next step at its time.
 func (a *Authority) keepKeys(ctx context.Context) {
-	for {
+	for looked := time.Duration(-1); ; {
 		now := a.o.Guard.ForLists()
 		wait := a.stepKeys(ctx, now)
+		if e := a.o.Clock.Elapsed(); looked < 0 || e-looked >= overEvery {
+			looked = e
+			a.lookOver(ctx)
+		}
 		if ctx.Err() != nil {
 			return
 		}

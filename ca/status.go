@@ -81,13 +81,21 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 			note("worker-restarts", Warning, "look at the log for the reason: hung, died, quarantined or session", "token %s: %d workers were replaced within ten minutes", h.Token, h.Restarts)
 		}
 	}
+	troubles := a.ring.troubles()
+	s.Orphans = a.ring.strangers()
 	for _, k := range a.o.Ledger.Keys() {
-		s.Keys = append(s.Keys, contract.KeyStatus{ID: k.ID, Token: k.Token, Purpose: string(k.Purpose), Algorithm: k.Algorithm, State: string(k.State), NotAfter: k.NotAfter})
+		s.Keys = append(s.Keys, a.keyStatus(ctx, k))
+		if why := troubles[k.ID]; why != "" {
+			note("key-use-ending", Warning, "mend the cause; it is tried again every second", "key %s does not take its next step: %s", k.ID, why)
+		}
 		if k.State != ledger.KeyActive {
 			continue
 		}
 		if severity := urgency(k.NotAfter.Sub(now)); severity != "" {
-			note("key-use-ending", severity, "make its successor before that", "key %s signs nothing more from %s", k.ID, k.NotAfter.Format(time.RFC3339))
+			note("key-use-ending", severity, "make its successor before that: sealctl propose key.generate", "key %s signs nothing more from %s", k.ID, k.NotAfter.Format(time.RFC3339))
+		}
+		if used, limit := a.used(ctx, k); limit > 0 && float64(used) >= ledger.Nearly*float64(limit) {
+			note("key-use-ending", Warning, "make its successor before that: sealctl propose key.generate", "key %s signed %d of the %d times that it may", k.ID, used, limit)
 		}
 		if len(k.Chain) == 0 {
 			continue

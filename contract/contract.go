@@ -467,6 +467,7 @@ type Status struct {
 	Root      string        `json:"journal_root"`
 	Tokens    []TokenStatus `json:"tokens"`
 	Keys      []KeyStatus   `json:"keys"`
+	Orphans   []string      `json:"orphans,omitempty"` // keys on a token that no plan and no ceremony made: token and CKA_ID
 	Lists     []ListStatus  `json:"lists"`
 	Clock     string        `json:"clock"` // "trusted" or why not
 
@@ -508,7 +509,15 @@ type KeyStatus struct {
 	Purpose   string    `json:"purpose"`
 	Algorithm string    `json:"algorithm"`
 	State     string    `json:"state"`
-	NotAfter  time.Time `json:"not_after"`
+	NotAfter  time.Time `json:"not_after"` // nothing is signed with it from then
+
+	Since   time.Time `json:"since,omitzero"`
+	Next    string    `json:"next,omitempty"` // the state that comes by itself
+	NextAt  time.Time `json:"next_at,omitzero"`
+	Until   time.Time `json:"certificate_until,omitzero"`
+	Used    uint64    `json:"used,omitempty"`  // of Limit
+	Limit   uint64    `json:"limit,omitempty"` // how often it signs at most; 0: no limit
+	Trouble string    `json:"trouble,omitempty"`
 }
 
 // TrustBundle is published as /trust.json: all keys whose certificates count, or counted, and from when until when. It is no anchor: the IACA's

@@ -1,0 +1,154 @@
+package faults
+
+import (
+	"crypto"
+	"crypto/ed25519"
+	"crypto/rand"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"sealkeeper/client"
+	"sealkeeper/contract"
+	"sealkeeper/officer"
+	"sealkeeper/policy"
+	"sealkeeper/tests/appliance"
+)
+
+// board is three officers with keys in memory, in front of an appliance that they govern.
+type board struct {
+	*appliance.Appliance
+	t    *testing.T
+	r    *officer.Registry
+	keys map[string]crypto.Signer
+}
+
+func governed(t *testing.T) *board {
+	t.Helper()
+	b := &board{appliance.Install(t), t, &officer.Registry{Rules: officer.DefaultRules()}, map[string]crypto.Signer{}}
+	b.r.Rules[officer.KeyDestroy] = officer.Rule{Need: 2, Life: time.Hour}
+	for _, id := range []string{"kim", "lee", "park"} {
+		public, key, err := ed25519.GenerateKey(rand.Reader)
+		must(t, err)
+		b.keys[id] = key
+		b.r.Officers = append(b.r.Officers, officer.Officer{ID: id, Name: strings.ToUpper(id), Role: officer.RoleOfficer, Key: public})
+	}
+	registry, err := b.r.JSON()
+	must(t, err)
+	b.Write("officers.json", string(registry))
+	bundle := strings.Replace(string(old(t, b.Appliance)), `{"id": "auditor",`, `{"id": "officers", "role": "officer", "may": {}}, {"id": "auditor",`, 1)
+	b.Write("policy.json", strings.Replace(bundle, `"version": 1`, `"version": 3`, 1))
+	b.Command(0, "init", "--dev", "--officers", filepath.Join(b.Dir, "officers.json"))
+	b.Command(0, "enrol", "--out", filepath.Join(b.Dir, "clients"), "officers")
+	return b
+}
+
+// approved has kim and lee sign, and returns what is to be executed.
+func (b *board) approved(a officer.Action, p officer.Parameters) string {
+	b.t.Helper()
+	in, err := b.As("officers").Officers(b.t.Context())
+	must(b.t, err)
+	r, err := officer.ParseRegistry([]byte(in.Registry))
+	must(b.t, err)
+	proposal, err := r.Propose("kim", a, p, 0, time.Now(), rand.Reader)
+	must(b.t, err)
+	sign := func(id string) string {
+		e, err := officer.Approve(proposal.Payload(), id, b.keys[id], rand.Reader)
+		must(b.t, err)
+		return string(e)
+	}
+	_, err = b.As("officers").Propose(b.t.Context(), contract.ProposeRequest{Proposal: sign("kim")})
+	must(b.t, err)
+	_, err = b.As("officers").Approve(b.t.Context(), contract.ApprovalRequest{ID: proposal.ID(), Envelope: sign("lee")})
+	must(b.t, err)
+	return proposal.ID()
+}
+
+// execute until it is known to be done.
+func (b *board) execute(id string) {
+	b.t.Helper()
+	if p, err := b.As("officers").Execute(b.t.Context(), id); client.Code(err) != "proposal.executed" && (err != nil || p.State != "executed") {
+		b.t.Fatalf("%+v %v", p, err)
+	}
+}
+
+func (b *board) state(id string) string {
+	for _, k := range b.Operations().Keys {
+		if k.ID == id {
+			return k.State
+		}
+	}
+	return "none"
+}
+
+func (b *board) until(id, state string) {
+	b.t.Helper()
+	for began := time.Now(); b.state(id) != state; time.Sleep(20 * time.Millisecond) {
+		if time.Since(began) > 20*time.Second {
+			b.t.Fatalf("key %s stays %s: %+v", id, b.state(id), b.Operations().Keys)
+		}
+	}
+}
+
+// crash starts the daemon so that it kills itself at a point, has do lead there, and starts it again.
+func (b *board) crash(point string, do func()) {
+	b.t.Helper()
+	b.Kill()
+	b.Launch("SEAL_CRASH=" + point)
+	if do != nil {
+		b.UntilUp()
+		do()
+	}
+	died(b.t, b.Appliance)
+}
+
+// A key is planned, made, certified, announced, put to use, compromised and destroyed, and at each step the daemon is killed before and after its commit, and
+// wherever a token or a CA was asked: it ends as it was decided, once, and neither token nor registry has a key that the other does not know.
+func TestKeysSurviveEveryCrash(t *testing.T) {
+	b := governed(t)
+	b.Launch()
+	b.UntilUp()
+	now := time.Now().UTC().Truncate(time.Second)
+	plan := &officer.Generate{ID: "ds-2", Purpose: policy.PurposeMDoc, Token: "online", Algorithm: "ES256", Name: "DS 2", Succeeds: "ds-1", Announce: now, Activate: now, UseUntil: now.Add(300 * 24 * time.Hour),
+		Until: now.Add(400 * 24 * time.Hour), Reason: "rotation"}
+	id := b.approved(officer.KeyGenerate, plan)
+	executed := func(id string) func() {
+		return func() {
+			if _, body, err := b.Post("officers", "/v1/officers/executions", "", contract.ProposalQuery{ID: id}); err == nil {
+				t.Errorf("it was answered: %s", body)
+			}
+		}
+	}
+	b.crash("ledger.key.before-commit", executed(id))
+	b.crash("ledger.key.after-commit", executed(id)) // it is planned; from here on it goes by itself
+	for _, point := range []string{"ca.keys.generated", "ledger.key.before-commit", "ledger.key.after-commit", "ca.keys.certified", "ledger.key.after-commit", "ledger.key.before-commit", "ledger.key.after-commit",
+		"ca.keys.turn", "ledger.key.before-commit", "ledger.key.after-commit"} {
+		b.crash(point, nil)
+	}
+	b.Start()
+	b.until("ds-2", "active")
+	if s := b.Operations(); b.state("ds-1") != "deactivated" || len(s.Keys) != 6 || len(s.Orphans) != 0 {
+		t.Errorf("%+v, orphans %v", s.Keys, s.Orphans)
+	}
+	b.Issue(appliance.NewPhone(t, 1), "after-the-crashes", false)
+
+	id = b.approved(officer.KeyCompromise, &officer.Compromise{ID: "ds-2", Reason: "found outside"})
+	b.crash("ledger.key.after-commit", executed(id))
+	b.Launch()
+	b.UntilUp()
+	b.execute(id)
+	b.until("ds-2", "compromised")
+	id = b.approved(officer.KeyDestroy, &officer.Destroy{ID: "ds-2", Reason: "of no use"})
+	b.crash("ca.keys.destroyed", executed(id)) // the token has it no more, and nothing says so yet
+	b.Launch()
+	b.UntilUp()
+	b.execute(id)
+	b.until("ds-2", "destroyed")
+	if s := b.Operations(); len(s.Orphans) != 0 || !strings.Contains(fmt.Sprint(s.Problems), "no active key for purpose mdoc") {
+		t.Errorf("orphans %v, problems %v", s.Orphans, s.Problems)
+	}
+	b.Stop()
+	b.Check()
+}
