@@ -3,9 +3,14 @@ package verifier
 import (
 	"bytes"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"math/big"
 	"slices"
 	"strings"
 	"testing"
@@ -108,6 +113,34 @@ func FuzzStatusList(f *testing.F) {
 		}
 		if _, ok := l.Get(n); ok {
 			t.Fatal("an index out of bounds has a status")
+		}
+		return true
+	})
+}
+
+func FuzzTrust(f *testing.F) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(1)}, &x509.Certificate{SerialNumber: big.NewInt(1)}, key.Public(), key)
+	if err != nil {
+		f.Fatal(err)
+	}
+	seed := `{"issuer":"https://x.example","as_of":"2026-03-01T12:00:00Z","keys":[{"id":"ds-1","purpose":"mdoc","state":"active","not_before":"2026-03-01T12:00:00Z","not_after":"2027-03-01T12:00:00Z","certificate":"` +
+		base64.StdEncoding.EncodeToString(der) + `"}]}`
+	fuzzing.Run(f, fuzzing.Options{}, fuzzing.Strings(seed, strings.ReplaceAll(seed, "active", "compromised"), `{"keys":[]}`), func(t *testing.T, data []byte) bool {
+		b, err := ParseTrust(data)
+		if err != nil {
+			return false
+		}
+		if len(b.Roots(nil)) > 0 {
+			t.Fatal("a bundle brought its own anchor")
+		}
+		for _, k := range b.Keys {
+			if k.State == "compromised" && len(b.Keys) == 1 && b.Believes(k.Certificate, k.Purpose, k.NotBefore) == nil {
+				t.Fatal("a compromised key is believed")
+			}
 		}
 		return true
 	})

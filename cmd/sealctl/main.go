@@ -506,6 +506,7 @@ func verifyCommand(o *options) *cobra.Command {
 
 func fsckCommand(o *options) *cobra.Command {
 	var path, publish, textfile string
+	var repair bool
 	c := &cobra.Command{Use: "fsck --ledger FILE", Short: "Check a ledger's invariants (while the daemon is stopped, or on a copy)", Args: cobra.NoArgs,
 		Example: "  sealctl fsck --ledger /var/lib/sealkeeper/ledger.db --publish /var/lib/sealkeeper/publish",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -535,6 +536,11 @@ func fsckCommand(o *options) *cobra.Command {
 					}
 				}
 			})
+			if repair {
+				for _, do := range r.Repair() {
+					fmt.Fprintln(cmd.ErrOrStderr(), "proposal:", do)
+				}
+			}
 			if err == nil && !r.Clean() {
 				return &coded{exitCheck, fmt.Errorf("%d problems", r.Problems())}
 			}
@@ -543,6 +549,7 @@ func fsckCommand(o *options) *cobra.Command {
 	c.Flags().StringVar(&path, "ledger", "", "ledger file")
 	c.Flags().StringVar(&publish, "publish", "", "publish directory; its lists are compared with the ledger")
 	c.Flags().StringVar(&textfile, "textfile", "", "write the result as metrics to this file, for node_exporter's textfile collector")
+	c.Flags().BoolVar(&repair, "repair", false, "propose what to do about each problem, on stderr; nothing is changed")
 	_ = c.MarkFlagRequired("ledger")
 	return c
 }

@@ -156,6 +156,9 @@ func (h *house) says(bend func(commit func(leaf string, rows ...ledger.Row))) st
 	for _, c := range r.Checks {
 		all = append(all, c.Problems...)
 	}
+	if do := strings.Join(r.Repair(), "; "); (do == "") != r.Clean() || strings.Contains(do, "key's life") && !strings.Contains(do, "key.compromise") {
+		h.t.Errorf("%d problems, and proposed is %q", len(all), do)
+	}
 	return strings.Join(all, "; ")
 }
 

@@ -25,7 +25,7 @@ type board struct {
 	keys map[string]crypto.Signer
 }
 
-func governed(t *testing.T) *board {
+func boarded(t *testing.T) *board {
 	t.Helper()
 	b := &board{appliance.Install(t), t, &officer.Registry{Rules: officer.DefaultRules()}, map[string]crypto.Signer{}}
 	b.r.Rules[officer.KeyDestroy] = officer.Rule{Need: 2, Life: time.Hour}
@@ -107,7 +107,7 @@ func (b *board) crash(point string, do func()) {
 // A key is planned, made, certified, announced, put to use, compromised and destroyed, and at each step the daemon is killed before and after its commit, and
 // wherever a token or a CA was asked: it ends as it was decided, once, and neither token nor registry has a key that the other does not know.
 func TestKeysSurviveEveryCrash(t *testing.T) {
-	b := governed(t)
+	b := boarded(t)
 	b.Launch()
 	b.UntilUp()
 	now := time.Now().UTC().Truncate(time.Second)

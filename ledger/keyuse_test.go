@@ -1,0 +1,104 @@
+package ledger
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"sealkeeper/policy"
+)
+
+func (h *house) limited(id string, uses, perHour uint64) Key {
+	h.t.Helper()
+	k := Key{ID: id, Token: "online", Purpose: policy.PurposeMDoc, Algorithm: "ES256", CKAID: []byte(id), SPKI: []byte("spki of " + id), State: KeyActive, NotBefore: noon.AddDate(-1, 0, 0),
+		NotAfter: noon.AddDate(5, 0, 0), Plan: &KeyPlan{Uses: uses, PerHour: perHour}}
+	must(h.t, h.PutKey(context.Background(), k))
+	return k
+}
+
+// A key signs as often as it may and not once more, also over restarts, which lose a hundredth of its limit at most; near the end somebody is told.
+func TestKeyIsUsedUp(t *testing.T) {
+	h := newHouse(t)
+	ctx := context.Background()
+	k := h.limited("ds", 1000, 0)
+	taken, told := 0, 0
+	for {
+		err := h.takeUse(ctx, k, 1)
+		if err != nil {
+			refused(t, err, "key.used_up")
+			break
+		}
+		taken++
+		select {
+		case <-h.NearlyUsedUp():
+			told = taken
+		default:
+		}
+		if told > 0 && told == taken && !h.UsedUp("ds") {
+			t.Error("told, and not used up")
+		}
+		if taken == 300 || taken == 600 {
+			if used := h.KeyUsed(ctx, "ds"); used < uint64(taken) || used > uint64(taken)+10 {
+				t.Errorf("%d were taken, %d are said", taken, used)
+			}
+			h.again()
+		}
+	}
+	if taken > 1000 || taken < 980 || told == 0 || told < 900 {
+		t.Errorf("%d were taken, told at %d", taken, told)
+	}
+	h.again()
+	refused(t, h.takeUse(ctx, k, 1), "key.used_up")
+	if h.KeyUsed(ctx, "ds") != 1000 {
+		t.Error(h.KeyUsed(ctx, "ds"))
+	}
+}
+
+// A rate is that of an hour: the next one begins anew, and one that the wall goes back to does not.
+func TestKeyRate(t *testing.T) {
+	h := newHouse(t)
+	ctx := context.Background()
+	k := h.limited("ds", 0, 50)
+	hour := func() (n int) {
+		for h.takeUse(ctx, k, 1) == nil {
+			n++
+		}
+		refused(t, h.takeUse(ctx, k, 1), "key.rate")
+		return n
+	}
+	if n := hour(); n != 50 {
+		t.Errorf("%d in the first hour", n)
+	}
+	h.again()
+	if n := hour(); n != 0 {
+		t.Errorf("%d more after a restart", n)
+	}
+	h.clock.Advance(time.Hour)
+	if n := hour(); n != 50 {
+		t.Errorf("%d in the second hour", n)
+	}
+	h.clock.Jump(-time.Hour)
+	if n := hour(); n != 0 {
+		t.Errorf("%d in an hour that was over", n)
+	}
+	h.limited("free", 0, 0)
+	free, _ := h.Ledger.key("free")
+	for range 10_000 {
+		must(t, h.takeUse(ctx, free, 1))
+	}
+}
+
+// What is reserved is counted where it is reserved.
+func TestLimitIsOfWhatIsReserved(t *testing.T) {
+	h := newHouse(t)
+	h.limited("ds", 2, 0)
+	a, _ := policy.DecideSelftest(nil, "ds", policy.PurposeMDoc, true, time.Time{}, noon)
+	for n := range 3 {
+		_, err := h.Reserve(context.Background(), a, []Draft{{KeyID: "ds", Purpose: policy.PurposeMDoc, TBSHash: [32]byte{byte(n + 1)}}}, nil)
+		if n < 2 {
+			must(t, err)
+		} else {
+			refused(t, err, "key.used_up")
+		}
+	}
+}
