@@ -3,6 +3,7 @@ package ledger
 import (
 	"bytes"
 	"encoding/base64"
+	"reflect"
 	"strconv"
 	"time"
 
@@ -186,8 +187,7 @@ func (r ReservationRecord) write(w *writer) {
 		w.bytes("salt", r.Salt[:])
 	}
 	w.textIf("device", r.Device)
-	if b := &r.Before; b.Epoch != 0 || b.Bound || b.Device != "" || b.Keys != nil || b.Locks != nil || b.Live != 0 || b.MSOs != 0 || b.Since != (time.Time{}) || b.Newest != (time.Time{}) ||
-		b.Closed != "" || b.Attributes != 0 || b.Renew != nil || b.Outdated != 0 || b.Stopped != nil || b.Scheduled != nil || b.Orders != nil {
+	if !reflect.ValueOf(&r.Before).Elem().IsZero() { // whatever it has come to have
 		w.any("before", r.Before)
 	}
 	w.begin("items", '[')
