@@ -77,6 +77,7 @@ overload: ## 10,000 connections that are held in every bad way, and 10,000 locks
 SEAL_SOAK ?= 1
 soak: ## the same hundreds of times, for hours; an interrupted one goes on where it was (.soak/state.json); SEAL_SOAK=0.01 is a hundredth
 	SEAL_SOAK=$(SEAL_SOAK) SEAL_SOAK_STATE=$(CURDIR)/.soak/state.json nice $(GO) test -count=1 -v -timeout 0 -run '^TestSoak$$' ./tests/faults
+	SEAL_DRILL_CARDS=1000 nice $(GO) test -count=1 -v -timeout 0 -run '^TestRestoreDrill$$' ./tests/scenario
 	SEAL_SOAK=$(SEAL_SOAK) nice $(GO) test -count=1 -v -timeout 0 -run '^TestSoak$$' ./tests/histories
 	SEAL_SOAK=$(SEAL_SOAK) nice $(GO) test -count=1 -v -timeout 0 -run '^TestAnyHistory$$' ./ledger/state
 	SEAL_APPROVAL_STEPS=1000000 nice $(GO) test -count=1 -v -timeout 0 -run '^TestNoFewerThanTheQuorum$$' ./officer

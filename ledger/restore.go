@@ -177,7 +177,7 @@ func (l *Ledger) compare(ctx context.Context, p Published) (*regain, *Difference
 		d.Seen, seen = h.Size, h.Lists
 	}
 	back := &regain{subjects: map[string]*regained{}}
-	there := map[string]bool{}
+	there, newest := map[string]bool{}, map[string]bool{} // newest: what a list shows is the last that was signed
 	for _, s := range p.Lists {
 		there[s.ID] = true
 		one, err := l.compareList(ctx, s, back)
@@ -185,6 +185,7 @@ func (l *Ledger) compare(ctx context.Context, p Published) (*regain, *Difference
 			return nil, nil, err
 		}
 		one.Seen = seen[s.ID]
+		newest[s.ID] = one.Doubt == "" && one.Published >= one.Seen
 		d.Unknown += one.Unknown
 		d.Stronger += one.Stronger
 		if s.Doubt == "" && s.Issued.After(d.To) {
@@ -215,7 +216,13 @@ func (l *Ledger) compare(ctx context.Context, p Published) (*regain, *Difference
 		if err != nil {
 			return nil, nil, err
 		}
-		after, _, err := before.Apply(state.Event{At: l.o.Clock.Now(), Restore: &back.subjects[k].event})
+		a := back.subjects[k]
+		if len(a.event.Revoked) > 0 && slices.ContainsFunc(before.Credentials, func(c state.Credential) bool {
+			return c.Format != policy.MDoc && before.Status(c) != state.Invalid && !newest[c.List]
+		}) {
+			a.event.Suspended = true // the list that would say whether it is still locked says nothing
+		}
+		after, _, err := before.Apply(state.Event{At: l.o.Clock.Now(), Restore: &a.event})
 		if err != nil {
 			return nil, nil, refuseState(err)
 		}

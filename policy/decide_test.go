@@ -597,6 +597,20 @@ func TestCarriersLiftTheirOwn(t *testing.T) {
 	ask("ministry", OpUnlock, "none")
 	ask("ministry", OpLock, "reason.forbidden")
 	ask("loss-desk", OpUnlock, "reason.forbidden", byA)
+	// What came back from published lists after a restore is nobody's to add, and theirs to lift whom the bundle names.
+	f.UnlockReasons["restored"] = []string{"ministry"}
+	b = parse(t, f)
+	if a, d := change(b, "ministry", OpUnlock, "restored", locked(phone, Restored), ""); a == nil {
+		t.Errorf("what was restored can't be lifted: %+v", d)
+	} else if c, _ := a.Change(); !c.Any || c.Effect != "apply" {
+		t.Errorf("what was restored is lifted by %+v", c)
+	}
+	if a, _ := change(b, "telecom-a", OpUnlock, "restored", locked(phone, Restored), ""); a != nil {
+		t.Error("a carrier lifted what was restored")
+	}
+	if a, _ := change(b, "ministry", OpLock, "restored", phone, ""); a != nil {
+		t.Error("somebody locked for what only a restore can")
+	}
 	for says, bend := range map[string]func(){
 		"is no reason to lock": func() { f.UnlockReasons = map[string][]string{"mood": {"ministry"}} },
 		"is not known":         func() { f.UnlockReasons = map[string][]string{"court": {"king"}} },

@@ -108,6 +108,7 @@ type run struct {
 	clock        string                 // the last that was accepted
 	begun        map[string]bool        // campaigns in leaves
 	done, marked map[string]int         // their cards, at their end and one by one
+	restored     map[uint64]bool        // entries in which something was taken back from published lists
 	inUse        map[string]bool        // hashes of bundles, once they are put to use
 	unused       []uint64               // entries of bundles that were not
 	revoked      map[string][]revokedAt // by serial: what the leaves say of its revocation, in their order
@@ -149,7 +150,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	defer a.Close()
 	f := &run{ctx: ctx, o: o, a: a, r: &Report{Ledger: o.Ledger}, leaves: map[string]leafAt{}, settled: map[string]struct{}{}, givenUp: map[string]struct{}{}, tries: map[string][]triedAt{},
 		reservations: map[string]ledger.ReservationRecord{}, credentials: map[slot]ledger.CredentialRecord{}, lists: map[string]ledger.ListRecord{}, images: map[string][]byte{}, keys: map[string]ledger.Key{}, windows: map[window]uint64{}, latches: map[string]map[uint64]int64{},
-		decisions: map[uint64]decision{}, inUse: map[string]bool{}, revoked: map[string][]revokedAt{}, crlNumbers: map[string]uint64{}, proposed: map[string][]string{}, executed: map[string][]uint64{}, set: map[string]bool{}, begun: map[string]bool{}, done: map[string]int{}, marked: map[string]int{},
+		decisions: map[uint64]decision{}, inUse: map[string]bool{}, restored: map[uint64]bool{}, revoked: map[string][]revokedAt{}, crlNumbers: map[string]uint64{}, proposed: map[string][]string{}, executed: map[string][]uint64{}, set: map[string]bool{}, begun: map[string]bool{}, done: map[string]int{}, marked: map[string]int{},
 		custody: custody{entries: map[string]uint64{}, before: map[string]bool{}, registries: map[string]struct{}{}}}
 	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.lines, f.versions, f.certificates, f.revocations, f.published, f.budgets, f.orders, f.unfinished, f.recorded, f.proposals, f.keysLives, f.persons} {
 		if err := step(); err != nil {
@@ -186,6 +187,9 @@ func (f *run) log() error {
 			return err
 		}
 		stored = append(stored, hashes...)
+		if leaf.Kind == "restore" {
+			f.restored[seq] = true
+		}
 		f.charged(seq, leaf)
 		f.decided(seq, leaf)
 		f.governed(seq, leaf)
@@ -537,6 +541,9 @@ func (f *run) changes() error {
 			}
 			if l.Format == policy.MDoc && ch.To != state.Invalid {
 				c.fail("list %s index %d, entry %d: an mdoc's status became %d", id, ch.Index, ch.seq, ch.To)
+			}
+			if ch.Kept && !f.restored[ch.seq] {
+				c.fail("list %s index %d, entry %d: kept of a published list, and nothing was restored in that entry", id, ch.Index, ch.seq)
 			}
 			if _, ok := f.credentials[slot{id, ch.Index}]; !ok && !ch.Kept {
 				c.fail("list %s index %d, entry %d: changes without ever having been given out", id, ch.Index, ch.seq)

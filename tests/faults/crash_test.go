@@ -147,7 +147,7 @@ var crashes = []crash{
 	// Every step of taking back what published lists show: begun again, it comes to the same.
 	{point: "ledger.lift.begun", by: "fence"},
 	{point: "ledger.lift.before-commit", by: "fence"},
-	{point: "ledger.lift.after-commit", by: "fence", few: true},
+	{point: "ledger.lift.after-commit", by: "fence"},
 	{point: "ledger.lift.page", by: "fence"},
 	{point: "ledger.lift.taken-back", by: "fence"},
 

@@ -206,6 +206,20 @@ func TestRestoreDrill(t *testing.T) {
 			t.Errorf("%s changed while the appliance was fenced (%v)", filepath.Base(p), err)
 		}
 	}
+	// A list that somebody changed gives nothing back, and is named. The MSOs' list still shows that the cards were locked.
+	var forged string
+	for p := range published {
+		if filepath.Ext(p) == ".jwt" {
+			forged = p
+		}
+	}
+	if err := os.WriteFile(forged, []byte(published[forged][:len(published[forged])-4]+"AAAA"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	has(t, g.sealctl(0, "fence", "show", "--config", config), `"doubt": "`, fmt.Sprintf(`"locked": %d`, n))
+	if err := os.WriteFile(forged, []byte(published[forged]), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	has(t, g.Command(1, "accept", "fence"), "officer.required")
 	request, approvals := g.path("request.json"), g.path("approvals.json")
 	g.sealctl(0, "fence", "request", "--config", config, "--out", request)
