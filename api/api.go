@@ -32,9 +32,10 @@ import (
 const (
 	maxIssueBody  = 256 << 10 // a portrait of 100 KiB as base64, a proof and an attestation chain (six certificates)
 	maxBody       = 16 << 10
-	maxPolicyBody = 2 << 20 // a bundle as one string, with its quotes and line ends escaped
-	maxStatusBody = 4 << 20 // a status of phones, likewise
-	maxSignedBody = 4 << 20 // a proposal that holds a bundle, its quotes escaped twice
+	maxEnrolBody  = 32 << 10 // a certificate request of 16 KiB as base64, and a token
+	maxPolicyBody = 2 << 20  // a bundle as one string, with its quotes and line ends escaped
+	maxStatusBody = 4 << 20  // a status of phones, likewise
+	maxSignedBody = 4 << 20  // a proposal that holds a bundle, its quotes escaped twice
 	maxDepth      = 16
 	maxHeader     = 16 << 10
 	deadline      = 10 * time.Second // of one request in the authority
@@ -48,8 +49,20 @@ const (
 	retryDrain    = 2 * time.Second
 )
 
+// Enrolments is what it needs for clients that officers enrolled.
+type Enrolments interface {
+	Token(ctx context.Context, c ca.Caller, r contract.TokenRequest) (contract.TokenAnswer, error)
+	Enrolling(ctx context.Context) (contract.Enrolling, error)
+	RegisterClient(ctx context.Context, c ca.Caller, r contract.RegisterRequest) (contract.CertificateAnswer, error)
+	RenewClient(ctx context.Context, c ca.Caller, r contract.RenewClientRequest) (contract.CertificateAnswer, error)
+	RekeyClient(ctx context.Context, c ca.Caller, r contract.RekeyRequest) (contract.CertificateAnswer, error)
+	RetireClient(ctx context.Context, c ca.Caller, r contract.RetireRequest) (contract.RetireAnswer, error)
+	CertifyRA(ctx context.Context, c ca.Caller, r contract.ServerRequest) (contract.CertificateAnswer, error)
+}
+
 // Authority is what the edge needs of the conductor.
 type Authority interface {
+	Enrolments
 	Nonce(ctx context.Context, c ca.Caller, r contract.NonceRequest) (contract.NonceAnswer, error)
 	Code(ctx context.Context, c ca.Caller, r contract.CodeRequest) (contract.CodeAnswer, error)
 	Session(ctx context.Context, c ca.Caller, r contract.SessionRequest) (contract.SessionAnswer, error)

@@ -232,6 +232,11 @@ func TestHandlersKeepTheContract(t *testing.T) {
 	}
 	house.err = &ca.Problem{Code: "campaign.unknown"}
 	check("pace 404", h, request("POST", "/v1/campaigns/pace", RoleOperator), true)
+	house.err = &ca.Problem{Code: "enrolment.unknown"}
+	check("token 404", h, request("POST", "/v1/clients/tokens", RoleOfficer), true)
+	for _, path := range []string{"certificates", "renewals", "rekeys", "revocations"} {
+		check(path+" 404", h, request("POST", "/v1/ra/"+path, RoleRA), true)
+	}
 	house.err = &ca.Problem{Code: "decision.unknown"}
 	check("decisions 404", h, request("POST", "/v1/decisions", RoleAuditor), true)
 	house.err = nil
@@ -255,6 +260,7 @@ func TestHandlersKeepTheContract(t *testing.T) {
 		check("floods "+code, h, request("GET", "/v1/floods", RoleAuditor), true)
 		check("campaigns "+code, h, request("GET", "/v1/campaigns", RoleAuditor), true)
 		check("officers "+code, h, request("GET", "/v1/officers", RoleAuditor), true)
+		check("enrolling "+code, h, request("GET", "/v1/ra", RoleRA), true)
 		check("proposals "+code, h, request("GET", "/v1/officers/proposals", RoleAuditor), true)
 		house.err = nil
 	}

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
+	"encoding/json"
 	"io"
 	"log/slog"
 	"math/big"
@@ -194,6 +195,36 @@ func (f *fake) HolderFor(_ context.Context, c ca.Caller, _ contract.StateRequest
 	return contract.OfficersHolder{DocumentType: "kr-resident", Pseudonym: strings.Repeat("0", 64), Locks: []contract.Lock{{Reason: "admin_hold", Class: "ministry"}}}, f.call("holder-for", c)
 }
 
+func (f *fake) Token(_ context.Context, c ca.Caller, r contract.TokenRequest) (contract.TokenAnswer, error) {
+	return contract.TokenAnswer{Client: r.Client, Token: "a.b.c", Expires: noon, URL: "https://ra.example", Fingerprint: strings.Repeat("0", 64)}, f.call("token", c)
+}
+
+var certified = contract.CertificateAnswer{Certificate: "MAA", Issuer: "MAA", Expires: noon}
+
+func (f *fake) Enrolling(context.Context) (contract.Enrolling, error) {
+	return contract.Enrolling{URL: "https://ra.example", Issuer: "sealkeeper", Root: "-----BEGIN", Keys: []json.RawMessage{[]byte(`{"kty":"EC"}`)}}, f.err
+}
+
+func (f *fake) RegisterClient(_ context.Context, c ca.Caller, _ contract.RegisterRequest) (contract.CertificateAnswer, error) {
+	return certified, f.call("register-client", c)
+}
+
+func (f *fake) RenewClient(_ context.Context, c ca.Caller, _ contract.RenewClientRequest) (contract.CertificateAnswer, error) {
+	return certified, f.call("renew-client", c)
+}
+
+func (f *fake) RekeyClient(_ context.Context, c ca.Caller, _ contract.RekeyRequest) (contract.CertificateAnswer, error) {
+	return certified, f.call("rekey-client", c)
+}
+
+func (f *fake) RetireClient(_ context.Context, c ca.Caller, _ contract.RetireRequest) (contract.RetireAnswer, error) {
+	return contract.RetireAnswer{Client: "office-1"}, f.call("retire-client", c)
+}
+
+func (f *fake) CertifyRA(_ context.Context, c ca.Caller, _ contract.ServerRequest) (contract.CertificateAnswer, error) {
+	return certified, f.call("certify-ra", c)
+}
+
 func (f *fake) Proposals(context.Context) (contract.Proposals, error) {
 	return contract.Proposals{Proposals: []contract.Proposal{proposed}}, f.err
 }
@@ -343,6 +374,12 @@ var bodies = map[string]string{
 	"/v1/officers/approvals":          `{"id":"0000000000000000000000000000000000000000000000000000000000000000","envelope":"{}"}`,
 	"/v1/officers/rejections":         `{"id":"0000000000000000000000000000000000000000000000000000000000000000","envelope":"{}"}`,
 	"/v1/officers/executions":         `{"id":"0000000000000000000000000000000000000000000000000000000000000000"}`,
+	"/v1/clients/tokens":              `{"client":"office-1"}`,
+	"/v1/ra/certificates":             `{"token":"e30.e30.c2ln","csr":"MAA"}`,
+	"/v1/ra/renewals":                 `{"client":"office-1","key":"MAA"}`,
+	"/v1/ra/rekeys":                   `{"client":"office-1","statement":"e30.e30.c2ln","csr":"MAA"}`,
+	"/v1/ra/revocations":              `{"serial":"01ab","reason":"moved"}`,
+	"/v1/ra/server":                   `{"csr":"MAA"}`,
 	"/v1/events/replay":               `{"id":"00000000000000000000000000000000"}`,
 	"/v1/floods/decisions":            `{"carrier":"telecom-a","hour":"2026-03-01T12:00:00Z","decision":"undo"}`,
 	"/v1/holders/state":               `{"document_type":"kr-resident","subject":"900101-1234567"}`,

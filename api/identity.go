@@ -17,12 +17,13 @@ const (
 	RoleDesk     = "desk"     // loss-report desks and authorities
 	RoleOperator = "operator" // operators of the appliance
 	RoleAuditor  = "auditor"  // read only
+	RoleRA       = "ra"       // registration authority: carries what clients ask the client CA for
 	RoleOfficer  = "officer"  // carries what security officers signed; their signatures count, not this role
 )
 
 // Roles lists all of them.
 func Roles() []string {
-	return []string{RoleIssuance, RoleCarrier, RoleDesk, RoleOperator, RoleAuditor, RoleOfficer}
+	return []string{RoleIssuance, RoleCarrier, RoleDesk, RoleOperator, RoleAuditor, RoleOfficer, RoleRA}
 }
 
 var clientID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)

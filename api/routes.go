@@ -66,6 +66,13 @@ func Routes() []Route {
 		{"POST", "/v1/officers/approvals", []string{RoleOfficer}},
 		{"POST", "/v1/officers/rejections", []string{RoleOfficer}},
 		{"POST", "/v1/officers/executions", []string{RoleOfficer}},
+		{"POST", "/v1/clients/tokens", []string{RoleOperator, RoleOfficer}},
+		{"GET", "/v1/ra", []string{RoleRA}},
+		{"POST", "/v1/ra/certificates", []string{RoleRA}},
+		{"POST", "/v1/ra/renewals", []string{RoleRA}},
+		{"POST", "/v1/ra/rekeys", []string{RoleRA}},
+		{"POST", "/v1/ra/revocations", []string{RoleRA}},
+		{"POST", "/v1/ra/server", []string{RoleRA}},
 		{"GET", "/v1/whoami", Roles()},
 		{"GET", "/openapi.yaml", Roles()},
 	}
@@ -183,6 +190,27 @@ func (e *Edge) handlers() map[string]handler {
 		}),
 		"POST /v1/officers/executions": serve(e, plain, validProposal, func(ctx context.Context, c call, r contract.ProposalQuery) (contract.Proposal, error) {
 			return a.Execute(ctx, c.Caller, r)
+		}),
+		"POST /v1/clients/tokens": serve(e, plain, validToken, func(ctx context.Context, c call, r contract.TokenRequest) (contract.TokenAnswer, error) {
+			return a.Token(ctx, c.Caller, r)
+		}),
+		"GET /v1/ra": serve(e, how{}, none, func(ctx context.Context, _ call, _ struct{}) (contract.Enrolling, error) {
+			return a.Enrolling(ctx)
+		}),
+		"POST /v1/ra/certificates": serve(e, how{limit: maxEnrolBody}, validRegister, func(ctx context.Context, c call, r contract.RegisterRequest) (contract.CertificateAnswer, error) {
+			return a.RegisterClient(ctx, c.Caller, r)
+		}),
+		"POST /v1/ra/renewals": serve(e, plain, validRenewClient, func(ctx context.Context, c call, r contract.RenewClientRequest) (contract.CertificateAnswer, error) {
+			return a.RenewClient(ctx, c.Caller, r)
+		}),
+		"POST /v1/ra/rekeys": serve(e, how{limit: maxEnrolBody}, validRekey, func(ctx context.Context, c call, r contract.RekeyRequest) (contract.CertificateAnswer, error) {
+			return a.RekeyClient(ctx, c.Caller, r)
+		}),
+		"POST /v1/ra/revocations": serve(e, plain, validRetire, func(ctx context.Context, c call, r contract.RetireRequest) (contract.RetireAnswer, error) {
+			return a.RetireClient(ctx, c.Caller, r)
+		}),
+		"POST /v1/ra/server": serve(e, how{limit: maxEnrolBody}, validServer, func(ctx context.Context, c call, r contract.ServerRequest) (contract.CertificateAnswer, error) {
+			return a.CertifyRA(ctx, c.Caller, r)
 		}),
 		"GET /v1/whoami": serve(e, how{}, none, func(_ context.Context, c call, _ struct{}) (contract.WhoAmI, error) {
 			w, ok := a.WhoAmI(c.Caller)

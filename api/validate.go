@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
@@ -169,6 +170,55 @@ func validApproval(r *contract.ApprovalRequest) string {
 func proposalID(id string) string {
 	if len(id) != 64 || strings.Trim(id, "0123456789abcdef") != "" {
 		return "id must be 64 hexadecimal digits"
+	}
+	return ""
+}
+
+func validToken(r *contract.TokenRequest) string { return clientName(r.Client) }
+
+func clientName(id string) string {
+	if !clientID.MatchString(id) {
+		return "client must be the name of a client"
+	}
+	return ""
+}
+
+var binaryForm = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+
+func binary(name, s string, most int) string {
+	if len(s) > most || !binaryForm.MatchString(s) {
+		return fmt.Sprintf("%s must be 1 to %d characters of unpadded base64url", name, most)
+	}
+	return ""
+}
+
+func compact(name, s string) string {
+	if s == "" || len(s) > contract.MaxClientToken {
+		return fmt.Sprintf("%s must have 1 to %d characters", name, contract.MaxClientToken)
+	}
+	return ""
+}
+
+func validRegister(r *contract.RegisterRequest) string {
+	return cmp.Or(compact("token", r.Token), binary("csr", r.CSR, contract.MaxCSR))
+}
+
+func validRenewClient(r *contract.RenewClientRequest) string {
+	return cmp.Or(clientName(r.Client), binary("key", r.Key, contract.MaxClientKey))
+}
+
+func validRekey(r *contract.RekeyRequest) string {
+	return cmp.Or(clientName(r.Client), compact("statement", r.Statement), binary("csr", r.CSR, contract.MaxCSR))
+}
+
+func validServer(r *contract.ServerRequest) string { return binary("csr", r.CSR, contract.MaxCSR) }
+
+func validRetire(r *contract.RetireRequest) string {
+	if len(r.Serial) == 0 || len(r.Serial) > 40 || len(r.Serial)%2 != 0 || strings.Trim(r.Serial, "0123456789abcdef") != "" {
+		return "serial must be 1 to 20 octets in hexadecimal"
+	}
+	if len(r.Reason) > contract.MaxRetireReason || strings.ContainsFunc(r.Reason, func(c rune) bool { return c < ' ' || c > '~' }) {
+		return fmt.Sprintf("reason must be at most %d printable ASCII characters", contract.MaxRetireReason)
 	}
 	return ""
 }

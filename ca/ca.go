@@ -44,6 +44,7 @@ type Options struct {
 	Random      io.Reader
 	Pseudonym   [32]byte // key of pseudonyms, derived from the domain secret
 	X509        x509.Params
+	RA          RA
 	BaseURL     string // of the public listener
 	Directory   string // publish directory: lists, certificates and CRL are written there durably; empty: none
 	ListTTL     time.Duration
@@ -67,9 +68,10 @@ type Authority struct {
 	refused    atomic.Pointer[string] // the last bundle that was offered since, and why it was refused; nil: none
 	past       past
 
-	officers   sync.Mutex // one saying or execution at a time
-	journalled time.Time  // the last refused saying that was; under officers
-	alarms     int        // refused sayings since the start; under officers
+	officers   sync.Mutex  // one saying or execution at a time
+	journalled time.Time   // the last refused saying that was; under officers
+	alarms     int         // refused sayings since the start; under officers
+	retired    []time.Time // when registration authorities revoked a client; under officers
 
 	phones  atomic.Pointer[policy.PhoneStatus] // what was fed last; nil: nothing
 	feeding sync.Mutex                         // one at a time
@@ -348,7 +350,7 @@ func (a *Authority) WhoAmI(c Caller) (contract.WhoAmI, bool) {
 		known, _ = r.clients.LoadOrStore(c.ID, w)
 	}
 	w := known.(contract.WhoAmI)
-	if w.Role != c.Role {
+	if e, known := a.o.Ledger.Client(c.ID); w.Role != c.Role || known && e.State == ledger.ClientRevoked {
 		return contract.WhoAmI{}, false
 	}
 	w.Expires = c.Expires

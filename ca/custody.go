@@ -52,6 +52,7 @@ func Founding(name, algorithm, issuerURL string, copies bool) []KeySpec {
 		{ID: "ds-1", Token: "online", Purpose: policy.PurposeMDoc, Algorithm: algorithm, Profile: "document-signer", Name: name + " document signer 1", Issuer: "iaca-1", Life: 450 * day, Use: 350 * day, Copies: copies},
 		{ID: "sdjwt-issuer-1", Token: "online", Purpose: policy.PurposeSDJWT, Algorithm: algorithm, Profile: "sdjwt-issuer", Name: name + " SD-JWT issuer 1", Issuer: "iaca-1", Life: 450 * day, Use: 350 * day, URIs: uris, Copies: copies},
 		{ID: "status-1", Token: "online", Purpose: policy.PurposeList, Algorithm: ec, Profile: "status-signer", Name: name + " status list signer 1", Issuer: "iaca-1", Life: 1180 * day, Use: 1170 * day, Copies: copies},
+		{ID: "token-1", Token: "online", Purpose: policy.PurposeToken, Algorithm: ec, Use: 5 * 365 * day, Copies: copies},
 	}
 }
 
@@ -86,6 +87,13 @@ func (a *Authority) Found(ctx context.Context, specs []KeySpec, report func(step
 			report(fmt.Sprintf("key %-15s %s on token %s", s.ID, s.Algorithm, s.Token))
 		}
 		now := a.o.Clock.Now().Truncate(time.Second)
+		if s.Profile == "" { // tokens are verified here alone, with the pinned key
+			k.State, k.NotBefore, k.NotAfter = ledger.KeyActive, now, now.Add(s.Use)
+			if err := a.o.Ledger.PutKey(ctx, k); err != nil {
+				return fmt.Errorf("activating key %s: %w", s.ID, err)
+			}
+			continue
+		}
 		der, err := a.certify(ctx, policy.Cert{Profile: s.Profile, Name: s.Name, SPKI: k.SPKI, NotBefore: now, NotAfter: now.Add(s.Life), URIs: s.URIs, IssuerKey: s.Issuer})
 		if err != nil {
 			return fmt.Errorf("certifying key %s: %w", s.ID, err)
@@ -107,26 +115,25 @@ func (a *Authority) Found(ctx context.Context, specs []KeySpec, report func(step
 	return nil
 }
 
-// ClientProfile is the certificate profile of clients of a role: an officer's says that it is one.
-func ClientProfile(role string) string {
-	if role == "officer" {
-		return "officer"
-	}
-	return "client"
-}
-
-// Certify issues an mTLS certificate (profiles "server", "client" and "officer") under the client CA.
-func (a *Authority) Certify(ctx context.Context, kind, name string, spki []byte, hosts, uris []string, life time.Duration) ([]byte, error) {
+// Certify issues a server's certificate under the client CA.
+func (a *Authority) Certify(ctx context.Context, name string, spki []byte, hosts []string, life time.Duration) ([]byte, error) {
 	ca, err := a.activeKey(policy.PurposeClientCA, a.o.Clock.Now())
 	if err != nil {
 		return nil, err
 	}
 	now := a.o.Clock.Now().Truncate(time.Second)
-	return a.certify(ctx, policy.Cert{Profile: kind, Name: name, SPKI: spki, NotBefore: now, NotAfter: now.Add(life), Hosts: hosts, URIs: uris, IssuerKey: ca.ID})
+	return a.certify(ctx, policy.Cert{Profile: "server", Name: name, SPKI: spki, NotBefore: now, NotAfter: now.Add(life), Hosts: hosts, IssuerKey: ca.ID})
 }
 
-// certify takes one certificate through decision, draft, lint, reservation, signature and settlement.
 func (a *Authority) certify(ctx context.Context, c policy.Cert) ([]byte, error) {
+	return a.certifyFor(ctx, c, func(f policy.CertFacts) (*policy.Approval, policy.Decision, error) {
+		approval, d := policy.DecideCert(a.rules().bundle, f, c.NotBefore)
+		return approval, d, nil
+	})
+}
+
+// certifyFor takes one certificate through decision, draft, lint, reservation, signature and settlement.
+func (a *Authority) certifyFor(ctx context.Context, c policy.Cert, decide func(policy.CertFacts) (*policy.Approval, policy.Decision, error)) ([]byte, error) {
 	issuer, ok := a.key(c.IssuerKey)
 	if !ok {
 		return nil, fmt.Errorf("issuer key %s is not registered", c.IssuerKey)
@@ -153,7 +160,10 @@ func (a *Authority) certify(ctx context.Context, c policy.Cert) ([]byte, error) 
 			f.Cert = c
 		}
 	}
-	approval, d := policy.DecideCert(a.rules().bundle, f, c.NotBefore)
+	approval, d, err := decide(f)
+	if err != nil {
+		return nil, err
+	}
 	if err := a.decided("cert", d); err != nil {
 		return nil, err
 	}

@@ -30,7 +30,7 @@ func (a *Authority) newRules(b *policy.Bundle) *rules {
 		}
 	}
 	t.Android, t.Apple = b.Phones()
-	return &rules{bundle: b, evidence: evidence.NewVerifier(t)}
+	return &rules{bundle: b.With(a.enrolled), evidence: evidence.NewVerifier(t)}
 }
 
 func (a *Authority) rules() *rules { return a.ruling.Load() }

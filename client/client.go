@@ -255,6 +255,41 @@ func (c *Client) HolderFor(ctx context.Context, r contract.StateRequest) (contra
 	return do[contract.OfficersHolder](ctx, c, call{path: "/v1/officers/holders", body: r})
 }
 
+// Token asks for the one-time token of a client that officers enrolled.
+func (c *Client) Token(ctx context.Context, r contract.TokenRequest) (contract.TokenAnswer, error) {
+	return do[contract.TokenAnswer](ctx, c, call{path: "/v1/clients/tokens", body: r})
+}
+
+// Enrolling, Register, RenewClient, RekeyClient, Retire and ServerCertificate are for registration authorities.
+func (c *Client) Enrolling(ctx context.Context) (contract.Enrolling, error) {
+	return do[contract.Enrolling](ctx, c, call{path: "/v1/ra"})
+}
+
+// Register brings a client's token and certificate request.
+func (c *Client) Register(ctx context.Context, r contract.RegisterRequest) (contract.CertificateAnswer, error) {
+	return do[contract.CertificateAnswer](ctx, c, call{path: "/v1/ra/certificates", body: r})
+}
+
+// RenewClient asks for another certificate for the key that a client registered.
+func (c *Client) RenewClient(ctx context.Context, r contract.RenewClientRequest) (contract.CertificateAnswer, error) {
+	return do[contract.CertificateAnswer](ctx, c, call{path: "/v1/ra/renewals", body: r})
+}
+
+// RekeyClient brings a statement by which a client changes its key.
+func (c *Client) RekeyClient(ctx context.Context, r contract.RekeyRequest) (contract.CertificateAnswer, error) {
+	return do[contract.CertificateAnswer](ctx, c, call{path: "/v1/ra/rekeys", body: r})
+}
+
+// Retire has a client revoked that said so.
+func (c *Client) Retire(ctx context.Context, r contract.RetireRequest) (contract.RetireAnswer, error) {
+	return do[contract.RetireAnswer](ctx, c, call{path: "/v1/ra/revocations", body: r})
+}
+
+// ServerCertificate is a registration authority's own.
+func (c *Client) ServerCertificate(ctx context.Context, r contract.ServerRequest) (contract.CertificateAnswer, error) {
+	return do[contract.CertificateAnswer](ctx, c, call{path: "/v1/ra/server", body: r})
+}
+
 // Proposal shows one, with all that was signed.
 func (c *Client) Proposal(ctx context.Context, id string) (contract.Proposal, error) {
 	return do[contract.Proposal](ctx, c, call{path: "/v1/officers/proposals/show", body: contract.ProposalQuery{ID: id}})

@@ -30,6 +30,8 @@ import (
 
 // authority answers with the operation's name, after as many refusals as it is told to make.
 type authority struct {
+	api.Enrolments
+
 	mu    sync.Mutex
 	fails []error
 	seen  []string
@@ -159,6 +161,9 @@ func (a *authority) PaceCampaign(_ context.Context, c ca.Caller, _ contract.Camp
 }
 func (a *authority) CountCards(context.Context, contract.CardsQuery) (contract.CardsCount, error) {
 	return contract.CardsCount{}, nil
+}
+func (a *authority) Token(_ context.Context, c ca.Caller, r contract.TokenRequest) (contract.TokenAnswer, error) {
+	return contract.TokenAnswer{Client: r.Client}, a.next("token", c)
 }
 func (a *authority) HolderFor(_ context.Context, c ca.Caller, _ contract.StateRequest) (contract.OfficersHolder, error) {
 	return contract.OfficersHolder{}, a.next("holder-for", c)

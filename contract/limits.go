@@ -32,6 +32,10 @@ const (
 	MaxToken              = 96 << 10 // a key attestation with a chain of six certificates
 	MaxEvidence           = 8
 	MaxDecisions          = 1000 // of one page
+	MaxClientToken        = 4 << 10
+	MaxCSR                = 21846 // characters: 16 KiB
+	MaxClientKey          = 342   // characters: 256 octets
+	MaxRetireReason       = 150
 )
 
 // Formats of credentials.

@@ -16,6 +16,18 @@ type Code struct {
 
 // Codes are all refusals of this package, in the order of the checks. The documentation of errors is made from them.
 var Codes = append([]Code{
+	{"evidence.token_malformed", "The one-time token is larger than 4 KiB, or not a compact JWS with the header and claims of one."},
+	{"evidence.token_foreign", "The one-time token was not signed by this appliance, or is for another registration authority."},
+	{"evidence.token_signature", "The one-time token's signature does not verify."},
+	{"evidence.token_expired", "The one-time token is not valid now: ask for another one."},
+	{"evidence.rekey_malformed", "The statement is larger than 4 KiB, or not one of a client that changes its key."},
+	{"evidence.rekey_signature", "The key that the client registered did not sign the statement."},
+	{"evidence.rekey_foreign", "The statement is about another client, or for another registration authority."},
+	{"evidence.rekey_expired", "The statement is not valid now: it lives for ten minutes at most."},
+	{"evidence.rekey_other_key", "The statement is for another key than that of the certificate request."},
+	{"evidence.request_malformed", "The certificate request is larger than 16 KiB, or not one PKCS #10 structure in DER."},
+	{"evidence.request_signature", "The certificate request is not signed by its own key, with the algorithm of that key."},
+	{"evidence.client_key", "The client's key is none of P-256, P-384 and Ed25519, or not in DER."},
 	{"evidence.unconfigured", "The appliance lacks the client, document type, audience or nonce key that evidence must be bound to: an operator has to complete the configuration."},
 	{"evidence.session_malformed", "The session is not one of this appliance's format."},
 	{"evidence.session_foreign", "The session was made by another appliance, or for another client or document type."},

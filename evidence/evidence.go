@@ -75,6 +75,8 @@ const (
 	BurnAttestation BurnKind = "attestation"
 	BurnEvidence    BurnKind = "evidence"
 	BurnCode        BurnKind = "code"
+	BurnToken       BurnKind = "token"     // one-time tokens of clients
+	BurnStatement   BurnKind = "statement" // by which a client changed its key
 )
 
 // Burn is something that must be unused, and is used by this request.

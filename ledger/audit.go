@@ -257,6 +257,11 @@ func (a *Audit) CampaignCards(ctx context.Context, f func(campaign string, r Car
 	})
 }
 
+// Clients calls f for every client of the registry.
+func (a *Audit) Clients(ctx context.Context, f func(id string, seq uint64, r ClientRecord) error) error {
+	return each(ctx, a, TableClients, func(key []byte, seq uint64, r ClientRecord) error { return f(string(key), seq, r) })
+}
+
 // Decision reads one; nil: there is none.
 func (a *Audit) Decision(ctx context.Context, id string) (*DecisionEntry, error) {
 	return decisionBy(ctx, a.store, id)

@@ -34,6 +34,13 @@ var Codes = map[string]string{
 	"certificate.reason":     "The reason for a revocation is none of RFC 5280's, or one that only lists of changes have.",
 	"certificate.not_held":   "The certificate is not on hold: only a hold is ever taken back.",
 	"certificate.too_many":   "Too many certificates for one commit.",
+	"token.replayed":         "The token was used before.",
+	"statement.replayed":     "The statement was used before.",
+	"enrolment.unknown":      "There is no client of this name.",
+	"enrolment.revoked":      "The client was revoked, which is for ever: enrol it under another id.",
+	"enrolment.too_many":     "The client has 16 certificates that have not ended: renew when two thirds of the newest one's life are over.",
+	"enrolment.taken":        "A client of this id was enrolled before: an id means one client for ever.",
+	"enrolment.malformed":    "An enrolment breaks the form of ids, roles, codes or lives; the detail says which.",
 	"officer.registered":     "Other officers are registered: only they change the registry.",
 	"ledger.fenced":          "Something outside is ahead of the ledger (an old backup was restored): nothing is signed until an operator has looked at it.",
 }

@@ -393,6 +393,7 @@ type Certificate struct {
 	NotAfter time.Time `json:"not_after"`
 	DER      []byte    `json:"der"`
 	At       time.Time `json:"at"`
+	Client   string    `json:"client,omitempty"` // of the registry; of profiles "client" and "officer"
 }
 
 // Certificates lists all that were settled, oldest first.

@@ -78,6 +78,8 @@ type Ledger struct {
 	switches  switches
 	campaigns campaigns
 	halted    atomic.Pointer[Stop] // issuing was stopped; nil: it was not
+	clients   sync.Map             // id → *ClientEntry
+	serials   sync.Map             // serial number of a client's certificate → its id
 
 	crls    map[string]uint64 // number of each revocation list; under mu
 	revoked atomic.Pointer[revoked]
@@ -208,6 +210,9 @@ func open(ctx context.Context, o Options, s Store) (_ *Ledger, err error) {
 		return nil, err
 	}
 	if err = l.loadCampaigns(ctx); err != nil {
+		return nil, err
+	}
+	if err = l.loadClients(ctx); err != nil {
 		return nil, err
 	}
 	reasons, err := l.lookOutside(ctx)

@@ -444,6 +444,8 @@ func (l *Ledger) reserveOwn(ctx context.Context, a *policy.Approval, d []Draft, 
 	leaf.Reservation, leaf.Operation = rec.ID, string(rec.Kind)
 	signer := d[0].KeyID
 	var image []byte
+	var client *Certificate
+	_, registers := a.Registers()
 	switch rec.Kind {
 	case policy.KindList:
 		v, _ := a.List()
@@ -456,6 +458,13 @@ func (l *Ledger) reserveOwn(ctx context.Context, a *policy.Approval, d []Draft, 
 		v, _ := a.Cert()
 		signer = v.IssuerKey
 		rec.Cert = &Certificate{Serial: bytes.Clone(v.Serial[:]), Profile: v.Profile, Name: v.Name, CA: v.IssuerKey, CRL: v.CRL, NotAfter: v.NotAfter, At: a.At()}
+		if registers != (v.Profile == "client" || v.Profile == "officer") {
+			return nil, refuse("certificate.client", "a certificate of a client belongs to one of the registry, and no other does")
+		}
+		if registers {
+			rec.Cert.Client = v.Name
+			client = rec.Cert
+		}
 		if known, _, err := get[Certificate](ctx, l, TableCertificates, rec.Cert.Serial); err != nil {
 			return nil, err
 		} else if known != nil {
@@ -473,6 +482,9 @@ func (l *Ledger) reserveOwn(ctx context.Context, a *policy.Approval, d []Draft, 
 	case policy.KindSelftest:
 		v, _ := a.Selftest()
 		signer = v.KeyID
+	case policy.KindToken:
+		v, _ := a.Token()
+		signer = v.KeyID
 	default:
 		return nil, refuse("approval.kind", "an approved %s is not signed", rec.Kind)
 	}
@@ -482,8 +494,17 @@ func (l *Ledger) reserveOwn(ctx context.Context, a *policy.Approval, d []Draft, 
 	attempts, tries, items := l.firstAttempts(&rec)
 	leaf.Items = items
 	rows := append([]Row{{Table: TableReservations, Key: []byte(rec.ID), Value: encode(rec)}}, attempts...)
+	applied := func(uint64) {}
+	if registers {
+		var row Row
+		if row, applied, err = l.registered(a, client, &leaf, a.At()); err != nil {
+			return nil, err
+		}
+		// The marks first: of a token that is used twice at once the second must learn that, and not that the client moved.
+		rows = append(append(burnRows(a.Conditions().Burns), row), rows...)
+	}
 	crashpoint.Here("ledger", "reserve", string(rec.Kind), "before-commit")
-	out, err := l.commit(ctx, leaf, rows, urgent(a.Lane()), nil)
+	out, err := l.commit(ctx, leaf, rows, urgent(a.Lane()), applied)
 	if err != nil {
 		return nil, err
 	}

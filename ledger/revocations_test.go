@@ -15,7 +15,8 @@ func (h *house) leaf(ca, profile, list string, serial byte) []byte {
 	purpose := policy.PurposeIACA
 	f := policy.CertFacts{IssuerNotBefore: noon, IssuerNotAfter: noon.AddDate(9, 0, 0), Cert: policy.Cert{Profile: profile, Name: "n", SPKI: []byte{serial}, Serial: [20]byte{0x40, serial},
 		NotBefore: noon, NotAfter: noon.AddDate(0, 1, 0), IssuerKey: ca, CRL: list}}
-	if profile == "client" {
+	if profile == "server" {
+		f.Cert.Hosts = []string{"host.example"}
 		purpose = policy.PurposeClientCA
 	}
 	f.IssuerPurpose = purpose
@@ -30,7 +31,7 @@ func TestRevocations(t *testing.T) {
 	ctx := context.Background()
 	h.key("iaca-1", policy.PurposeIACA)
 	h.key("client-ca-1", policy.PurposeClientCA)
-	signer, a, b := h.leaf("iaca-1", "document-signer", "iaca", 1), h.leaf("client-ca-1", "client", "client-ca", 2), h.leaf("client-ca-1", "client", "client-ca", 3)
+	signer, a, b := h.leaf("iaca-1", "document-signer", "iaca", 1), h.leaf("client-ca-1", "server", "client-ca", 2), h.leaf("client-ca-1", "server", "client-ca", 3)
 	moved := h.RevocationsMoved()
 	must(t, h.RevokeCertificates(ctx, [][]byte{a, a}, policy.CertificateHold, nil))
 	select {

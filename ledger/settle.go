@@ -204,7 +204,7 @@ func (l *Ledger) settleIssue(ctx context.Context, r *Reservation, rec *Reservati
 // settleOwn stores a public object. If a newer one is there already it changes rec to Dropped.
 func (l *Ledger) settleOwn(ctx context.Context, rec *ReservationRecord, leaf *Leaf, object []byte) (rows []Row, applied func(uint64), err error) {
 	applied = func(uint64) {}
-	if rec.Kind != policy.KindSelftest {
+	if rec.Kind != policy.KindSelftest && rec.Kind != policy.KindToken { // a token is nowhere at rest
 		if len(object) == 0 {
 			return nil, nil, fmt.Errorf("reservation %s has no object to settle", rec.ID)
 		}

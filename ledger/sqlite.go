@@ -62,7 +62,7 @@ var migrations = []func() string{
 
 func createTables(names []Table) string {
 	// Rows with large values live beside their key, small ones inside the key's tree.
-	wide := map[Table]bool{TableSlots: true, TableReservations: true, TableRequests: true, TableVersions: true, TableCertificates: true, TableCRLs: true, TableKeys: true, TableMeta: true, TableDecisions: true, TableOfficers: true, TableProposals: true, TableKeyLife: true, TableMandates: true}
+	wide := map[Table]bool{TableSlots: true, TableReservations: true, TableRequests: true, TableVersions: true, TableCertificates: true, TableCRLs: true, TableKeys: true, TableMeta: true, TableDecisions: true, TableOfficers: true, TableProposals: true, TableKeyLife: true, TableMandates: true, TableClients: true}
 	var b strings.Builder
 	for _, t := range names {
 		options := " STRICT, WITHOUT ROWID"

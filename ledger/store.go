@@ -123,6 +123,7 @@ const (
 	TableKeyUse       Table = "keyuse"       // key → KeyUse
 	TableCampaigns    Table = "campaigns"    // id of its proposal → CampaignRecord
 	TableCards        Table = "cards"        // campaign ‖ 0 ‖ type ‖ 0 ‖ pseudonym → CardRecord
+	TableClients      Table = "clients"      // id → ClientRecord; never deleted
 	TableDue          Table = "due"          // second ‖ type ‖ 0 ‖ pseudonym ‖ 0 ‖ order → DueRecord
 )
 
@@ -134,5 +135,5 @@ var tables = [][]Table{{
 	TableCharges, TableLatches,
 }, {
 	TableLines, TableLinks, TableLetters, TableEvents, TableDue, TableHeld, TableFloods, TableDead, TableDecisions,
-	TableOfficers, TableProposals, TableKeyLife, TableMandates, TableKeyUse, TableRevocations, TableCampaigns, TableCards,
+	TableOfficers, TableProposals, TableKeyLife, TableMandates, TableKeyUse, TableRevocations, TableCampaigns, TableCards, TableClients,
 }}

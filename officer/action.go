@@ -81,8 +81,8 @@ var actions = map[Action]action{
 	KeyDestroy:      {func() Parameters { return new(Destroy) }, Rule{2, day, 7 * day}},
 	IssuingStop:     {func() Parameters { return new(Reason) }, Rule{1, 0, time.Hour}},
 	IssuingResume:   {func() Parameters { return new(Reason) }, Rule{2, 0, day}},
-	ClientEnrol:     {func() Parameters { return new(Client) }, Rule{2, 0, 7 * day}},
-	ClientRevoke:    {func() Parameters { return new(Client) }, Rule{2, 0, day}},
+	ClientEnrol:     {func() Parameters { return new(Enrol) }, Rule{2, 0, 7 * day}},
+	ClientRevoke:    {func() Parameters { return new(Dismiss) }, Rule{2, 0, day}},
 	RestoreOpen:     {func() Parameters { return new(Fence) }, Rule{2, 0, day}},
 	BackupKey:       {func() Parameters { return new(Backup) }, Rule{2, 0, 7 * day}},
 }
@@ -437,25 +437,6 @@ type Reason struct {
 func (p *Reason) check() error { return reason(p.Reason) }
 
 func (p *Reason) text() []string { return []string{"Reason: " + p.Reason} }
-
-// Client of the issuance listener.
-type Client struct {
-	ID     string `json:"client"`
-	Role   string `json:"role"`
-	Key    string `json:"key"` // SHA-256 of its SubjectPublicKeyInfo, hexadecimal
-	Reason string `json:"reason"`
-}
-
-func (p *Client) check() error {
-	if !pseudonymForm.MatchString(p.Key) {
-		return errors.New("key is a hash of 64 hexadecimal digits")
-	}
-	return errors.Join(name("client", p.ID), name("role", p.Role), reason(p.Reason))
-}
-
-func (p *Client) text() []string {
-	return []string{fmt.Sprintf("Client %s, role %s, with key", p.ID, p.Role), "  " + p.Key, "  Reason: " + p.Reason}
-}
 
 // NewParameters is an empty value of an action's parameters.
 func NewParameters(a Action) (Parameters, error) {

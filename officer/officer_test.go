@@ -21,6 +21,8 @@ import (
 
 	"sealkeeper/internal/fuzzing"
 	"sealkeeper/internal/signed"
+
+	"sealkeeper/policy"
 )
 
 var noon = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
@@ -125,8 +127,8 @@ func TestEveryActionIsProposedShownAndRead(t *testing.T) {
 		IACAUse:   &Use{"certify.ds-2", "rotation"}, KeyGenerate: &Generate{ID: "ds-2", Purpose: "mdoc", Token: "online", Algorithm: "ES256", Name: "Document signer 2", Succeeds: "ds-1", Announce: noon, Activate: noon.Add(day),
 			UseUntil: noon.Add(300 * day), Until: noon.Add(400 * day), Uses: 1000, PerHour: 10, Reason: "rotation"}, KeyActivate: &Activate{"ds-2", "ds-1", "rotation"},
 		KeyDeactivate: &Deactivate{"ds-1", "rotation"}, KeyCompromise: &Compromise{"ds-1", "found outside"}, KeyDestroy: &Destroy{"ds-1", "over"},
-		IssuingStop: &Reason{"wrong photographs"}, IssuingResume: &Reason{"repaired"}, ClientEnrol: &Client{"office-1", "issuance", root, "new office"},
-		ClientRevoke: &Client{"office-1", "issuance", root, "closed"},
+		IssuingStop: &Reason{"wrong photographs"}, IssuingResume: &Reason{"repaired"}, ClientEnrol: &Enrol{Clients: []policy.Enrolment{{ID: "office-1", Role: "issuance", Office: "11110", Life: 86400}}, Until: noon, Reason: "new office"},
+		ClientRevoke: &Dismiss{[]string{"office-1"}, "closed"},
 	}
 	for _, a := range Actions() {
 		if a == PolicyActivate {

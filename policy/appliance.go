@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"slices"
 	"time"
+
+	"sealkeeper/evidence"
 )
 
 // The appliance's own signatures (lists, certificates, revocation lists, self tests) are decided here, by invariants alone: there is no
@@ -288,11 +290,8 @@ func SelftestBytes(p Purpose, alg string) []byte {
 		return nil
 	}
 	switch p {
-	case PurposeSDJWT, PurposeList:
-		typ := "dc+sd-jwt"
-		if p == PurposeList {
-			typ = "statuslist+jwt"
-		}
+	case PurposeSDJWT, PurposeList, PurposeToken:
+		typ := map[Purpose]string{PurposeSDJWT: "dc+sd-jwt", PurposeList: "statuslist+jwt", PurposeToken: evidence.TokenType}[p]
 		e := base64.RawURLEncoding
 		return []byte(e.EncodeToString([]byte(`{"alg":"`+alg+`","typ":"`+typ+`"}`)) + "." + e.EncodeToString([]byte(`{"selftest":true}`)))
 	case PurposeMDoc: // Sig_structure ["Signature1", protected, h'', <<24(<<{"selftest": true}>>)>>] (RFC 9052 4.4)

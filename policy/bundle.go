@@ -34,6 +34,8 @@ type BundleFile struct {
 	Description string `json:"description,omitempty"`
 
 	Clients []ClientSpec `json:"clients"`
+	// Enrolled is what clients may do that security officers enrolled, by role and channel.
+	Enrolled []GroupSpec `json:"enrolled,omitempty"`
 	// WalletProviders are roots of key attestations, beside those of the installation's configuration.
 	WalletProviders []WalletProviderSpec `json:"wallet_providers,omitempty"`
 	// Authorities are whose statements about persons and phones are believed.
@@ -185,6 +187,7 @@ const (
 	maxBundle  = 1 << 20
 	maxDepth   = 16
 	maxClients = 10_000
+	maxGroups  = 64
 	maxTypes   = 64
 	maxClaims  = 128
 	maxRules   = 256
@@ -222,6 +225,7 @@ var (
 		"operator": {OpState},
 		"auditor":  {OpState},
 		"officer":  {}, // carries what the security officers signed
+		"ra":       {}, // carries what clients ask the client CA for
 	}
 
 	// reservedNames of SD-JWT VC payloads: set by the builder, or never selectively disclosable (SD-JWT VC 2.2.2.2, RFC 9901 4.1).
@@ -233,6 +237,8 @@ type Bundle struct {
 	hash          Hash
 	version       uint64
 	clients       map[string]client
+	groups        map[group]client
+	enrolled      func(id string) (Enrolment, bool) // nil: nobody is
 	lockClasses   map[string][]string
 	unlockClasses map[string][]string // higher ones
 	revokeClasses map[string][]string
@@ -253,6 +259,9 @@ type client struct {
 	channel  string
 	district string
 	unlocks  uint64
+
+	carrier   string     // for whom an enrolled client speaks
+	enrolment *Enrolment // nil: the bundle names it
 }
 
 // docType is a type, ready to be judged by.
@@ -476,7 +485,7 @@ func (c *checker) report(file string, data []byte, above int) error {
 }
 
 func (c *checker) bundle(f BundleFile) *Bundle {
-	b := &Bundle{version: f.Version, clients: map[string]client{}, types: map[string]*docType{}}
+	b := &Bundle{version: f.Version, clients: map[string]client{}, groups: map[group]client{}, types: map[string]*docType{}}
 	if f.Format != 1 {
 		c.wrong("/format", "bundle format %d is not known: this version reads format 1", f.Format)
 	}
@@ -523,6 +532,7 @@ func (c *checker) bundle(f BundleFile) *Bundle {
 	for i, s := range f.Clients {
 		c.client(pointer("/clients", i), b, s)
 	}
+	c.groups("/enrolled", b, f.Enrolled)
 	c.walletProviders("/wallet_providers", b, f.WalletProviders)
 	b.phones = c.phones("/phones", f.Phones)
 	c.authorities("/authorities", b, f.Authorities)
@@ -565,6 +575,14 @@ func (c *checker) client(at jsontext.Pointer, b *Bundle, s ClientSpec) {
 	if _, twice := b.clients[s.ID]; twice {
 		c.wrong(at+"/id", "client %s is listed twice: merge the two", s.ID)
 	}
+	if s.District != "" && !districtForm.MatchString(s.District) {
+		c.wrong(at+"/district", "%q is not a district code", s.District)
+	}
+	b.clients[s.ID] = c.permissions(at, b, s)
+}
+
+// permissions are what a client may do, whether the bundle names it or officers enrolled it.
+func (c *checker) permissions(at jsontext.Pointer, b *Bundle, s ClientSpec) client {
 	operations, known := roles[s.Role]
 	if !known {
 		c.wrong(at+"/role", "client %s has the role %q: use one of %s", s.ID, s.Role, list(slices.Sorted(maps.Keys(roles))))
@@ -574,9 +592,6 @@ func (c *checker) client(at jsontext.Pointer, b *Bundle, s ClientSpec) {
 	}
 	if s.Channel != "" && !nameForm.MatchString(s.Channel) {
 		c.wrong(at+"/channel", "channel %q of client %s is not a name: use lower case letters, digits and '_'", s.Channel, s.ID)
-	}
-	if s.District != "" && !districtForm.MatchString(s.District) {
-		c.wrong(at+"/district", "%q is not a district code", s.District)
 	}
 	switch {
 	case s.Role == "issuance" && !isHTTPS(s.Issuer):
@@ -603,7 +618,7 @@ func (c *checker) client(at jsontext.Pointer, b *Bundle, s ClientSpec) {
 			}
 		}
 	}
-	b.clients[s.ID] = client{ClientInfo{ID: s.ID, Role: s.Role, Class: s.Class, Issuer: s.Issuer, May: s.May}, s.Channel, s.District, cmp.Or(s.Unlocks, defaultUnlocks)}
+	return client{ClientInfo: ClientInfo{ID: s.ID, Role: s.Role, Class: s.Class, Issuer: s.Issuer, May: s.May}, channel: s.Channel, district: s.District, unlocks: cmp.Or(s.Unlocks, defaultUnlocks)}
 }
 
 func isHTTPS(s string) bool {
@@ -781,7 +796,7 @@ type ClientInfo struct {
 
 // Client looks a client up; ok is false for unknown ones.
 func (b *Bundle) Client(id string) (ClientInfo, bool) {
-	c, ok := b.clients[id]
+	c, ok := b.client(id)
 	may := make(map[string][]Operation, len(c.May))
 	for t, ops := range c.May {
 		may[t] = slices.Clone(ops)

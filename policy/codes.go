@@ -7,6 +7,17 @@ var Codes = map[string]string{
 	"policy.denied": "No rule of the bundle permits the request.",
 	"rule.<id>":     "The bundle's rule with this id forbids the request.",
 
+	"enrolment.unknown":     "No client of this name was enrolled.",
+	"enrolment.revoked":     "The client was revoked, which is for ever: enrol it under another id.",
+	"enrolment.registered":  "The client registered its key before, so it gets no more tokens: it renews its certificate with that key.",
+	"enrolment.late":        "The enrolment's time to register a key is over: enrol the client under another id.",
+	"enrolment.forbidden":   "The bundle has no group for clients of this role and channel, or names the client itself.",
+	"enrolment.other_token": "A newer token was made for this client, or none.",
+	"enrolment.other_key":   "The client did not register this key. A renewal keeps the registered one; another needs a statement that the registered one signed.",
+	"enrolment.expired":     "The client's last certificate ended, so it can't be renewed: enrol the client under another id.",
+	"enrolment.too_many":    "The client has 16 certificates that have not ended: renew when two thirds of the newest one's life are over.",
+	"enrolment.token_used":  "The token was used before, for another key: whoever used it has the client's certificate. If that was not its owner, have the client revoked at once.",
+
 	"client.forbidden":   "The bundle does not know this client, or does not let it do this operation on this document type.",
 	"type.unknown":       "The bundle has no document type of this name.",
 	"format.unavailable": "The document type does not come in a format that was asked for, or a format was asked for twice.",

@@ -27,6 +27,7 @@ const (
 	ruleCRLTime      = "I:crl-time"
 	ruleCRLEntries   = "I:crl-entries"
 	ruleSelftest     = "I:selftest"
+	ruleEnrolment    = "I:enrolment"
 
 	// RuleEvidence is that of what is not true, which no bundle is asked about.
 	RuleEvidence = "I:evidence"
@@ -121,7 +122,7 @@ func (b *Bundle) decideIssue(f facts, r IssueRequest, s Slot, at time.Time) (*Ap
 // judgeIssue: invariants, then data, then rules. The order is part of what is promised: a bundle is asked only about requests that no
 // invariant refuses, and rules only about requests that are complete.
 func (b *Bundle) judgeIssue(f facts, r IssueRequest, s Slot, at time.Time) (*Approval, Decision) {
-	c, known := b.clients[r.Client]
+	c, known := b.client(r.Client)
 	switch {
 	case !f.valid || len(f.keys) == 0:
 		return nil, b.failed("there is no verified evidence")
@@ -175,7 +176,7 @@ func (b *Bundle) judgeIssue(f facts, r IssueRequest, s Slot, at time.Time) (*App
 		return nil, b.refused(refusal)
 	}
 
-	result, code, detail, ids := b.rules.judge(ruleFacts{client: c.ID, operation: r.Operation, typ: t.name, at: t.notBefore(at, r.Latched), replace: r.Replace,
+	result, code, detail, ids := b.rules.judge(ruleFacts{client: c.ID, asker: c, operation: r.Operation, typ: t.name, at: t.notBefore(at, r.Latched), replace: r.Replace,
 		bound: s.Bound, copies: len(f.keys), formats: formats, evidence: f.Kinds, storage: f.KeyStorage, user: f.UserAuthentication,
 		issuer: f.AttestationIssuer, identity: f.Identity, app: f.App, locks: s.Locks, age: p.age})
 	d := b.decision(result, ids...)
@@ -322,7 +323,7 @@ func (t *docType) judgeRefresh(s Slot, at time.Time) *refusal {
 func (b *Bundle) DecideChange(r ChangeRequest, s Slot, at time.Time) (*Approval, Decision) {
 	a, d := b.judgeChange(r, s, at)
 	if d.Result != Failed {
-		d.Record = recordChange(r, s, at)
+		d.Record = b.recordChange(r, s, at)
 	}
 	if a != nil {
 		a.decision = d
@@ -403,7 +404,7 @@ func (b *Bundle) judgeChange(r ChangeRequest, s Slot, at time.Time) (*Approval, 
 func (c client) lock(reason string) Lock {
 	l := Lock{Reason: reason, Class: c.Class}
 	if c.Role == "carrier" {
-		l.By = c.ID
+		l.By = c.speaks()
 	}
 	return l
 }
@@ -415,7 +416,7 @@ func (c client) unlocking() []Charge {
 	if c.Role != "carrier" {
 		return nil
 	}
-	return []Charge{{Budget: UnlockBudget, Window: time.Hour, Limit: c.unlocks, Whom: c.ID}}
+	return []Charge{{Budget: UnlockBudget, Window: time.Hour, Limit: c.unlocks, Whom: c.speaks()}}
 }
 
 // may judges client × operation × type by the bundle's data.
@@ -423,7 +424,7 @@ func (b *Bundle) may(id, documentType string, ops ...Operation) (client, Decisio
 	if b == nil {
 		return client{}, b.failed("there is no policy bundle")
 	}
-	c, known := b.clients[id]
+	c, known := b.client(id)
 	switch {
 	case !known:
 		return c, b.denied(ruleClient, "client.forbidden", "the policy does not know this client")

@@ -52,7 +52,7 @@ func (b *Bundle) DecideEvent(e evidence.LineEvent, at time.Time) (*Approval, Dec
 	case !e.Valid() || at.IsZero():
 		return nil, b.failed("there is no verified event or no instant")
 	}
-	c, known := b.clients[e.Client()]
+	c, known := b.client(e.Client())
 	if !known || c.Role != "carrier" && c.Role != "desk" {
 		return nil, b.denied(ruleClient, "client.forbidden", "events come through clients of the role carrier or desk that the policy knows")
 	}

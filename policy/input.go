@@ -17,6 +17,7 @@ import (
 type Input struct {
 	At           time.Time      `json:"at,omitzero"`
 	Client       string         `json:"client,omitzero"`
+	Enrolled     *Enrolment     `json:"enrolled,omitempty"` // of a client that officers enrolled and the bundle does not name
 	Operation    Operation      `json:"operation,omitzero"` // issue, refresh, lock, unlock or revoke
 	DocumentType string         `json:"type,omitzero"`
 	Method       string         `json:"method,omitempty"`
@@ -102,6 +103,10 @@ func (b *Bundle) Decide(in Input) (Decision, error) {
 
 // decide takes an input with its claims, or with what is known of them.
 func (b *Bundle) decide(in Input, claims *recorded) (*Approval, Decision, error) {
+	if e := in.Enrolled; e != nil {
+		b = b.With(func(id string) (Enrolment, bool) { return *e, id == e.ID && id == in.Client })
+	}
+	asker, _ := b.client(in.Client)
 	subject := Pseudonym{1}
 	device := evidence.Key{Thumbprint: [32]byte{1}}
 	s := Slot{Epoch: 1, Bound: in.Slot.Bound, Live: in.Slot.Live, MSOs: in.Slot.MSOs, Newest: in.Slot.Newest, Since: in.Slot.Newest,
@@ -137,7 +142,7 @@ func (b *Bundle) decide(in Input, claims *recorded) (*Approval, Decision, error)
 	if e.Keys < 0 || e.Keys > 64 {
 		return nil, Decision{}, errors.New("keys is not between 1 and 64")
 	}
-	f := facts{valid: true, about: evidence.Bound{Client: in.Client, DocumentType: in.DocumentType, Audience: b.clients[in.Client].Issuer, At: in.At}}
+	f := facts{valid: true, about: evidence.Bound{Client: in.Client, DocumentType: in.DocumentType, Audience: asker.Issuer, At: in.At}}
 	f.Kinds, f.KeyStorage, f.UserAuthentication, f.AttestationIssuer, f.Identity = e.Kinds, e.KeyStorage, e.UserAuthentication, e.AttestationIssuer, evidence.IdentityAsserted
 	f.App, f.Reused = e.App, e.Reused
 	if e.FormerKey {

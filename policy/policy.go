@@ -84,6 +84,7 @@ const (
 	PurposeList     Purpose = "status-list" // JWS with typ statuslist+jwt, or Sig_structure with typ application/statuslist+cwt
 	PurposeIACA     Purpose = "iaca"        // DER TBSCertificate and TBSCertList of the issuing authority CA
 	PurposeClientCA Purpose = "client-ca"   // DER TBSCertificate of mTLS certificates
+	PurposeToken    Purpose = "token"       // JWS with typ sealkeeper-enrolment+jwt: one-time tokens of clients
 )
 
 // Lock is one reason why a card is suspended, with who added it and alone may remove it: a class of authority or, since carriers compete and
@@ -153,6 +154,7 @@ const (
 	KindCert     Kind = "cert"
 	KindCRL      Kind = "crl"
 	KindSelftest Kind = "selftest"
+	KindToken    Kind = "token"
 )
 
 // Lane of an approval's signatures, most urgent first. Lanes go by purpose, not by caller.
@@ -205,6 +207,8 @@ type Approval struct {
 	cert       Cert
 	crl        CRL
 	selftest   Selftest
+	token      Token
+	registers  Registers
 }
 
 // Issue is what an approved issue or refresh may put into credentials.
@@ -271,6 +275,9 @@ type Cert struct {
 	URIs      []string // subject alternative name URIs (client identity; issuer identifier)
 	IssuerKey string   // key registry id
 	CRL       string   // name of the revocation list that speaks for it; empty: a root's, for which none does
+
+	// Of a client that officers enrolled, by its enrolment.
+	Channel, Office, District, Carrier string
 }
 
 // CRL is an approved revocation list.
@@ -373,3 +380,9 @@ func (a *Approval) List() (List, bool)         { return a.list, a.Kind() == Kind
 func (a *Approval) Cert() (Cert, bool)         { return a.cert, a.Kind() == KindCert }
 func (a *Approval) CRL() (CRL, bool)           { return a.crl, a.Kind() == KindCRL }
 func (a *Approval) Selftest() (Selftest, bool) { return a.selftest, a.Kind() == KindSelftest }
+func (a *Approval) Token() (Token, bool)       { return a.token, a.Kind() == KindToken }
+
+// Registers is what changes of a client in the registry; ok is false for approvals that are about none.
+func (a *Approval) Registers() (r Registers, ok bool) {
+	return a.registers, a.Valid() && a.registers.Client != ""
+}

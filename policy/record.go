@@ -163,8 +163,18 @@ func (b *Bundle) recordIssue(f facts, r IssueRequest, s Slot, at time.Time, a *A
 	} else {
 		rec.Claims = ClaimsRecord{Code: undetermined}
 	}
+	in.Enrolled = b.enrolment(r.Client)
 	rec.Input = in
 	return rec
+}
+
+// enrolment of a client that the bundle does not name: it is part of what was decided by.
+func (b *Bundle) enrolment(id string) *Enrolment {
+	if b == nil {
+		return nil
+	}
+	c, _ := b.client(id)
+	return c.enrolment
 }
 
 func (t *docType) claimsRecord(f facts, values []Value, age int) (c ClaimsRecord) {
@@ -188,7 +198,7 @@ func (t *docType) claimsRecord(f facts, values []Value, age int) (c ClaimsRecord
 }
 
 // recordChange is made for every decision about a lock, unlock or revocation.
-func recordChange(r ChangeRequest, s Slot, at time.Time) *Record {
+func (b *Bundle) recordChange(r ChangeRequest, s Slot, at time.Time) *Record {
 	in := Input{At: at, Client: r.Client, Operation: r.Operation, DocumentType: r.DocumentType, Reason: word(r.Reason), Slot: s.input()}
 	switch {
 	case r.Device == "":
@@ -197,6 +207,7 @@ func recordChange(r ChangeRequest, s Slot, at time.Time) *Record {
 	default:
 		in.Device = "another"
 	}
+	in.Enrolled = b.enrolment(r.Client)
 	return &Record{Input: in}
 }
 

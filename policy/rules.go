@@ -115,12 +115,18 @@ func (c *checker) rules(b *Bundle, specs []RuleSpec) ruleSet {
 	if len(specs) == 0 {
 		c.wrong("/rules", "the bundle has no rules, so nothing could ever be issued: permit something")
 	}
-	for id, cl := range b.clients {
-		uid := cedar.NewEntityUID(clientType, cedar.String(id))
-		s.clients[uid] = cedar.Entity{UID: uid, Attributes: cedar.NewRecord(cedar.RecordMap{
-			"role": cedar.String(cl.Role), "class": cedar.String(cl.Class), "channel": cedar.String(cl.channel)})}
+	for _, cl := range b.clients {
+		uid, e := cl.entity()
+		s.clients[uid] = e
 	}
 	return s
+}
+
+// entity is a client as rules see it.
+func (c client) entity() (cedar.EntityUID, cedar.Entity) {
+	uid := cedar.NewEntityUID(clientType, cedar.String(c.ID))
+	return uid, cedar.Entity{UID: uid, Attributes: cedar.NewRecord(cedar.RecordMap{
+		"role": cedar.String(c.Role), "class": cedar.String(c.Class), "channel": cedar.String(c.channel)})}
 }
 
 // tree is a rule in Cedar's JSON form.
@@ -225,6 +231,7 @@ func (c *checker) entities(at jsontext.Pointer, b *Bundle, rule string, tree any
 // ruleFacts are what rules judge.
 type ruleFacts struct {
 	client    string
+	asker     client // whose id that is
 	operation Operation
 	typ       string
 	at        time.Time
@@ -330,7 +337,12 @@ func (s ruleSet) evaluate(f ruleFacts) (r Result, code, detail string, ids []str
 	if f.age >= 0 {
 		context["age"] = cedar.Long(f.age)
 	}
-	decision, diagnostic := cedar.Authorize(s, s.clients, cedar.Request{
+	clients := s.clients
+	if f.asker.enrolment != nil {
+		uid, e := f.asker.entity()
+		clients = cedar.EntityMap{uid: e}
+	}
+	decision, diagnostic := cedar.Authorize(s, clients, cedar.Request{
 		Principal: cedar.NewEntityUID(clientType, cedar.String(f.client)), Action: cedar.NewEntityUID(actionType, cedar.String(f.operation)),
 		Resource: cedar.NewEntityUID(documentType, cedar.String(f.typ)), Context: cedar.NewRecord(context)})
 	if len(diagnostic.Errors) > 0 { // before anything else: a failed forbid is no permission

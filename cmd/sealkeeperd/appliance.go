@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -138,11 +139,23 @@ func assemble(ctx context.Context, c *config.Config, log *slog.Logger, founding,
 			AttestationAge: c.AttestationAge, Skew: c.Skew, MaxKeys: c.MaxKeys},
 		Policy: source, Guard: clock.NewGuard(a.clock, a.ledger.LastIssued(), c.ListLife, accepted), Clock: a.clock, Random: rand.Reader, Pseudonym: pseudonym,
 		X509:    profile.Params{Country: c.Country, State: c.State, Organization: c.Organization, IssuerURL: c.PublicURL, CRLURL: c.CRLURL},
+		RA:      registrationAuthority(c),
 		BaseURL: c.PublicURL, Directory: c.PublishDir(), ListTTL: c.ListTTL, ListLife: c.ListLife, CRLLife: c.CRLLife, CRLParts: c.CRLParts, GiveUpEvery: min(10*time.Minute, max(time.Second, c.GiveUp/4)), Version: version, Log: log, Metrics: a.metrics})
 	if err != nil {
 		return nil, err
 	}
 	return a, nil
+}
+
+func registrationAuthority(c *config.Config) ca.RA {
+	if c.RAURL == "" {
+		return ca.RA{}
+	}
+	u, err := url.Parse(c.RAURL)
+	if err != nil { // the configuration was checked
+		return ca.RA{}
+	}
+	return ca.RA{URL: c.RAURL, Hosts: []string{u.Hostname()}}
 }
 
 func (a *appliance) makeSecret(ctx context.Context) error {

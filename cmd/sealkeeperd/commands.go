@@ -261,7 +261,7 @@ func newPIN() []byte {
 
 // enrol makes a P-256 key and certificate for a client. Files are written once both are there, so that a renewal that fails
 // leaves the old pair in use.
-func enrol(ctx context.Context, a *appliance, kind, name string, hosts, uris []string, keyFile, certFile string) error {
+func enrol(keyFile, certFile string, certify func(spki []byte) ([]byte, error)) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
@@ -274,7 +274,7 @@ func enrol(ctx context.Context, a *appliance, kind, name string, hosts, uris []s
 	if err != nil {
 		return err
 	}
-	cert, err := a.ca.Certify(ctx, kind, name, spki, hosts, uris, 90*24*time.Hour)
+	cert, err := certify(spki)
 	if err != nil {
 		return err
 	}
@@ -320,7 +320,9 @@ urn:sealkeeper:client:<role>:<id>, as the bundle has it. It works on the ledger,
 				if err := os.MkdirAll(dir, 0o700); err != nil {
 					return err
 				}
-				if err := enrol(cmd.Context(), a, ca.ClientProfile(roles[id]), id, nil, []string{"urn:sealkeeper:client:" + roles[id] + ":" + id}, filepath.Join(dir, "key.pem"), filepath.Join(dir, "cert.pem")); err != nil {
+				if err := enrol(filepath.Join(dir, "key.pem"), filepath.Join(dir, "cert.pem"), func(spki []byte) ([]byte, error) {
+					return a.ca.CertifyNamed(cmd.Context(), id, spki, 90*24*time.Hour)
+				}); err != nil {
 					return fmt.Errorf("client %s: %w", id, err)
 				}
 				if err := durable.WriteFile(filepath.Join(dir, "ca.pem"), root, 0o644); err != nil {

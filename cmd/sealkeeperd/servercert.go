@@ -54,7 +54,7 @@ func (a *appliance) enrolServer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cert, err := a.ca.Certify(ctx, "server", c.Hosts[0], spki, c.Hosts, nil, c.TLSLife)
+	cert, err := a.ca.Certify(ctx, c.Hosts[0], spki, c.Hosts, c.TLSLife)
 	if err != nil {
 		return err
 	}

@@ -40,6 +40,7 @@ type file struct {
 	WalletProviders []string `yaml:"wallet_providers"`
 	PublicURL       string   `yaml:"public_url"`
 	CRLURL          string   `yaml:"crl_url"`
+	RAURL           string   `yaml:"ra_url"`
 	Listen          struct {
 		Issuance   string `yaml:"issuance"`
 		Public     string `yaml:"public"`
@@ -117,6 +118,7 @@ type Config struct {
 	WalletProviders []string
 	PublicURL       string // without trailing slash
 	CRLURL          string // distribution point in certificates: plain HTTP (RFC 5280 section 8: TLS would need the CRL to be checked)
+	RAURL           string // of the registration authority at which clients enrol; empty: there is none
 	Issuance        string
 	Public          string
 	Operations      string
@@ -485,6 +487,11 @@ func (c *checker) config(f *file) *Config {
 	based := err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && u.User == nil && u.RawQuery == "" && u.Fragment == ""
 	if o.PublicURL != "" && !based {
 		c.fail("public_url", "%q is no base URL; write https://host[:port][/path]: it becomes part of every credential", f.PublicURL)
+	}
+	if o.RAURL = f.RAURL; o.RAURL != "" {
+		if u, err := url.Parse(o.RAURL); err != nil || u.Scheme != "https" || u.Hostname() == "" || u.Path != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+			c.fail("ra_url", "%q is not https://host or https://host:port", o.RAURL)
+		}
 	}
 	if o.CRLURL = f.CRLURL; o.CRLURL == "" {
 		o.CRLURL = "http" + strings.TrimPrefix(strings.TrimPrefix(o.PublicURL, "https"), "http") + "/crl/iaca.crl"

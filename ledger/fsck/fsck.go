@@ -115,6 +115,7 @@ type run struct {
 	crlNumbers   map[string]uint64      // the last that was settled, by the name of the list
 	repeated     []string               // numbers that did not grow
 	custody      custody
+	enrolled     enrolled
 }
 
 // window of a budget for one client, office, officer or phase.
@@ -152,7 +153,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		reservations: map[string]ledger.ReservationRecord{}, credentials: map[slot]ledger.CredentialRecord{}, lists: map[string]ledger.ListRecord{}, images: map[string][]byte{}, keys: map[string]ledger.Key{}, windows: map[window]uint64{}, latches: map[string]map[uint64]int64{},
 		decisions: map[uint64]decision{}, inUse: map[string]bool{}, restored: map[uint64]bool{}, revoked: map[string][]revokedAt{}, crlNumbers: map[string]uint64{}, proposed: map[string][]string{}, executed: map[string][]uint64{}, set: map[string]bool{}, begun: map[string]bool{}, done: map[string]int{}, marked: map[string]int{},
 		custody: custody{entries: map[string]uint64{}, before: map[string]bool{}, registries: map[string]struct{}{}}}
-	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.lines, f.versions, f.certificates, f.revocations, f.published, f.budgets, f.orders, f.unfinished, f.recorded, f.proposals, f.keysLives, f.persons} {
+	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.lines, f.versions, f.certificates, f.revocations, f.published, f.budgets, f.orders, f.unfinished, f.recorded, f.proposals, f.keysLives, f.persons, f.clients} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -195,6 +196,7 @@ func (f *run) log() error {
 		f.governed(seq, leaf)
 		f.unbelieved(seq, leaf)
 		f.kept(seq, leaf)
+		f.registry(seq, leaf)
 		if leaf.Reservation != "" {
 			switch {
 			case leaf.Kind == "settle":

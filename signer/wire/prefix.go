@@ -49,6 +49,8 @@ func CheckPrefix(purpose, algorithm string, tbs []byte) error {
 		} else {
 			err = checkJWS("statuslist+jwt", algorithm, tbs)
 		}
+	case "token":
+		err = checkJWS("sealkeeper-enrolment+jwt", algorithm, tbs)
 	case "iaca", "client-ca": // each certifies, and revokes what it certified
 		if err = checkDER(algorithm, tbs, certificate); err != nil {
 			if list := checkDER(algorithm, tbs, revocationList); list == nil {

@@ -80,6 +80,9 @@ func TestCheckPrefix(t *testing.T) {
 		"MSO for a list key":                 {"status-list", "ES256", sig("Signature1", es256, []byte{}, mso), false},
 		"list JWT":                           {"status-list", "ES256", jws(`{"alg":"ES256","typ":"statuslist+jwt","x5c":["AA"]}`, `{"sub":1}`), true},
 		"SD-JWT for a list key":              {"status-list", "ES256", jws(`{"alg":"ES256","typ":"dc+sd-jwt"}`, `{}`), false},
+		"one-time token":                     {"token", "ES256", jws(`{"alg":"ES256","typ":"sealkeeper-enrolment+jwt","kid":"token-1"}`, `{}`), true},
+		"JWT for a token key":                {"token", "ES256", jws(`{"alg":"ES256","typ":"JWT","kid":"token-1"}`, `{}`), false},
+		"one-time token for a list key":      {"status-list", "ES256", jws(`{"alg":"ES256","typ":"sealkeeper-enrolment+jwt"}`, `{}`), false},
 		"SD-JWT":                             {"sd-jwt", "ES256", jws(`{"alg":"ES256","kid":"k","typ":"dc+sd-jwt","x5c":["AA"]}`, `{}`), true},
 		"SD-JWT, EdDSA":                      {"sd-jwt", "EdDSA", jws(`{"alg":"EdDSA","typ":"dc+sd-jwt"}`, `{}`), true},
 		"SD-JWT, alg of another key":         {"sd-jwt", "ES256", jws(`{"alg":"ES384","typ":"dc+sd-jwt"}`, `{}`), false},
@@ -125,7 +128,7 @@ func badTail() []byte {
 }
 
 func TestSelftestBytesPassTheirOwnPurposeOnly(t *testing.T) {
-	purposes := []policy.Purpose{policy.PurposeMDoc, policy.PurposeSDJWT, policy.PurposeList, policy.PurposeIACA, policy.PurposeClientCA}
+	purposes := []policy.Purpose{policy.PurposeMDoc, policy.PurposeSDJWT, policy.PurposeList, policy.PurposeIACA, policy.PurposeClientCA, policy.PurposeToken}
 	algs := []string{wire.ES256, wire.ES384, wire.EdDSA}
 	for _, made := range purposes {
 		for _, alg := range algs {

@@ -25,6 +25,7 @@ var rooms = []struct{ name, what string }{
 	{"request", "the message itself; it stays wrong when sent again"},
 	{"route", "who may use what"},
 	{"client", "who asks"},
+	{"enrolment", "clients that officers enrol"}, {"token", "single use"}, {"statement", "single use"},
 	{"idempotency", "retries"},
 	{"subject", "the holder"},
 	{"code", "an office's code"}, {"schedule", "orders for later"}, {"acknowledgement", "the phone's acknowledgement"}, {"reissue", "a new phone while the card is locked"}, {"renewal", "a card that has to be renewed"},

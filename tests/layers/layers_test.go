@@ -39,7 +39,7 @@ var rooms = map[string][]allowed{
 		{"ledger", "third stage: durable before it is signed"},
 		{"signer", "fourth stage: the HSM"},
 		{"release", "fifth stage: the exit gate"},
-		{"ca/mdoc", "format"}, {"ca/sdjwt", "format"}, {"ca/vcjwt", "format"}, {"ca/x509", "format"}, {"ca/statuslist", "format"},
+		{"ca/mdoc", "format"}, {"ca/sdjwt", "format"}, {"ca/vcjwt", "format"}, {"ca/x509", "format"}, {"ca/statuslist", "format"}, {"ca/token", "format"},
 		{"ca/certified", "a key's certificates are checked once, for all drafts"},
 		{"contract", "the conductor answers in the contract's types"},
 		{"internal/...", "clock, crashpoint, durable, metrics"},

@@ -1,0 +1,345 @@
+package ca
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+
+	"sealkeeper/ca/token"
+	"sealkeeper/contract"
+	"sealkeeper/evidence"
+	"sealkeeper/internal/crashpoint"
+	"sealkeeper/ledger"
+	"sealkeeper/officer"
+	"sealkeeper/policy"
+)
+
+// Clients of the listeners with mTLS. The policy bundle names some of them; the others are enrolled by officers, and their certificates come from
+// tokens, renewals and statements that arrive through a registration authority, which is believed nothing.
+
+// enrolled is what the bundle is asked by about clients that it does not name.
+func (a *Authority) enrolled(id string) (policy.Enrolment, bool) {
+	e, known := a.o.Ledger.Client(id)
+	if !known || e.Named || e.State == ledger.ClientRevoked {
+		return policy.Enrolment{}, false
+	}
+	return e.Enrolment, true
+}
+
+// facts of a client as it is registered now.
+func (a *Authority) facts(id string, now time.Time) policy.ClientFacts {
+	e, known := a.o.Ledger.Client(id)
+	if !known {
+		return policy.ClientFacts{}
+	}
+	return e.Facts(now)
+}
+
+// CertifyNamed issues a certificate for a client that the policy bundle names, and registers its key. Whoever asks has the machine.
+func (a *Authority) CertifyNamed(ctx context.Context, id string, spki []byte, life time.Duration) ([]byte, error) {
+	role, ok := a.Role(id)
+	if !ok {
+		return nil, &Problem{Code: "enrolment.unknown", Detail: "the policy names no client " + id}
+	}
+	return a.certifyClient(ctx, func(now time.Time, f policy.CertFacts) (*policy.Approval, policy.Decision, error) {
+		c := a.facts(id, now)
+		if c.Revision == 0 {
+			c.Enrolment = policy.Enrolment{ID: id, Role: role, Life: int64(life / time.Second)}
+		}
+		f.Cert.SPKI = spki
+		approval, d := policy.DecideNamedCert(a.rules().bundle, c, f, now)
+		return approval, d, nil
+	})
+}
+
+// certifyClient has a certificate made by what decide says of the client at that instant; again, if the client changed meanwhile.
+func (a *Authority) certifyClient(ctx context.Context, decide func(time.Time, policy.CertFacts) (*policy.Approval, policy.Decision, error)) ([]byte, error) {
+	for try := 0; ; try++ {
+		now := a.o.Clock.Now()
+		ca, err := a.activeKey(policy.PurposeClientCA, now)
+		if err != nil {
+			return nil, err
+		}
+		der, err := a.certifyFor(ctx, policy.Cert{Profile: "client", NotBefore: now.Truncate(time.Second), IssuerKey: ca.ID}, func(f policy.CertFacts) (*policy.Approval, policy.Decision, error) {
+			return decide(now, f)
+		})
+		if try == 4 || !errors.Is(err, ledger.ErrConflict) {
+			return der, err
+		}
+	}
+}
+
+// RA is the registration authority that clients enrol at.
+type RA struct {
+	URL   string   // https, as clients reach it; empty: there is none
+	Hosts []string // of its server certificate
+}
+
+func init() {
+	Codes["enrolment.unconfigured"] = "The configuration names no registration authority, so nobody can enrol."
+	Codes["enrolment.retiring"] = "Registration authorities revoked as many clients within the hour as they may: have officers revoke more."
+}
+
+// issuer is the name of the tokens' provisioner.
+const issuer = "sealkeeper"
+
+func (r RA) audience() string { return r.URL + "/1.0/sign" }
+func (r RA) rekeying() string { return r.URL + "/rekey" }
+
+// enrolClients keeps what officers approved.
+func (a *Authority) enrolClients(ctx context.Context, _ Caller, q *officer.Quorum, x *ledger.Execution) error {
+	p, b := q.Parameters().(*officer.Enrol), a.rules().bundle
+	for _, e := range p.Clients {
+		if !b.Admits(e) {
+			return &Problem{Code: "enrolment.forbidden", Detail: fmt.Sprintf("the policy has no group for enrolled clients of role %s and channel %q, or names client %s itself", e.Role, e.Channel, e.ID)}
+		}
+	}
+	if now := a.o.Clock.Now(); !p.Until.After(now) || p.Until.After(now.Add(90*day)) {
+		return &Problem{Code: "enrolment.late", Detail: "the time to register a key ends within 90 days, and not before now"}
+	}
+	return a.o.Ledger.Enrol(ctx, p.Clients, p.Until, x)
+}
+
+// dismissClients revokes them.
+func (a *Authority) dismissClients(ctx context.Context, _ Caller, q *officer.Quorum, x *ledger.Execution) error {
+	p, named := q.Parameters().(*officer.Dismiss), map[string]string{}
+	for _, id := range p.Clients {
+		if role, ok := a.Role(id); ok {
+			named[id] = role
+		}
+	}
+	n, err := a.o.Ledger.RevokeClients(ctx, p.Clients, named, "dismissed", "", x)
+	if err == nil {
+		a.o.Log.Warn("clients were revoked", "clients", n, "proposal", x.ID)
+	}
+	return err
+}
+
+// Token makes the one-time token of a client that officers enrolled. It is for whoever sets the client up; the one before it is worth nothing any more.
+func (a *Authority) Token(ctx context.Context, c Caller, r contract.TokenRequest) (none contract.TokenAnswer, _ error) {
+	root, err := a.clientRoot()
+	if err != nil {
+		return none, err
+	}
+	for try := 0; ; try++ {
+		out, err := a.token(ctx, c, r.Client, root)
+		if err == nil || try == 4 || !errors.Is(err, ledger.ErrConflict) {
+			return out, problem(err, nil)
+		}
+	}
+}
+
+func (a *Authority) token(ctx context.Context, c Caller, client string, root []byte) (none contract.TokenAnswer, _ error) {
+	now := a.o.Clock.Now()
+	k, err := a.activeKey(policy.PurposeToken, now)
+	if err != nil {
+		return none, err
+	}
+	var id [16]byte
+	if _, err := io.ReadFull(a.o.Random, id[:]); err != nil {
+		return none, fmt.Errorf("reading randomness: %w", err)
+	}
+	from := now.Truncate(time.Second)
+	approval, d := policy.DecideToken(a.rules().bundle, a.facts(client, now), policy.Token{KeyID: k.ID, Issuer: issuer, Audience: a.o.RA.audience(), ID: base64.RawURLEncoding.EncodeToString(id[:]),
+		Root: sha256.Sum256(root), IssuedAt: from, Expires: from.Add(policy.TokenLife)}, c.ID, now)
+	if err := a.decided("token", d); err != nil {
+		return none, err
+	}
+	tbs, err := token.Draft(approval, k)
+	if err != nil {
+		return none, err
+	}
+	res, err := a.o.Ledger.Reserve(ctx, approval, []ledger.Draft{{KeyID: k.ID, Purpose: policy.PurposeToken, TBSHash: sha256.Sum256(tbs.Bytes())}}, nil)
+	if err != nil {
+		return none, fmt.Errorf("reserving: %w", err)
+	}
+	checked, err := a.sign(ctx, res, [][]byte{tbs.Bytes()})
+	if err != nil {
+		return none, err
+	}
+	text, err := token.Join(tbs, checked, 0)
+	if err != nil {
+		return none, err
+	}
+	released, err := a.o.Gate.Pass(ctx, checked, text)
+	if err != nil {
+		return none, err
+	}
+	t, _ := approval.Token()
+	sum := sha256.Sum256(root)
+	a.o.Log.Info("a one-time token was handed out", "client", client, "to", c.ID)
+	return contract.TokenAnswer{Client: client, Token: string(released.Bytes()), Expires: t.Expires.UTC(), URL: a.o.RA.URL, Fingerprint: hex.EncodeToString(sum[:])}, nil
+}
+
+// clientRoot is the certificate of the client CA that is in use.
+func (a *Authority) clientRoot() ([]byte, error) {
+	if a.o.RA.URL == "" {
+		return nil, &Problem{Code: "enrolment.unconfigured", Detail: "the configuration names no registration authority (ra: url)"}
+	}
+	k, err := a.activeKey(policy.PurposeClientCA, a.o.Clock.Now())
+	if err != nil {
+		return nil, err
+	}
+	return k.Chain[0], nil
+}
+
+// Enrolling is what a registration authority needs to know: nothing that is secret.
+func (a *Authority) Enrolling(context.Context) (none contract.Enrolling, _ error) {
+	root, err := a.clientRoot()
+	if err != nil {
+		return none, err
+	}
+	out := contract.Enrolling{URL: a.o.RA.URL, Issuer: issuer, Root: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root})), Keys: []json.RawMessage{}}
+	for _, k := range a.tokenKeys() {
+		pub, err := x509.ParsePKIXPublicKey(k.SPKI)
+		if err != nil {
+			return none, err
+		}
+		jwk, err := (&jose.JSONWebKey{Key: pub, KeyID: k.ID, Use: "sig"}).MarshalJSON()
+		if err != nil {
+			return none, err
+		}
+		out.Keys = append(out.Keys, jwk)
+	}
+	return out, nil
+}
+
+func (a *Authority) tokenKeys() (keys []evidence.TokenKey) {
+	for _, k := range a.o.Ledger.Keys() {
+		if k.Purpose == policy.PurposeToken && k.State == ledger.KeyActive {
+			keys = append(keys, evidence.TokenKey{ID: k.ID, SPKI: k.SPKI})
+		}
+	}
+	return keys
+}
+
+// RegisterClient certifies a client's first key by a one-time token. The registration authority is believed nothing: token and possession of the
+// key are verified here, and what the certificate says comes from the enrolment.
+func (a *Authority) RegisterClient(ctx context.Context, c Caller, r contract.RegisterRequest) (contract.CertificateAnswer, error) {
+	return a.certifyEnrolled(ctx, c, "register", func(now time.Time) (*evidence.ClientKey, string, error) {
+		k, err := evidence.Enrolment{Keys: a.tokenKeys(), Issuer: issuer, Audience: a.o.RA.audience(), At: now}.ByToken(r.Token, binary(r.CSR))
+		if err != nil {
+			return nil, "", err
+		}
+		return k, k.Client(), nil
+	})
+}
+
+// RenewClient certifies a client's registered key again. Whoever asks for it gets what only the owner of that key can use.
+func (a *Authority) RenewClient(ctx context.Context, c Caller, r contract.RenewClientRequest) (contract.CertificateAnswer, error) {
+	return a.certifyEnrolled(ctx, c, "renew", func(now time.Time) (*evidence.ClientKey, string, error) {
+		k, err := evidence.Renewing(binary(r.Key), now)
+		return k, r.Client, err
+	})
+}
+
+// RekeyClient certifies another key of a client, for which the registered one signed.
+func (a *Authority) RekeyClient(ctx context.Context, c Caller, r contract.RekeyRequest) (contract.CertificateAnswer, error) {
+	return a.certifyEnrolled(ctx, c, "rekey", func(now time.Time) (*evidence.ClientKey, string, error) {
+		var registered []byte
+		if e, ok := a.o.Ledger.Client(r.Client); ok {
+			registered = e.Key
+		}
+		k, err := evidence.Rekeying(r.Client, registered, r.Statement, binary(r.CSR), a.o.RA.rekeying(), now)
+		return k, r.Client, err
+	})
+}
+
+func (a *Authority) certifyEnrolled(ctx context.Context, c Caller, what string, verify func(time.Time) (*evidence.ClientKey, string, error)) (none contract.CertificateAnswer, _ error) {
+	root, err := a.clientRoot()
+	if err != nil {
+		return none, err
+	}
+	var client string
+	der, err := a.certifyClient(ctx, func(now time.Time, f policy.CertFacts) (*policy.Approval, policy.Decision, error) {
+		k, id, err := verify(now)
+		if err != nil {
+			return nil, policy.Decision{}, err
+		}
+		client = id
+		approval, d := policy.DecideClientCert(a.rules().bundle, a.facts(id, now), k, f, c.ID, now)
+		return approval, d, nil
+	})
+	if err != nil {
+		a.o.Log.Warn("a client got no certificate", "what", what, "client", client, "through", c.ID, "error", err)
+		return none, problem(err, nil)
+	}
+	crashpoint.Here("ca.client.certified")
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return none, problem(err, nil)
+	}
+	a.o.Log.Info("a client got a certificate", "what", what, "client", client, "through", c.ID, "until", cert.NotAfter)
+	return contract.CertificateAnswer{Certificate: text(der), Issuer: text(root), Expires: cert.NotAfter}, nil
+}
+
+// binary is what unpadded base64url says; nothing if it says nothing, which nobody takes for a request or a key.
+func binary(s string) []byte {
+	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+func text(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
+
+// raRevocations in an hour: a registration authority that is broken into could else turn off the country. Officers have no bound.
+const raRevocations = 20
+
+// RetireClient revokes a client by the word of a registration authority, which had it from the client: by its certificate's serial number.
+func (a *Authority) RetireClient(ctx context.Context, c Caller, r contract.RetireRequest) (contract.RetireAnswer, error) {
+	serial, err := hex.DecodeString(r.Serial)
+	e, known := a.o.Ledger.ClientBySerial(serial)
+	if err != nil || !known {
+		return contract.RetireAnswer{}, &Problem{Code: "enrolment.unknown", Detail: "no client has a certificate of this serial number that has not ended"}
+	}
+	if e.State == ledger.ClientRevoked {
+		return contract.RetireAnswer{Client: e.ID}, nil
+	}
+	a.officers.Lock()
+	defer a.officers.Unlock()
+	now := a.o.Clock.Now()
+	if len(a.retired) >= raRevocations && now.Sub(a.retired[0]).Abs() < time.Hour {
+		a.o.Log.Error("ALARM: a registration authority revokes more clients in an hour than it may", "through", c.ID, "client", e.ID)
+		return contract.RetireAnswer{}, &Problem{Code: "enrolment.retiring", Detail: fmt.Sprintf("%d clients were revoked within the hour by registration authorities: have officers revoke more", raRevocations)}
+	}
+	n, err := a.o.Ledger.RevokeClients(ctx, []string{e.ID}, nil, "retired", c.ID, nil)
+	if err != nil {
+		return contract.RetireAnswer{}, problem(err, nil)
+	}
+	if n > 0 {
+		a.retired = append(a.retired, now)
+		a.retired = a.retired[max(0, len(a.retired)-raRevocations):]
+		a.o.Log.Warn("a client was revoked by its own word", "client", e.ID, "through", c.ID)
+	}
+	return contract.RetireAnswer{Client: e.ID}, nil
+}
+
+// CertifyRA issues the registration authority's own server certificate, for the names that the configuration gives it.
+func (a *Authority) CertifyRA(ctx context.Context, c Caller, r contract.ServerRequest) (none contract.CertificateAnswer, _ error) {
+	root, err := a.clientRoot()
+	if err != nil {
+		return none, err
+	}
+	spki, err := evidence.Requested(binary(r.CSR))
+	if err != nil {
+		return none, problem(err, nil)
+	}
+	der, err := a.Certify(ctx, a.o.RA.Hosts[0], spki, a.o.RA.Hosts, 24*time.Hour)
+	if err != nil {
+		return none, problem(err, nil)
+	}
+	a.o.Log.Info("a registration authority got a server certificate", "through", c.ID)
+	return contract.CertificateAnswer{Certificate: text(der), Issuer: text(root), Expires: a.o.Clock.Now().Add(24 * time.Hour).UTC().Truncate(time.Second)}, nil
+}
