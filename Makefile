@@ -81,6 +81,7 @@ soak: ## the same hundreds of times, for hours; an interrupted one goes on where
 	SEAL_SOAK=$(SEAL_SOAK) nice $(GO) test -count=1 -v -timeout 0 -run '^TestSoak$$' ./tests/histories
 	SEAL_SOAK=$(SEAL_SOAK) nice $(GO) test -count=1 -v -timeout 0 -run '^TestAnyHistory$$' ./ledger/state
 	SEAL_APPROVAL_STEPS=1000000 nice $(GO) test -count=1 -v -timeout 0 -run '^TestNoFewerThanTheQuorum$$' ./officer
+	SEAL_CAMPAIGN_CARDS=100000 nice $(GO) test -count=1 -v -timeout 0 -run '^TestCampaignAccountsForEveryCard$$' ./ledger
 	nice $(GO) test -count=1 -v -timeout 0 -run '^TestBudgetsUnderAnyHistory$$' ./ledger -rapid.checks=3000 -rapid.nofailfile
 
 FUZZTIME ?= 60s

@@ -158,3 +158,18 @@ func FuzzClientName(f *testing.F) {
 		return err == nil
 	})
 }
+
+func FuzzDecodePropose(f *testing.F) {
+	fuzzDecode[contract.ProposeRequest](f, maxSignedBody, validPropose)
+}
+
+func FuzzDecodeApproval(f *testing.F) {
+	fuzzDecode[contract.ApprovalRequest](f, maxSignedBody, validApproval)
+}
+
+func FuzzDecodeProposal(f *testing.F) {
+	fuzzDecode[contract.ProposalQuery](f, maxBody, validProposal)
+}
+
+func FuzzDecodeCards(f *testing.F) { fuzzDecode[contract.CardsQuery](f, maxBody, validCards) }
+func FuzzDecodePace(f *testing.F)  { fuzzDecode[contract.CampaignPace](f, maxBody, validPace) }

@@ -32,7 +32,6 @@ const (
 	UnlockAdmin     Action = "unlock.admin"
 	ClockAccept     Action = "clock.accept"
 	FenceLift       Action = "fence.lift"
-	IACAUse         Action = "iaca.use"
 	KeyGenerate     Action = "key.generate"
 	KeyActivate     Action = "key.activate"
 	KeyDeactivate   Action = "key.deactivate"
@@ -73,7 +72,6 @@ var actions = map[Action]action{
 	UnlockAdmin:     {func() Parameters { return new(Unlock) }, Rule{2, 0, day}},
 	ClockAccept:     {func() Parameters { return new(Clock) }, Rule{2, 0, time.Hour}},
 	FenceLift:       {func() Parameters { return new(Fence) }, Rule{2, 0, day}},
-	IACAUse:         {func() Parameters { return new(Use) }, Rule{2, 0, day}},
 	KeyGenerate:     {func() Parameters { return new(Generate) }, Rule{2, 0, 7 * day}},
 	KeyActivate:     {func() Parameters { return new(Activate) }, Rule{2, 0, 7 * day}},
 	KeyDeactivate:   {func() Parameters { return new(Deactivate) }, Rule{2, 0, 7 * day}},
@@ -415,18 +413,6 @@ func (p *Backup) check() error {
 
 func (p *Backup) text() []string {
 	return []string{"Make backups to backup key", "  " + p.ID, fmt.Sprintf("  which %d of these open together: %s.", p.Threshold, strings.Join(p.Holders, ", ")), "  Backups of before keep their keys: keep their shares."}
-}
-
-// Use lets the IACA sign for one operation.
-type Use struct {
-	Operation string `json:"operation"`
-	Reason    string `json:"reason"`
-}
-
-func (p *Use) check() error { return errors.Join(name("operation", p.Operation), reason(p.Reason)) }
-
-func (p *Use) text() []string {
-	return []string{"Let the IACA's key sign once, for " + p.Operation + ".", "  Reason: " + p.Reason}
 }
 
 // Reason is all that there is to say.

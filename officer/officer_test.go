@@ -3,11 +3,15 @@ package officer
 import (
 	"bytes"
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	mrand "math/rand/v2"
 	"os"
 	"slices"
@@ -36,8 +40,17 @@ type people struct {
 func assemble(t testing.TB) *people {
 	t.Helper()
 	p := &people{keys: map[string]crypto.Signer{}}
-	for _, id := range []string{"kim", "lee", "park", "audit", "stranger", "former"} {
-		_, key, err := ed25519.GenerateKey(rand.Reader)
+	for _, id := range []string{"kim", "lee", "park", "audit", "operator", "stranger", "former"} {
+		var key crypto.Signer
+		var err error
+		switch id { // one of each kind that officers may have
+		case "lee", "kim":
+			key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		case "former":
+			key, err = ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+		default:
+			_, key, err = ed25519.GenerateKey(rand.Reader)
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -51,7 +64,8 @@ func assemble(t testing.TB) *people {
 }
 
 func (p *people) of(epoch uint64, officers ...string) *Registry {
-	r := &Registry{Installation: "AAAAAAAAAAAAAAAAAAAAAA", Epoch: epoch, Rules: DefaultRules(), Officers: []Officer{{"audit", "Choi Auditor", RoleAuditor, p.keys["audit"].Public()}}}
+	r := &Registry{Installation: "AAAAAAAAAAAAAAAAAAAAAA", Epoch: epoch, Rules: DefaultRules(), Officers: []Officer{{"audit", "Choi Auditor", RoleAuditor, p.keys["audit"].Public()},
+		{"operator", "Han Operator", RoleOperator, p.keys["operator"].Public()}}}
 	for _, id := range officers {
 		r.Officers = append(r.Officers, Officer{id, strings.ToUpper(id[:1]) + id[1:], RoleOfficer, p.keys[id].Public()})
 	}
@@ -124,7 +138,7 @@ func TestEveryActionIsProposedShownAndRead(t *testing.T) {
 		RevokeMass: &Mass{DocumentType: "kr-resident", Key: "ds-1", Cards: 9, PerSecond: 50, Reason: "broken wallet"}, UnlockAdmin: &Unlock{"kr-resident", root, "officer", "court order 12"},
 		ClockAccept: &Clock{noon, "compared with two sources"}, FenceLift: &Fence{12, root, []string{"Lost: 3 of 15 journal entries."}, "restored"}, RestoreOpen: &Fence{12, root, []string{"Nothing."}, "restored"},
 		BackupKey: &Backup{root, 2, []string{"kim", "lee", "park"}, "{}"},
-		IACAUse:   &Use{"certify.ds-2", "rotation"}, KeyGenerate: &Generate{ID: "ds-2", Purpose: "mdoc", Token: "online", Algorithm: "ES256", Name: "Document signer 2", Succeeds: "ds-1", Announce: noon, Activate: noon.Add(day),
+		KeyGenerate: &Generate{ID: "ds-2", Purpose: "mdoc", Token: "online", Algorithm: "ES256", Name: "Document signer 2", Succeeds: "ds-1", Announce: noon, Activate: noon.Add(day),
 			UseUntil: noon.Add(300 * day), Until: noon.Add(400 * day), Uses: 1000, PerHour: 10, Reason: "rotation"}, KeyActivate: &Activate{"ds-2", "ds-1", "rotation"},
 		KeyDeactivate: &Deactivate{"ds-1", "rotation"}, KeyCompromise: &Compromise{"ds-1", "found outside"}, KeyDestroy: &Destroy{"ds-1", "over"},
 		IssuingStop: &Reason{"wrong photographs"}, IssuingResume: &Reason{"repaired"}, ClientEnrol: &Enrol{Clients: []policy.Enrolment{{ID: "office-1", Role: "issuance", Office: "11110", Life: 86400}}, Until: noon, Reason: "new office"},
@@ -182,6 +196,7 @@ func TestWhatShouldNotCountIsRefusedAloud(t *testing.T) {
 	}{
 		"good":                       {good, noon, ""},
 		"by a stranger":              {p.sign(t, payload, "stranger", Approve), noon, "officer.unknown"},
+		"by an operator":             {p.sign(t, payload, "operator", Approve), noon, "officer.unknown"},
 		"by an auditor":              {p.sign(t, payload, "audit", Approve), noon, "officer.unknown"},
 		"by the proposer again":      {p.sign(t, payload, "kim", Approve), noon, "officer.duplicate"},
 		"under another's name":       {swapKid, noon, "officer.signature"},
@@ -218,6 +233,17 @@ func TestWhatShouldNotCountIsRefusedAloud(t *testing.T) {
 		is(t, err, "officer.unknown")
 		_, err = after.registry.Propose("lee", FloodConfirm, flood, 0, noon, rand.Reader)
 		is(t, err, "officer.unknown")
+	})
+	t.Run("in another installation", func(t *testing.T) {
+		twin := *p
+		twin.registry = p.of(3, "kim", "lee", "park") // the same people, keys and epoch
+		twin.registry.Installation = "BBBBBBBBBBBBBBBBBBBBBB"
+		_, _, err := twin.registry.Open(p.sign(t, payload, "kim", Approve), noon)
+		is(t, err, "officer.installation")
+		_, _, err = twin.registry.Add(first, good, false, noon)
+		is(t, err, "officer.installation")
+		_, err = twin.registry.Decide(first, noon)
+		is(t, err, "officer.installation")
 	})
 	t.Run("replayed", func(t *testing.T) {
 		c, _, err := p.registry.Add(first, good, false, noon)
@@ -274,17 +300,19 @@ func TestAnyOneOfficerRejectsInTheDelay(t *testing.T) {
 func TestRegistriesThatOnePersonCouldUseAreRefused(t *testing.T) {
 	p := assemble(t)
 	for name, bend := range map[string]func(r *Registry){
-		"one officer":             func(r *Registry) { r.Officers = r.Officers[:2] },
-		"a key twice":             func(r *Registry) { r.Officers[1].Key = r.Officers[2].Key },
-		"an auditor's key":        func(r *Registry) { r.Officers[1].Key = r.Officers[0].Key },
-		"an id twice":             func(r *Registry) { r.Officers[1].ID = "lee" },
-		"a name twice":            func(r *Registry) { r.Officers[1].Name = "Lee" },
-		"hidden characters":       func(r *Registry) { r.Officers[1].Name = "Kim\u202e" },
-		"no role":                 func(r *Registry) { r.Officers[1].Role = "boss" },
+		"one officer":             func(r *Registry) { r.Officers = r.Officers[:3] },
+		"a key twice":             func(r *Registry) { r.Officers[2].Key = r.Officers[3].Key },
+		"an auditor's key":        func(r *Registry) { r.Officers[2].Key = r.Officers[0].Key },
+		"an id twice":             func(r *Registry) { r.Officers[2].ID = "lee" },
+		"a name twice":            func(r *Registry) { r.Officers[2].Name = "Lee" },
+		"hidden characters":       func(r *Registry) { r.Officers[2].Name = "Kim\u202e" },
+		"no role":                 func(r *Registry) { r.Officers[2].Role = "boss" },
 		"one decides":             func(r *Registry) { r.Rules[KeyGenerate] = Rule{1, 0, day} },
 		"nobody decides to stop":  func(r *Registry) { r.Rules[IssuingStop] = Rule{0, 0, day} },
 		"more than there are":     func(r *Registry) { r.Rules[KeyGenerate] = Rule{4, 0, day} },
 		"longer delay than life":  func(r *Registry) { r.Rules[KeyGenerate] = Rule{2, day, day} },
+		"a delay for the clock":   func(r *Registry) { r.Rules[ClockAccept] = Rule{2, time.Minute, time.Hour} },
+		"another installation":    func(r *Registry) { r.Installation = "here" },
 		"a rule for nothing":      func(r *Registry) { r.Rules["everything"] = Rule{2, 0, day} },
 		"an action without rules": func(r *Registry) { delete(r.Rules, KeyGenerate) },
 	} {
@@ -299,13 +327,25 @@ func TestRegistriesThatOnePersonCouldUseAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	again, err := ParseRegistry(data)
-	if err != nil || again.Epoch != 3 || len(again.Officers) != 4 || len(again.Rules) != len(actions) {
+	if err != nil || again.Epoch != 3 || len(again.Officers) != 5 || len(again.Rules) != len(actions) {
 		t.Errorf("%v %+v", err, again)
 	}
 }
 
-// TestNoFewerThanTheQuorum lets one officer of two that are needed, a removed officer and a stranger try whatever they can with every
-// signature that was ever made, for SEAL_APPROVAL_STEPS steps. Two honest officers sign only what they proposed or read.
+// tricks change an envelope's payload into something that somebody might take for it.
+var tricks = []struct{ old, new string }{
+	{`"cards":`, `"cards": `}, {`"cards":`, `"cards":1`}, {`"cards":`, `"cards":0`}, {`"cards":`, `"cards":-`}, {`"cards":`, `"Cards":`}, {`,"cards":`, ` ,"cards":`}, {`"cards":`, "\n\"cards\":"},
+	{`"mdocs":1`, `"mdocs":1.0`}, {`"mdocs":1`, `"mdocs":1e0`}, {`"mdocs":1`, `"mdocs":1,"mdocs":9`}, {`"mdocs":1`, `"mdocs":9,"mdocs":1`}, {`"mdocs":1`, `"mdocs":"1"`},
+	{`"alpha"`, `"\u0061lpha"`}, {`"alpha"`, `"al\/pha"`}, {`"alpha"`, "\"alph\u0430\""}, {`"alpha"`, "\"alpha\u200b\""}, {`"alpha"`, `"alpha","x":0`}, {`"alpha"`, "\"alpha\xff\""},
+	{`"epoch":3`, `"epoch":4`}, {`"epoch":3`, `"epoch":3.0`}, {`"epoch":3`, `"epoch":18446744073709551619`}, {`"installation":"A`, `"installation":"B`}, {`"installation":"A`, `"Installation":"A`},
+	{`{"action"`, `{"Action":"x","action"`}, {`{"action"`, `{"action":"flood.undo","action"`}, {`"flood.confirm","epoch"`, `"flood.undo","epoch"`},
+	{`"expires":"2026`, `"expires":"2027`}, {`Z","installation"`, `+00:00","installation"`}, {`"made":"2026`, `"made":"2025`}, {`"by":"`, `"by":"x`}, {`"text":["`, `"text":["x`}, {`"text":[`, `"text":["",`}, {`}`, `} `},
+}
+
+// TestNoFewerThanTheQuorum lets one officer of two that are needed, a removed officer, an auditor, an operator and a stranger try whatever they can with every
+// signature that was ever made, for SEAL_APPROVAL_STEPS steps: in another writing, of another registry or installation, too early, too late, with a clock that is
+// stepped, with rejections and signatures for other kinds as approvals, and with signatures in every other form that verifies. Two honest officers sign only what they
+// proposed or read.
 func TestNoFewerThanTheQuorum(t *testing.T) {
 	steps := 4000
 	if n, err := strconv.Atoi(os.Getenv("SEAL_APPROVAL_STEPS")); err == nil && n > 0 {
@@ -317,10 +357,16 @@ func TestNoFewerThanTheQuorum(t *testing.T) {
 	}
 	rnd := mrand.New(mrand.NewPCG(seed, 1))
 	p := assemble(t)
-	honest, evil := []string{"lee", "park"}, []string{"kim", "former", "stranger", "audit"}
+	// Registries of the same people: of another installation, of before, and of after one of them left.
+	twin, before, after := p.of(3, "kim", "lee", "park"), p.of(2, "kim", "lee", "park", "former"), p.of(4, "kim", "park", "former")
+	twin.Installation = "BBBBBBBBBBBBBBBBBBBBBB"
+	registries := []*Registry{p.registry, p.registry, p.registry, p.registry, p.registry, twin, before, after}
+	honest, evil := []string{"lee", "park"}, []string{"kim", "former", "stranger", "audit", "operator"}
 	type text struct {
 		payload []byte
-		by      map[string]bool // honest officers who approved these very bytes
+		of      *Registry
+		by      map[string]bool    // honest officers who approved these very bytes
+		good    []signed.Signature // approvals of these bytes, as they are
 	}
 	var texts []*text
 	byID := map[string]*text{}
@@ -336,33 +382,45 @@ func TestNoFewerThanTheQuorum(t *testing.T) {
 			signatures = signatures[len(signatures)-64:]
 		}
 	}
-	taken, tried := 0, 0
+	approve := func(x *text, who string) {
+		out := p.sign(t, x.payload, who, Approve)
+		remember(out)
+		e, _ := signed.Parse(out, limits)
+		x.good = append(slices.DeleteFunc(x.good, func(s signed.Signature) bool { return s.Key == who }), e.Signatures...)
+	}
+	taken, tried, met := 0, 0, map[string]int{}
 	for step := range steps {
 		now = now.Add(time.Duration(rnd.IntN(240)) * time.Second)
 		if len(texts) == 0 || rnd.IntN(4) == 0 {
-			by := pick([]string{"kim", "lee", "park"})
-			made, err := p.registry.Propose(by, FloodConfirm, &Flood{"alpha", noon, rnd.IntN(9), 1}, time.Duration(1+rnd.IntN(20))*time.Minute, now, rand.Reader)
+			r := registries[rnd.IntN(len(registries))]
+			by := pick([]string{"kim", "park"})
+			if r != after {
+				by = pick([]string{"kim", "lee", "park"})
+			}
+			made, err := r.Propose(by, FloodConfirm, &Flood{"alpha", noon, rnd.IntN(9), 1}, time.Duration(1+rnd.IntN(20))*time.Minute, now, rand.Reader)
 			if err != nil {
 				t.Fatal(err)
 			}
-			x := &text{payload: made.Payload(), by: map[string]bool{}}
+			x := &text{payload: made.Payload(), of: r, by: map[string]bool{}}
 			if slices.Contains(honest, by) {
 				x.by[by] = true
 			}
-			remember(p.sign(t, x.payload, by, Approve))
-			texts, byID[made.ID()] = append(texts, x), x
-			if len(texts) > 8 {
+			approve(x, by)
+			if texts, byID[made.ID()] = append(texts, x), x; len(texts) > 8 {
 				texts = texts[1:]
 			}
 		}
 		x := texts[rnd.IntN(len(texts))]
 		if rnd.IntN(6) == 0 { // an honest officer reads it and approves
 			who := pick(honest)
-			remember(p.sign(t, x.payload, who, Approve))
+			approve(x, who)
 			x.by[who] = true
 		}
 		if rnd.IntN(8) == 0 { // or not; this is public too
 			remember(p.sign(t, x.payload, pick(honest), Reject))
+		}
+		if rnd.IntN(8) == 0 || !slices.ContainsFunc(x.good, func(s signed.Signature) bool { return s.Key == "kim" }) {
+			approve(x, "kim")
 		}
 		for range 1 + rnd.IntN(2) { // the others sign anything, under any name
 			who := pick(evil)
@@ -371,67 +429,114 @@ func TestNoFewerThanTheQuorum(t *testing.T) {
 			}
 		}
 		payload := bytes.Clone(x.payload)
-		switch rnd.IntN(8) {
-		case 0:
-			payload = bytes.Replace(payload, []byte(`"cards":`), []byte(`"cards": `), 1)
-		case 1:
-			payload = bytes.Replace(payload, []byte(`"cards":`), []byte(`"cards":1`), 1)
-		case 2:
-			payload = bytes.Replace(payload, []byte(`"alpha"`), []byte(`"\u0061lpha"`), 1)
-		case 3:
-			payload = bytes.Replace(payload, []byte(`"epoch":3`), []byte(`"epoch":4`), 1)
-		case 4:
-			payload = bytes.Replace(payload, []byte(`{"action"`), []byte(`{"Action":"x","action"`), 1)
-		case 5:
-			payload = bytes.Replace(payload, []byte(`"expires":"2026`), []byte(`"expires":"2027`), 1)
+		near := rnd.IntN(2) == 0 // all that is there for these bytes, and at most one thing about it wrong
+		if !near && rnd.IntN(2) == 0 || near && rnd.IntN(4) == 0 {
+			k := tricks[rnd.IntN(len(tricks))]
+			payload = bytes.Replace(payload, []byte(k.old), []byte(k.new), 1)
 		}
 		e := signed.Envelope{Payload: payload}
-		for range 1 + rnd.IntN(4) {
+		for range (1 + rnd.IntN(4)) * map[bool]int{true: 0, false: 1}[near] {
 			s := signatures[rnd.IntN(len(signatures))]
-			if rnd.IntN(6) == 0 {
-				s.Key = pick([]string{"kim", "lee", "park", "former"})
+			switch rnd.IntN(12) {
+			case 0, 1:
+				s.Key = pick([]string{"kim", "lee", "park", "former", "audit", "operator", "Lee", "lee "})
+			case 2:
+				s.Value = otherForm(s.Value, rnd)
 			}
-			if !slices.ContainsFunc(e.Signatures, func(o signed.Signature) bool { return o.Key == s.Key }) {
+			if rnd.IntN(20) == 0 || !slices.ContainsFunc(e.Signatures, func(o signed.Signature) bool { return o.Key == s.Key }) {
 				e.Signatures = append(e.Signatures, s)
 			}
 		}
-		if rnd.IntN(3) == 0 { // what is likeliest to pass: one's own good approval in front
+		if near {
+			e.Signatures = slices.Clone(x.good)
+			rnd.Shuffle(len(e.Signatures), func(i, j int) { e.Signatures[i], e.Signatures[j] = e.Signatures[j], e.Signatures[i] })
+			switch i := rnd.IntN(len(e.Signatures)); rnd.IntN(8) {
+			case 0:
+				e.Signatures = slices.Delete(e.Signatures, i, i+1)
+			case 1:
+				e.Signatures[i].Value = otherForm(e.Signatures[i].Value, rnd)
+			case 2:
+				e.Signatures[i].Value = signatures[rnd.IntN(len(signatures))].Value
+			case 3:
+				e.Signatures[i].Key = pick([]string{"kim", "lee", "park", "former", "audit", "operator"})
+			case 4:
+				e.Signatures = append(e.Signatures, e.Signatures[i])
+			}
+		} else if rnd.IntN(3) == 0 { // what is likeliest to pass: one's own good approval in front
 			if out, err := Approve(x.payload, "kim", p.keys["kim"], rand.Reader); err == nil {
 				own, _ := signed.Parse(out, limits)
 				e.Signatures = append(slices.DeleteFunc(e.Signatures, func(o signed.Signature) bool { return o.Key == "kim" }), own.Signatures...)
 			}
 		}
-		raw, err := json.Marshal(e, jsontext.PreserveRawStrings(true))
-		if err != nil {
-			continue
+		raw, err := json.Marshal(e, jsontext.PreserveRawStrings(true), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+		if err != nil { // not even a JSON writer would send it; somebody would
+			list, _ := json.Marshal(e.Signatures)
+			raw = slices.Concat([]byte(`{"payload":`), payload, []byte(`,"signatures":`), list, []byte(`}`))
+		}
+		at := now
+		if rnd.IntN(8) == 0 { // the clock is stepped
+			at = at.Add(time.Duration(rnd.IntN(4*3600)-2*3600) * time.Second)
 		}
 		tried++
-		q, err := p.registry.Decide(Case{Approvals: raw, Since: noon}, now)
+		q, err := p.registry.Decide(Case{Approvals: raw, Since: noon}, at)
 		if err != nil {
-			is(t, err, err.(*Refusal).Code())
+			code := err.(*Refusal).Code()
+			is(t, err, code)
+			met[code]++
 			continue
 		}
 		taken++
 		y := byID[q.ID()]
-		if y == nil || len(q.By()) < 2 || !now.Before(q.Proposal().Expires) || q.Proposal().Epoch != 3 {
-			t.Fatalf("step %d, seed %d: taken: %s", step, seed, raw)
+		switch {
+		case y == nil || len(q.By()) < 2 || !at.Before(q.Proposal().Expires) || at.Before(q.Proposal().Made.Add(-maxSkew)):
+			t.Fatalf("step %d, seed %d: taken at %s: %s", step, seed, at, raw)
+		case y.of != p.registry || q.Proposal().Epoch != 3 || q.Proposal().Installation != p.registry.Installation:
+			t.Fatalf("step %d, seed %d: taken from another registry: %s", step, seed, raw)
+		case !slices.ContainsFunc(q.By(), func(who string) bool { return y.by[who] }):
+			t.Fatalf("step %d, seed %d: no honest officer approved %s", step, seed, raw)
 		}
-		for _, who := range q.By() {
-			if slices.Contains(honest, who) && !y.by[who] {
+		for i, who := range q.By() {
+			if slices.Contains(honest, who) && !y.by[who] || !slices.Contains([]string{"kim", "lee", "park"}, who) || slices.Contains(q.By()[:i], who) {
 				t.Fatalf("step %d, seed %d: %s did not approve %s", step, seed, who, raw)
 			}
-			if !slices.Contains([]string{"kim", "lee", "park"}, who) {
-				t.Fatalf("step %d, seed %d: %s counts", step, seed, who)
-			}
-		}
-		if !slices.ContainsFunc(q.By(), func(who string) bool { return y.by[who] }) {
-			t.Fatalf("step %d, seed %d: no honest officer approved %s", step, seed, raw)
 		}
 	}
 	if taken == 0 {
 		t.Error("nothing was ever taken: the test shows nothing")
 	}
-	t.Logf("%d cases tried, %d taken, each with its quorum", tried, taken)
+	for _, code := range []string{"officer.malformed", "officer.signature", "officer.unknown", "officer.epoch", "officer.installation", "officer.expired", "officer.future", "officer.short", "officer.proposer"} {
+		if met[code] == 0 {
+			t.Errorf("%s was never met: the test does not try it", code)
+		}
+	}
+	t.Logf("%d cases tried, %d taken, each with its quorum; refused: %v", tried, taken, met)
+}
+
+// otherForm is a signature in another writing: its twin with the other s, its tail bits set, padded, in the other alphabet, longer, shorter, as DER would have it.
+func otherForm(value string, rnd *mrand.Rand) string {
+	b, err := base64.RawURLEncoding.DecodeString(value)
+	if err != nil || len(b) == 0 {
+		return value
+	}
+	order := map[int]*big.Int{64: elliptic.P256().Params().N, 96: elliptic.P384().Params().N}[len(b)]
+	switch k := rnd.IntN(6); {
+	case k == 0 && order != nil: // verifies as well: the same officer, who counts once
+		n := len(b) / 2
+		s := new(big.Int).SetBytes(b[n:])
+		if s.Cmp(order) < 0 {
+			return base64.RawURLEncoding.EncodeToString(slices.Concat(b[:n], s.Sub(order, s).FillBytes(make([]byte, n))))
+		}
+		return value
+	case k == 1:
+		return value[:len(value)-1] + string("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[rnd.IntN(26)])
+	case k == 2:
+		return base64.URLEncoding.EncodeToString(b) + "="
+	case k == 3:
+		return base64.StdEncoding.EncodeToString(b)
+	case k == 4:
+		return base64.RawURLEncoding.EncodeToString(append(b, 0))
+	}
+	return base64.RawURLEncoding.EncodeToString(b[:len(b)-1])
 }
 
 func FuzzProposal(f *testing.F) {
