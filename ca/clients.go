@@ -18,7 +18,6 @@ import (
 	"sealkeeper/ca/token"
 	"sealkeeper/contract"
 	"sealkeeper/evidence"
-	"sealkeeper/internal/crashpoint"
 	"sealkeeper/ledger"
 	"sealkeeper/officer"
 	"sealkeeper/policy"
@@ -274,7 +273,6 @@ func (a *Authority) certifyEnrolled(ctx context.Context, c Caller, what string, 
 		a.o.Log.Warn("a client got no certificate", "what", what, "client", client, "through", c.ID, "error", err)
 		return none, problem(err, nil)
 	}
-	crashpoint.Here("ca.client.certified")
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
 		return none, problem(err, nil)
