@@ -41,7 +41,7 @@ type appliance struct {
 }
 
 // install founds a fresh installation by a bundle and starts it.
-func install(ctx context.Context, dir, bin string, bundle []byte) (*appliance, error) {
+func install(ctx context.Context, dir, bin string, bundle []byte, more ...string) (*appliance, error) {
 	a := &appliance{dir: dir, bin: bin, tls: map[string]*tls.Config{}}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -73,7 +73,10 @@ evidence: {nonce_life: 15m}
 		}
 	}
 	ids := []string{"ward-office-1", "telecom-a"}
-	for _, args := range [][]string{{"init", "--dev"}, append([]string{"enrol", "--out", filepath.Join(dir, "clients")}, ids...)} {
+	if len(more) > 0 {
+		ids = append(ids, "officers")
+	}
+	for _, args := range [][]string{append([]string{"init", "--dev"}, more...), append([]string{"enrol", "--out", filepath.Join(dir, "clients")}, ids...)} {
 		if out, err := a.command(args...).CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("sealkeeperd %s: %w\n%s", args[0], err, out)
 		}

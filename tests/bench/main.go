@@ -5,6 +5,7 @@
 //	bench                    everything; BENCH_SHORT=1: one short round
 //	bench -overload 10s      1, 2 and 10 times the capacity, each for that long, three rounds (make bench-scale)
 //	bench -growth 10000000   issuing with that many subjects in the ledger, and with a thousand, in turns (make bench-scale)
+//	bench -rotation          issuing while document signers take over one after the other
 //	bench -compare DIR,DIR   issuing at 64 clients with the daemons of several builds in turns, to judge a change
 //
 // Per CPU second counts user and system time of the daemon and of its HSM workers, also of those that ended; not the load generator's.
@@ -39,6 +40,7 @@ func main() {
 	whole := flag.Bool("full", false, "with -compare and -profile: issue with statements, methods, phases and budgets")
 	overload := flag.Duration("overload", 0, "three rounds of 1, 2 and 10 times the capacity, each for this long, and nothing else")
 	subjects := flag.Int("growth", 0, "what an issue costs with this many subjects in the ledger, against a thousand; with -overload: afterwards")
+	rotation := flag.Bool("rotation", false, "issuing while document signers are rotated, and nothing else")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -49,6 +51,10 @@ func main() {
 	err := b.setUp()
 	switch {
 	case err != nil:
+	case *rotation:
+		if err = b.rotation(ctx); err == nil {
+			err = b.write()
+		}
 	case *profile != "":
 		err = b.profile(ctx, *profile, *whole)
 	case *overload > 0 || *subjects > 0:
@@ -271,6 +277,10 @@ func (b *bench) run(ctx context.Context) error {
 	}
 	b.add("policy_eval_us", median(evaluations), "CPU µs")
 	b.report(cells, floors, layer, pool, echo, toShow)
+	b.progress("rotating keys while issuing at full load")
+	if err := b.rotation(ctx); err != nil {
+		return err
+	}
 	b.progress("overload")
 	if err := b.overload(ctx, a, b.size.overload, 1); err != nil {
 		return err
