@@ -435,8 +435,8 @@ func (a *Authority) known(id string) (ledger.Key, error) {
 	return k, nil
 }
 
-func officersDid(k ledger.Key, x *ledger.Execution, reason string) ledger.KeyChange {
-	return ledger.KeyChange{Key: k, Cause: ledger.CauseOfficers, Proposal: x.ID, By: x.By, Reason: reason}
+func officersDid(k ledger.Key, x *ledger.Execution) ledger.KeyChange {
+	return ledger.KeyChange{Key: k, Cause: ledger.CauseOfficers, Proposal: x.ID, By: x.By}
 }
 
 // generateKey puts a plan into the registry. Everything else follows from it.
@@ -455,7 +455,7 @@ func (a *Authority) generateKey(ctx context.Context, _ Caller, q *officer.Quorum
 		if err := a.possible(p, &k, now); err != nil {
 			return nil, err
 		}
-		return []ledger.KeyChange{officersDid(k, x, p.Reason)}, nil
+		return []ledger.KeyChange{officersDid(k, x)}, nil
 	})
 	return err
 }
@@ -525,9 +525,9 @@ func (a *Authority) activateKey(ctx context.Context, _ Caller, q *officer.Quorum
 			return nil, keyProblem("state", "key %q is active for %s, the proposal says %q: propose it again", old.ID, k.Purpose, p.Succeeds)
 		}
 		k.State = ledger.KeyActive
-		changes := []ledger.KeyChange{officersDid(k, x, p.Reason)}
+		changes := []ledger.KeyChange{officersDid(k, x)}
 		if ok {
-			changes = append(changes, officersDid(retired(old, now), x, p.Reason))
+			changes = append(changes, officersDid(retired(old, now), x))
 		}
 		return changes, nil
 	})
@@ -545,7 +545,7 @@ func (a *Authority) deactivateKey(ctx context.Context, _ Caller, q *officer.Quor
 		if !ledger.KeyDeactivated.Follows(k.State) {
 			return nil, keyProblem("state", "key %s is %s: there is nothing to deactivate", k.ID, k.State)
 		}
-		return append([]ledger.KeyChange{officersDid(retired(k, now), x, p.Reason)}, a.takesOver(k, now)...), nil
+		return append([]ledger.KeyChange{officersDid(retired(k, now), x)}, a.takesOver(k, now)...), nil
 	})
 	return err
 }
@@ -563,7 +563,7 @@ func (a *Authority) compromiseKey(ctx context.Context, _ Caller, q *officer.Quor
 		}
 		next := a.takesOver(k, now)
 		k.State, k.Drain = ledger.KeyCompromised, time.Time{}
-		c := officersDid(k, x, p.Reason)
+		c := officersDid(k, x)
 		if len(k.Chain) > 0 {
 			cert, err := x509.ParseCertificate(k.Chain[0])
 			if err != nil {
@@ -595,7 +595,7 @@ func (a *Authority) destroyKey(ctx context.Context, _ Caller, q *officer.Quorum,
 		}
 		crashpoint.Here("ca.keys.destroyed")
 		k.State = ledger.KeyDestroyed
-		return []ledger.KeyChange{officersDid(k, x, p.Reason)}, nil
+		return []ledger.KeyChange{officersDid(k, x)}, nil
 	})
 	return err
 }

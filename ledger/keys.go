@@ -153,8 +153,7 @@ type KeyEntry struct {
 	Leaf     []byte          `json:"leaf,omitempty"` // SHA-256 of its certificate
 	Cause    string          `json:"cause"`
 	Proposal string          `json:"proposal,omitempty"` // whose quorum allowed it: the mandate of that id
-	By       []string        `json:"by,omitempty"`
-	Reason   string          `json:"reason,omitempty"`
+	By       []string        `json:"by,omitempty"`       // what they gave as reason stands in what they signed
 }
 
 // MandateRecord is a proposal about keys that was carried out, with the registry by whose keys its approvals count. It is kept as long as the
@@ -173,7 +172,6 @@ type KeyChange struct {
 	Cause    string
 	Proposal string
 	By       []string
-	Reason   string
 	Revoke   []byte // serial number of its certificate, which is revoked with this step: for the key's compromise, or because another takes over
 }
 
@@ -207,7 +205,7 @@ func (l *Ledger) ChangeKeys(ctx context.Context, at time.Time, changes []KeyChan
 		leaf.Keys = append(leaf.Keys, entries...)
 		if i == 0 {
 			spki := sha256.Sum256(k.SPKI)
-			leaf.Name, leaf.State, leaf.Operation, leaf.Digest, leaf.Reason = k.ID, string(k.State), string(k.Purpose), spki[:], c.Reason
+			leaf.Name, leaf.State, leaf.Operation, leaf.Digest = k.ID, string(k.State), string(k.Purpose), spki[:]
 		}
 		after = withKey(after, k)
 	}
@@ -329,7 +327,7 @@ func (l *Ledger) keyRows(ctx context.Context, at time.Time, c KeyChange) (k Key,
 			} else if err := state.KeyStep(from, to, w, was.Since, step); err != nil {
 				return k, nil, nil, refuse("key.step", "key %q: %v", k.ID, err)
 			}
-			add(KeyEntry{From: from, To: to, Cause: c.Cause, Proposal: c.Proposal, By: c.By, Reason: c.Reason})
+			add(KeyEntry{From: from, To: to, Cause: c.Cause, Proposal: c.Proposal, By: c.By})
 			from = to
 		}
 		k.Since = at
