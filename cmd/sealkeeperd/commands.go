@@ -203,7 +203,7 @@ func listener(ctx context.Context, a *appliance) (made bool, err error) {
 	if err := durable.WriteFile(c.ClientCAFile(), root.Bytes, 0o644); err != nil {
 		return false, err
 	}
-	if cert, err := serverCertificate(c); err == nil && time.Until(cert.Leaf.NotAfter) >= cert.Leaf.NotAfter.Sub(cert.Leaf.NotBefore)/3 {
+	if cert, err := serverCertificate(c); err == nil && time.Until(cert.Leaf.NotAfter) >= max(24*time.Hour, cert.Leaf.NotAfter.Sub(cert.Leaf.NotBefore)/3) {
 		return false, nil
 	}
 	if err := a.enrolServer(ctx); err != nil {
