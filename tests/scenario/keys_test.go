@@ -66,7 +66,7 @@ func (g *governed) until(id, state string, within time.Duration) {
 	g.t.Helper()
 	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 		is := g.state(id)
-		if is == state {
+		if is == state || state == "announced" && is == "active" { // a slow machine looked too late
 			return
 		}
 		if time.Since(began) > within {
