@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"os"
 	"time"
 
 	"sealkeeper/api"
@@ -67,7 +68,10 @@ func (a *appliance) enrolServer(ctx context.Context) error {
 		return err
 	}
 	crashpoint.Here("server.certificate-written")
-	return durable.WriteFile(c.ServerKey(), private, 0o600)
+	if err := durable.WriteFile(c.ServerKey(), private, 0o600); err != nil {
+		return err
+	}
+	return os.Remove(nextKey(c)) // one that stayed would hide that the key in use was changed
 }
 
 // renewalWithin is one try: it may wait for the HSM as anything else does.
