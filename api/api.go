@@ -87,6 +87,7 @@ type Authority interface {
 	Floods(ctx context.Context) (contract.Floods, error)
 	DecideFlood(ctx context.Context, c ca.Caller, r contract.FloodRequest) (contract.FloodAnswer, error)
 	Officers(ctx context.Context) (contract.Officers, error)
+	Clients(ctx context.Context) (contract.Clients, error)
 	Campaigns(ctx context.Context) (contract.Campaigns, error)
 	PaceCampaign(ctx context.Context, c ca.Caller, r contract.CampaignPace) (contract.Campaigns, error)
 	CountCards(ctx context.Context, r contract.CardsQuery) (contract.CardsCount, error)

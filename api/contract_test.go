@@ -259,6 +259,7 @@ func TestHandlersKeepTheContract(t *testing.T) {
 		check("dead events "+code, h, request("GET", "/v1/events/dead", RoleAuditor), true)
 		check("floods "+code, h, request("GET", "/v1/floods", RoleAuditor), true)
 		check("campaigns "+code, h, request("GET", "/v1/campaigns", RoleAuditor), true)
+		check("clients "+code, h, request("GET", "/v1/clients", RoleAuditor), true)
 		check("officers "+code, h, request("GET", "/v1/officers", RoleAuditor), true)
 		check("enrolling "+code, h, request("GET", "/v1/ra", RoleRA), true)
 		check("proposals "+code, h, request("GET", "/v1/officers/proposals", RoleAuditor), true)

@@ -64,6 +64,7 @@ POST /v1/floods/decisions            ...o..
 GET  /v1/floods                      ...oa.
 POST /v1/holders/state               i.doa.
 GET  /v1/officers                    ...oas
+GET  /v1/clients                     ...oas
 GET  /v1/campaigns                   ...oas
 POST /v1/campaigns/count             ...oas
 POST /v1/campaigns/pace              ...o.s

@@ -170,6 +170,11 @@ func (f *fake) DecideFlood(_ context.Context, c ca.Caller, r contract.FloodReque
 	return contract.FloodAnswer{Carrier: "telecom-a", Hour: noon, Decision: "undo", Cards: 3}, f.call("flood", c)
 }
 
+func (f *fake) Clients(context.Context) (contract.Clients, error) {
+	return contract.Clients{Clients: []contract.ClientInfo{{Client: "office-11110-1", Role: "issuance", State: "active", Office: "11110", Enrolled: true,
+		May: map[string][]string{"kr-resident": {"issue"}}, Until: noon.Add(24 * time.Hour), Seen: noon}}}, f.call("clients", ca.Caller{})
+}
+
 func (f *fake) Officers(context.Context) (contract.Officers, error) {
 	return contract.Officers{Epoch: 1, Officers: []contract.Officer{{ID: "kim", Name: "Kim", Role: "officer", Fingerprint: "0123"}},
 		Rules: []contract.OfficerRule{{Action: "issuing.stop", Need: 1, Delay: "0s", Life: "1h0m0s", Supported: true}}, Registry: "{}"}, f.err

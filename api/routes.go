@@ -56,6 +56,7 @@ func Routes() []Route {
 		{"POST", "/v1/floods/decisions", []string{RoleOperator}},
 		{"GET", "/v1/floods", []string{RoleOperator, RoleAuditor}},
 		{"GET", "/v1/officers", governing},
+		{"GET", "/v1/clients", governing},
 		{"GET", "/v1/campaigns", governing},
 		{"POST", "/v1/campaigns/count", governing},
 		{"POST", "/v1/campaigns/pace", []string{RoleOperator, RoleOfficer}},
@@ -157,6 +158,9 @@ func (e *Edge) handlers() map[string]handler {
 		}),
 		"GET /v1/policies/active": serve(e, how{}, none, func(ctx context.Context, _ call, _ struct{}) (contract.Policy, error) {
 			return a.Policy(ctx)
+		}),
+		"GET /v1/clients": serve(e, how{}, none, func(ctx context.Context, _ call, _ struct{}) (contract.Clients, error) {
+			return a.Clients(ctx)
 		}),
 		"GET /v1/officers": serve(e, how{}, none, func(ctx context.Context, _ call, _ struct{}) (contract.Officers, error) {
 			return a.Officers(ctx)

@@ -3,6 +3,8 @@ package ca
 import (
 	"sync/atomic"
 	"time"
+
+	"sealkeeper/ledger"
 )
 
 // Admit is asked for every request: a client, or a certificate of it, that was revoked or put on hold gets nothing more from the moment at which
@@ -10,6 +12,9 @@ import (
 func (a *Authority) Admit(c Caller) error {
 	if r, revoked := a.o.Ledger.RevokedCertificate([]byte(c.Serial)); revoked {
 		return &Problem{Code: "client.revoked", Detail: "the client certificate was revoked or put on hold: " + string(r.Reason)}
+	}
+	if e, known := a.o.Ledger.Client(c.ID); known && e.State == ledger.ClientRevoked {
+		return &Problem{Code: "client.revoked", Detail: "the client was revoked"}
 	}
 	at, ok := a.seen.Load(c.ID)
 	if !ok {

@@ -110,6 +110,11 @@ const (
 // is another one, and may take its time.
 func (a *Authority) keepCRLs(ctx context.Context, p policy.Purpose) {
 	for {
+		if p == policy.PurposeClientCA {
+			if err := a.listDismissed(ctx); err != nil && ctx.Err() == nil {
+				a.o.Log.Error("revoking the certificates of clients that were revoked", "error", err)
+			}
+		}
 		moved := a.o.Ledger.RevocationsMoved() // before the look: nothing is missed
 		wait, err := a.renewCRLs(ctx, p, a.o.Guard.ForLists())
 		if ctx.Err() != nil {
@@ -121,6 +126,9 @@ func (a *Authority) keepCRLs(ctx context.Context, p policy.Purpose) {
 		}
 		if !sleep(ctx, crlPause) {
 			return
+		}
+		if p == policy.PurposeClientCA {
+			wait = min(wait, dismissedEvery)
 		}
 		t := time.NewTimer(min(wait, time.Hour))
 		select {

@@ -317,6 +317,7 @@ func (a *Authority) look() {
 			m.CertExpires.DeleteLabelValues(k.ID)
 		}
 	}
+	a.lookAtClients(now)
 	m.DeadEvents.Set(float64(a.o.Ledger.Dead()))
 	m.HeldCards.Reset()
 	for carrier, cards := range a.o.Ledger.HeldCards() {

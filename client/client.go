@@ -230,6 +230,11 @@ func (c *Client) Officers(ctx context.Context) (contract.Officers, error) {
 	return do[contract.Officers](ctx, c, call{path: "/v1/officers"})
 }
 
+// Clients lists who may connect, what they may do, and when they were there last.
+func (c *Client) Clients(ctx context.Context) (contract.Clients, error) {
+	return do[contract.Clients](ctx, c, call{path: "/v1/clients"})
+}
+
 // Proposals lists what was proposed to the officers.
 func (c *Client) Proposals(ctx context.Context) (contract.Proposals, error) {
 	return do[contract.Proposals](ctx, c, call{path: "/v1/officers/proposals"})

@@ -129,6 +129,10 @@ func (a *authority) Floods(context.Context) (contract.Floods, error) { return co
 func (a *authority) DecideFlood(_ context.Context, c ca.Caller, _ contract.FloodRequest) (contract.FloodAnswer, error) {
 	return contract.FloodAnswer{Cards: 3}, a.next("flood", c)
 }
+func (a *authority) Clients(context.Context) (contract.Clients, error) {
+	return contract.Clients{}, nil
+}
+
 func (a *authority) Officers(context.Context) (contract.Officers, error) {
 	return contract.Officers{}, nil
 }

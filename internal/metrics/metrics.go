@@ -72,10 +72,12 @@ type Metrics struct {
 
 	BudgetUsed *prometheus.GaugeVec // budget, per: client, office, officer, phase
 
-	CertExpires *prometheus.GaugeVec // key: notAfter of the leaf, unix seconds; "tls-server": the issuance listener's
-	KeyUseEnds  *prometheus.GaugeVec // key: end of private-key use, unix seconds
-	CRLIssued   *prometheus.GaugeVec // crl; thisUpdate, unix seconds
-	CRLExpires  *prometheus.GaugeVec // crl; nextUpdate, unix seconds
+	CertExpires   *prometheus.GaugeVec // key: notAfter of the leaf, unix seconds; "tls-server": the issuance listener's
+	ClientIssued  *prometheus.GaugeVec // client: of its newest certificate, unix seconds
+	ClientExpires *prometheus.GaugeVec // client: notAfter of its newest certificate, unix seconds
+	KeyUseEnds    *prometheus.GaugeVec // key: end of private-key use, unix seconds
+	CRLIssued     *prometheus.GaugeVec // crl; thisUpdate, unix seconds
+	CRLExpires    *prometheus.GaugeVec // crl; nextUpdate, unix seconds
 }
 
 // New makes and registers all metrics.
@@ -130,6 +132,8 @@ func New() *Metrics {
 		HeldCards:      gauge("held_cards", "Cards whose mdocs wait for a decision on a carrier's flood of reports.", "carrier"),
 		BudgetUsed:     gauge("budget_used_ratio", "How much the one that used most of a budget has used of it, in this hour or day, whichever is fuller; at 1 it is refused.", "budget", "per"),
 		CertExpires:    gauge("certificate_expires_timestamp_seconds", "notAfter of a key's certificate; tls-server is the issuance listener's.", "key"),
+		ClientIssued:   gauge("client_certificate_issued_timestamp_seconds", "When the newest certificate of a client that is not revoked was made.", "client"),
+		ClientExpires:  gauge("client_certificate_expires_timestamp_seconds", "notAfter of the newest certificate of a client that is not revoked, until a day after.", "client"),
 		CRLIssued:      gauge("crl_issued_timestamp_seconds", "thisUpdate of a revocation list.", "crl"),
 		CRLExpires:     gauge("crl_expires_timestamp_seconds", "nextUpdate of a revocation list.", "crl"),
 		KeyUseEnds:     gauge("key_use_ends_timestamp_seconds", "When a key's private-key use ends: nothing more is signed with it.", "key"),

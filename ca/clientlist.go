@@ -1,0 +1,80 @@
+package ca
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"sealkeeper/contract"
+	"sealkeeper/ledger"
+	"sealkeeper/policy"
+)
+
+// Clients lists everybody who ever had a certificate or was approved for one: who may do what, until when, and when they were there last.
+func (a *Authority) Clients(context.Context) (contract.Clients, error) {
+	out := contract.Clients{Clients: []contract.ClientInfo{}}
+	for _, e := range a.o.Ledger.Clients() {
+		i := contract.ClientInfo{Client: e.ID, Role: e.Role, State: string(e.State), Office: e.Office, District: e.District, Carrier: e.Carrier, Enrolled: !e.Named,
+			May: map[string][]string{}, Until: e.Ends(), Seen: a.LastSeen(e.ID), Revoked: e.Revoked, Reason: e.Reason}
+		if w, ok := a.WhoAmI(Caller{ID: e.ID, Role: e.Role}); ok {
+			i.May = w.May
+		} else if e.State != ledger.ClientRevoked {
+			i.State = "unknown"
+		}
+		out.Clients = append(out.Clients, i)
+	}
+	return out, nil
+}
+
+// lookAtClients sets the gauges of clients that can still connect. Whose last certificate has ended has to be enrolled again, and is nobody's alarm
+// any more after another day.
+func (a *Authority) lookAtClients(now time.Time) {
+	m := a.o.Metrics
+	m.ClientIssued.Reset()
+	m.ClientExpires.Reset()
+	for _, e := range a.o.Ledger.Clients() {
+		if e.State != ledger.ClientActive || len(e.Certificates) == 0 {
+			continue
+		}
+		newest := e.Certificates[0]
+		for _, c := range e.Certificates {
+			if c.NotAfter.After(newest.NotAfter) {
+				newest = c
+			}
+		}
+		if now.After(newest.NotAfter.Add(day)) {
+			continue
+		}
+		m.ClientIssued.WithLabelValues(e.ID).Set(float64(newest.At.Unix()))
+		m.ClientExpires.WithLabelValues(e.ID).Set(float64(newest.NotAfter.Unix()))
+	}
+}
+
+// dismissedEvery is how often clients that were revoked are looked for whose certificates no list names. Here they get nothing since the moment at
+// which they were revoked; the list is for others who trust the client CA.
+const dismissedEvery = 10 * time.Second
+
+// listDismissed revokes the certificates of clients that were revoked. It goes on where it stopped: what is left to do is in the ledger.
+func (a *Authority) listDismissed(ctx context.Context) error {
+	now := a.o.Clock.Now()
+	for _, e := range a.o.Ledger.Clients() {
+		if e.State != ledger.ClientRevoked {
+			continue
+		}
+		for _, c := range e.Certificates {
+			serial := pad(c.Serial)
+			if _, known := a.o.Ledger.RevokedCertificate(serial); known || now.After(c.NotAfter) {
+				continue
+			}
+			err := a.o.Ledger.RevokeCertificates(ctx, [][]byte{serial}, policy.PrivilegeWithdrawn, nil)
+			var refusal *ledger.Refusal
+			if errors.As(err, &refusal) && refusal.Code() == "certificate.unknown" { // it was reserved, and never signed
+				continue
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
