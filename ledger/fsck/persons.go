@@ -15,7 +15,7 @@ var person = regexp.MustCompile(`^\d{6}-?\d{7}$`)
 // others are members that say something of organisations and documents in words or days: names in certificates, who attested a phone, until when the
 // plastic card is valid, and why officers did what they did, in the words that they signed.
 var others = map[ledger.Table][]string{ledger.TableReservations: {"name"}, ledger.TableCertificates: {"name"}, ledger.TableKeys: {"name"}, ledger.TableKeyLife: {"reason"},
-	ledger.TableCampaigns: {"reason"}, ledger.TableClients: {"reason"}, ledger.TableDecisions: {"attestation_issuer", "card_expiry"}}
+	ledger.TableCampaigns: {"reason"}, ledger.TableDecisions: {"attestation_issuer", "card_expiry"}}
 
 // persons: what is at rest are ids, codes, digests, pseudonyms, times and numbers (I10). A name, an address, a day of birth or a subject's number
 // is none of them. (Keys of rows, and what is sealed or hashed, can't be told from other bytes.)

@@ -139,7 +139,7 @@ func TestRevokedClientIsOutOnAnOpenConnection(t *testing.T) {
 	for _, c := range list.Clients {
 		seen[c.Client] = c
 	}
-	if c := seen["telecom-a"]; c.State != "revoked" || c.Reason != "its machine was stolen" || c.Seen.IsZero() || len(c.May) > 0 {
+	if c := seen["telecom-a"]; c.State != "revoked" || c.Reason != "dismissed" || c.Seen.IsZero() || len(c.May) > 0 {
 		t.Errorf("%+v", c)
 	}
 	if c := seen["ward-office-1"]; c.State != "active" || time.Since(c.Seen) > time.Minute || time.Until(c.Until) < 24*time.Hour || len(c.May["kr-resident"]) == 0 {
