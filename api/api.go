@@ -35,7 +35,7 @@ const (
 	maxEnrolBody  = 32 << 10 // a certificate request of 16 KiB as base64, and a token
 	maxPolicyBody = 2 << 20  // a bundle as one string, with its quotes and line ends escaped
 	maxStatusBody = 4 << 20  // a status of phones, likewise
-	maxSignedBody = 4 << 20  // a proposal that holds a bundle, its quotes escaped twice
+	maxSignedBody = 3 << 20  // a proposal that holds a bundle, its quotes escaped twice
 	maxDepth      = 16
 	maxHeader     = 16 << 10
 	deadline      = 10 * time.Second // of one request in the authority

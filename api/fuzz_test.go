@@ -18,6 +18,8 @@ import (
 	"sealkeeper/ca"
 	"sealkeeper/contract"
 	"sealkeeper/internal/fuzzing"
+	"sealkeeper/officer"
+	"sealkeeper/policy"
 )
 
 // What the edge takes, it can write down and take again with the same meaning; what it refuses has one of the edge's codes.
@@ -25,12 +27,18 @@ func fuzzDecode[Req any](f *testing.F, limit int, valid func(*Req) string) {
 	seeds := fuzzing.Strings(`{"document_type":"a","subject":"b","claims":{"a":[1,2.5,null,true,"\u00e9"],"b":{"c":"d"}},"formats":["mso_mdoc"],"replace":true,"proof":"p","evidence":[{"kind":"k","token":"t"}]}`,
 		`{"document_type":"a","subject":"b","claims":{"a":1},"proof":"p","proofs":["q"],"android_attestation":[["a","b","c"],["d","e","f"]]}`,
 		`{"claims":{"a":1,"a":2}}`, "{\"document_type\":\"\xff\"}", `null`,
-		`{"claims":{"a":[1`+strings.Repeat(",1", limit/2-20)+`]}}`, `{"`+strings.Repeat("s", limit-20)+`":1}`) // once megabytes of memory
+		`{"claims":{"a":[1`+strings.Repeat(",1", limit/2-20)+`]}}`, `{"`+strings.Repeat("s", limit-20)+`":1}`, // once megabytes of memory
+		`{`+strings.Repeat(`"b`, limit/2-20)) // once 15 ms
+	if limit > 1<<20 {
+		for _, text := range []string{"bundle", "status", "proposal", "envelope"} {
+			seeds = append(seeds, []byte(`{"`+text+`":"`+strings.Repeat(`\n`, limit/4)+`"}`))
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(bodies)) {
 		seeds = append(seeds, []byte(bodies[name]))
 	}
-	// One long text of an operator is copied when its escapes are taken out.
-	o := fuzzing.Options{Longest: limit + 100, Memory: max(1<<20, 2*int64(limit)), Decode: func(body []byte) {
+	// One long text of an officer or operator is copied when its escapes are taken out, one at a time.
+	o := fuzzing.Options{Longest: limit + 100, Memory: max(1<<20, 2*int64(limit)), Time: time.Duration(limit>>20) * 25 * time.Millisecond, Decode: func(body []byte) {
 		if req, err := decode[Req](body, limit); err == nil {
 			_ = valid(&req)
 		}
@@ -161,6 +169,23 @@ func FuzzClientName(f *testing.F) {
 
 func FuzzDecodePropose(f *testing.F) {
 	fuzzDecode[contract.ProposeRequest](f, maxSignedBody, validPropose)
+}
+
+// The largest proposal that has room for a bundle fits the body, whatever its text is made of.
+func TestLargestProposalFits(t *testing.T) {
+	bundle := strings.Repeat("x\"", policy.MaxFile/2) // every other character with an escape is what a proposal has room for
+	proposal, err := json.Marshal(map[string]string{"bundle": bundle})
+	if err != nil || len(proposal) > officer.MaxProposal {
+		t.Fatalf("%d bytes: %v", len(proposal), err)
+	}
+	full := string(proposal) + strings.Repeat(`"`, officer.MaxEnvelope-len(proposal))
+	body, err := json.Marshal(contract.ProposeRequest{Proposal: full})
+	if err != nil || len(body) > maxSignedBody {
+		t.Fatalf("its body has %d bytes, %d are allowed: %v", len(body), maxSignedBody, err)
+	}
+	if r, err := decode[contract.ProposeRequest](body, maxSignedBody); err != nil || validPropose(&r) != "" {
+		t.Fatal(err)
+	}
 }
 
 func FuzzDecodeApproval(f *testing.F) {

@@ -16,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"sealkeeper/internal/signed"
 	"sealkeeper/internal/strict"
@@ -270,7 +271,16 @@ type Paper struct {
 // Read takes a paper apart. registry is needed for an opening, whose text does not have it: nil if the officer brought none.
 func Read(data []byte) (*Paper, error) {
 	p := &Paper{data: data, payload: bytes.TrimSpace(data)}
-	if signed.Is(data) {
+	var head struct {
+		Kind       string         `json:"kind"`
+		Payload    jsontext.Value `json:"payload"`
+		Signatures jsontext.Value `json:"signatures"`
+	}
+	// Bounded before anything reads it to see what it is.
+	if err := strict.Loose(data, strict.Limits{Bytes: limits.Bytes + signed.Room, Depth: limits.Depth + signed.Depth}, &head); err != nil {
+		return nil, refuse("malformed", err.Error())
+	}
+	if head.Payload != nil || head.Signatures != nil {
 		e, err := signed.Parse(data, limits)
 		if err != nil {
 			return nil, refuse("malformed", err.Error())
@@ -279,12 +289,9 @@ func Read(data []byte) (*Paper, error) {
 		for _, s := range e.Signatures {
 			p.Signers = append(p.Signers, s.Key)
 		}
-	}
-	var head struct {
-		Kind string `json:"kind"`
-	}
-	if err := strict.Loose(p.payload, limits, &head); err != nil {
-		return nil, refuse("malformed", err.Error())
+		if err := strict.Loose(p.payload, limits, &head); err != nil {
+			return nil, refuse("malformed", err.Error())
+		}
 	}
 	switch p.kind = head.Kind; p.kind {
 	case kindOpening:

@@ -6,8 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/go-json-experiment/json"
-
+	"sealkeeper/internal/strict"
 	"sealkeeper/ledger/state"
 	"sealkeeper/policy"
 )
@@ -240,6 +239,9 @@ func encode(v any) []byte {
 	return marshal(v)
 }
 
+// maxRowDepth is far deeper than any row.
+const maxRowDepth = 32
+
 func decode[T any](t Table, value []byte) (*T, error) {
 	v := new(T)
 	var sealed []byte
@@ -247,7 +249,7 @@ func decode[T any](t Table, value []byte) (*T, error) {
 	if request != nil {
 		value, sealed = apart(value)
 	}
-	if err := json.Unmarshal(value, v, json.RejectUnknownMembers(true)); err != nil {
+	if err := strict.JSON(value, strict.Limits{Bytes: len(value), Depth: maxRowDepth, Values: len(value) + 1}, v); err != nil {
 		return nil, fmt.Errorf("a row of table %s is damaged: %w", t, err)
 	}
 	if sealed != nil {

@@ -1,15 +1,25 @@
 package strict
 
-import "testing"
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+	"time"
 
-// FuzzDepth compares the depth that is measured before decoding with one that is counted byte by byte.
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// FuzzDepth compares the depth that is measured before decoding with one that is counted byte by byte: a JSON text is refused if it is too
+// deep and only then, and of another one the decoder sees nothing that is too deep.
 func FuzzDepth(f *testing.F) {
-	for _, s := range []string{`{"a":[[1]]}`, `["\\",[[]]]`, `["\"",[[]]]`, `"\\\"[[[[[`, `"[[[[`, `"\`, `[[[[[`, `]]][[[[[[`} {
+	for _, s := range []string{`{"a":[[1]]}`, `["\\",[[]]]`, `["\"",[[]]]`, `"\\\"[[[[[`, `"[[[[`, `"\`, `[[[[[`, `]]][[[[[[`, `"a""b"[[[[[`, `["a":[[[[[`, `{"a":"b":[[[[[`, `{"a":{"b":[{"c":[[]]}]}}`, `{}[[[[[`} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		depth, deepest, inString, escaped := 0, 0, false, false
-		for _, c := range data {
+		depth, tooDeep, inString, escaped := 0, len(data), false, false
+		for i, c := range data {
 			switch {
 			case escaped:
 				escaped = false
@@ -19,14 +29,37 @@ func FuzzDepth(f *testing.F) {
 				inString = !inString
 			case inString:
 			case c == '{' || c == '[':
-				depth++
-				deepest = max(deepest, depth)
+				if depth++; depth > 4 {
+					tooDeep = min(tooDeep, i)
+				}
 			case c == '}' || c == ']':
 				depth--
 			}
 		}
-		if err := check(data, Limits{Bytes: len(data), Depth: 4}); (err != nil) != (deepest > 4) {
-			t.Errorf("%q has depth %d: %v", data, deepest, err)
+		err := check(data, Limits{Bytes: len(data), Depth: 4, Values: len(data) + 1})
+		if err != nil {
+			if tooDeep == len(data) && !strings.Contains(err.Error(), "name is longer") {
+				t.Errorf("%q is nowhere too deep: %v", data, err)
+			}
+			return
+		}
+		var syntactic *jsontext.SyntacticError
+		if tooDeep < len(data) && (!errors.As(json.Unmarshal(data, new(any)), &syntactic) || syntactic.ByteOffset > int64(tooDeep)) {
+			t.Errorf("%q is too deep at byte %d, and the decoder gets there: %v", data, tooDeep, syntactic)
 		}
 	})
+}
+
+// What is no JSON after its first bytes costs no look at the rest.
+func TestStopsWhereTheDecoderDoes(t *testing.T) {
+	for _, s := range []string{`{"b"b"`, `{"b":"b":"`, `[{}{`, `["a":"`, `[[][`} {
+		data := append([]byte(s), bytes.Repeat([]byte(`b"`), 8<<20)...)
+		start := time.Now()
+		if err := JSON(data, Limits{Bytes: len(data), Depth: 4, Values: 9}, new(any)); err == nil || !errors.As(err, new(*jsontext.SyntacticError)) {
+			t.Errorf("%s: %v", s, err)
+		}
+		if took := time.Since(start); took > 50*time.Millisecond { // seen to its end, it is more than 100 ms
+			t.Errorf("%s: it took %v", s, took)
+		}
+	}
 }

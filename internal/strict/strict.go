@@ -49,15 +49,28 @@ func check(data []byte, l Limits) error {
 	depth, values := 0, 1
 	var objects uint64 // bit n: the container at depth n is an object; nothing that is wanted is deeper than 63
 	name := false      // a string that begins here would be a member's name
+	fresh := true      // a string, an object or an array may begin here
+	named := false     // a colon may stand here
 	for i := 0; i < len(data); i++ {
 		switch data[i] {
 		case '"':
+			if !fresh {
+				return nil // the decoder stops here, and says where: what follows is not worth a look
+			}
 			from := i
 			if i = endOfString(data, i+1); name && i-from > maxName {
 				return fmt.Errorf("a member's name is longer than %d bytes", maxName)
 			}
-			name = false
+			fresh, named, name = false, name, false
+		case ':':
+			if !named {
+				return nil
+			}
+			fresh, named = true, false
 		case '{', '[':
+			if !fresh {
+				return nil
+			}
 			if depth++; depth > min(l.Depth, 63) {
 				return fmt.Errorf("document is nested deeper than %d", l.Depth)
 			}
@@ -68,7 +81,9 @@ func check(data []byte, l Limits) error {
 			}
 		case '}', ']':
 			depth--
+			fresh, named = false, false
 		case ',':
+			fresh, named = true, false
 			if values++; values > l.values() {
 				return fmt.Errorf("document has more than %d values", l.values())
 			}
