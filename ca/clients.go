@@ -93,7 +93,7 @@ func init() {
 const issuer = "sealkeeper"
 
 func (r RA) audience() string { return r.URL + "/1.0/sign" }
-func (r RA) rekeying() string { return r.URL + "/rekey" }
+func (r RA) rekeying() string { return r.URL + "/sealkeeper/rekey" }
 
 // enrolClients keeps what officers approved.
 func (a *Authority) enrolClients(ctx context.Context, _ Caller, q *officer.Quorum, x *ledger.Execution) error {

@@ -28,6 +28,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"sealkeeper/contract"
@@ -44,7 +45,8 @@ const (
 // Config of New.
 type Config struct {
 	BaseURL     string          // https://host:port of the issuance listener
-	Certificate tls.Certificate // this client's, with its key
+	Certificate tls.Certificate // this client's, with its key; or
+	Identity    *Identity       // that renews itself: each renewal gets new connections, and no request fails for it
 	RootCAs     *x509.CertPool  // anchors of the appliance's certificate; must be given: the system's are not asked
 	Attempts    int             // tries of one call; 0: 5
 	Timeout     time.Duration   // of one try; 0: 15 s
@@ -52,10 +54,12 @@ type Config struct {
 
 // Client is safe for concurrent use.
 type Client struct {
-	base     string
-	http     *http.Client
-	attempts int
-	wait     func(ctx context.Context, d time.Duration) error
+	base       string
+	config     Config
+	http       atomic.Pointer[http.Client]
+	generation atomic.Uint64 // of the identity that http speaks for
+	attempts   int
+	wait       func(ctx context.Context, d time.Duration) error
 }
 
 // Problem is the appliance's refusal (RFC 9457). Code is stable.
@@ -83,6 +87,9 @@ func New(c Config) (*Client, error) {
 	if err != nil || u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.User != nil {
 		return nil, errors.New("the base URL must be https://host:port")
 	}
+	if c.Identity != nil {
+		c.Certificate = c.Identity.Certificate()
+	}
 	if len(c.Certificate.Certificate) == 0 || c.Certificate.PrivateKey == nil {
 		return nil, errors.New("a client certificate with its key is needed: the appliance speaks mTLS only")
 	}
@@ -98,11 +105,32 @@ func New(c Config) (*Client, error) {
 	if c.Timeout == 0 {
 		c.Timeout = defaultTimeout
 	}
-	cert := c.Certificate
+	made := &Client{base: strings.TrimSuffix(c.BaseURL, "/"), config: c, attempts: c.Attempts, wait: wait}
+	made.http.Store(made.connect(c.Certificate))
+	if c.Identity != nil {
+		made.generation.Store(c.Identity.now.Load().generation)
+	}
+	return made, nil
+}
+
+// connection is what requests go over now. A certificate that was renewed gets connections of its own; those under way end on theirs.
+func (c *Client) connection() *http.Client {
+	if i := c.config.Identity; i != nil {
+		now := i.now.Load()
+		if c.generation.Swap(now.generation) != now.generation {
+			old := c.http.Swap(c.connect(now.certificate))
+			old.CloseIdleConnections()
+			time.AfterFunc(2*c.config.Timeout, old.CloseIdleConnections) // those that were busy
+		}
+	}
+	return c.http.Load()
+}
+
+func (c *Client) connect(cert tls.Certificate) *http.Client {
 	t := &http.Transport{
 		TLSClientConfig: &tls.Config{
 			MinVersion: tls.VersionTLS13,
-			RootCAs:    c.RootCAs,
+			RootCAs:    c.config.RootCAs,
 			// Always this one, even if the server's list of anchors does not name its issuer: the server's refusal says more than our silence.
 			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil },
 		},
@@ -111,17 +139,11 @@ func New(c Config) (*Client, error) {
 		MaxIdleConnsPerHost: 64,
 		IdleConnTimeout:     50 * time.Second, // less than the appliance's 60 s
 	}
-	return &Client{
-		base: strings.TrimSuffix(c.BaseURL, "/"),
-		http: &http.Client{Transport: t, Timeout: c.Timeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
-
-		attempts: c.Attempts,
-		wait:     wait,
-	}, nil
+	return &http.Client{Transport: t, Timeout: c.config.Timeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
 // Close ends idle connections.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+func (c *Client) Close() { c.http.Load().CloseIdleConnections() }
 
 // NewKey makes an idempotency key of 192 random bits.
 func NewKey() string {
@@ -404,7 +426,7 @@ func once[Answer any](ctx context.Context, c *Client, k call, body []byte) (answ
 	if k.key != "" {
 		r.Header.Set("Idempotency-Key", k.key)
 	}
-	w, err := c.http.Do(r)
+	w, err := c.connection().Do(r)
 	if err != nil {
 		return answer, &lost{fmt.Errorf("asking %s: %w", k.path, err)}
 	}

@@ -1,0 +1,336 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	stdlog "log"
+	"log/slog"
+	"math/big"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/smallstep/certificates/api"
+	"github.com/smallstep/certificates/authority"
+	"github.com/smallstep/certificates/authority/config"
+	"github.com/smallstep/certificates/authority/provisioner"
+	cas "github.com/smallstep/certificates/cas/apiv1"
+	"github.com/smallstep/certificates/db"
+	"github.com/smallstep/certificates/errs"
+	"go.step.sm/crypto/jose"
+
+	"sealkeeper/client"
+	"sealkeeper/contract"
+)
+
+// ra is smallstep's authority with the appliance in the place of its keys.
+type ra struct {
+	url       string
+	appliance *client.Client
+	root      *x509.Certificate
+	step      *authority.Authority
+	log       *slog.Logger
+	tls       atomic.Pointer[tls.Certificate]
+
+	mu     sync.Mutex
+	tokens map[[32]byte]string // by SHA-256 of the certificate request, while its /sign is under way
+}
+
+// callTimeout bounds what the appliance is asked: the authority's interface gives no context.
+const callTimeout = 15 * time.Second
+
+func newAuthority(ctx context.Context, appliance *client.Client, database string, log *slog.Logger) (*ra, error) {
+	asked, err := appliance.Enrolling(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("asking the appliance what it enrols by: %w", err)
+	}
+	r := &ra{url: asked.URL, appliance: appliance, log: log, tokens: map[[32]byte]string{}}
+	block, _ := pem.Decode([]byte(asked.Root))
+	if block == nil {
+		return nil, errors.New("the appliance named no root")
+	}
+	if r.root, err = x509.ParseCertificate(block.Bytes); err != nil {
+		return nil, err
+	}
+	u, err := url.Parse(asked.URL)
+	if err != nil {
+		return nil, err
+	}
+	c := &config.Config{Address: u.Host, DNSNames: []string{u.Hostname()}, CommonName: u.Hostname(), DB: &db.Config{Type: "bbolt", DataSource: database},
+		AuthorityConfig: &config.AuthConfig{Provisioners: provisioner.List{}}}
+	for _, k := range asked.Keys {
+		var jwk jose.JSONWebKey
+		if err := json.Unmarshal(k, &jwk); err != nil {
+			return nil, fmt.Errorf("a token key: %w", err)
+		}
+		c.AuthorityConfig.Provisioners = append(c.AuthorityConfig.Provisioners, &provisioner.JWK{Type: "JWK", Name: asked.Issuer, Key: &jwk})
+	}
+	if r.step, err = authority.NewEmbedded(authority.WithConfig(c), authority.WithX509CAService(r), authority.WithX509RootCerts(r.root), authority.WithQuietInit()); err != nil {
+		return nil, err
+	}
+	return r, r.renewServer()
+}
+
+func (r *ra) close() { _ = r.step.Shutdown() }
+
+func (r *ra) renewServer() error {
+	c, err := r.step.GetTLSCertificate()
+	if err != nil {
+		return fmt.Errorf("its own server certificate: %w", err)
+	}
+	if c.Leaf == nil {
+		if c.Leaf, err = x509.ParseCertificate(c.Certificate[0]); err != nil {
+			return err
+		}
+	}
+	r.tls.Store(c)
+	return nil
+}
+
+// keepCertificates renews its own two: the server's, whose key is in memory, and the client's by which it speaks to the appliance.
+func (r *ra) keepCertificates(ctx context.Context, id *client.Identity) {
+	for {
+		leaf := r.tls.Load().Leaf
+		due := leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) * 2 / 3)
+		if id.Due().Before(due) {
+			due = id.Due()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(max(time.Until(due), time.Minute)):
+		}
+		if err := r.renewServer(); err != nil {
+			r.log.Error("the server certificate is not renewed", "until", leaf.NotAfter, "error", err)
+		}
+		if time.Now().Before(id.Due()) {
+			continue
+		}
+		key, err := id.SPKI()
+		if err == nil {
+			var a contract.CertificateAnswer
+			if a, err = r.appliance.RenewClient(ctx, contract.RenewClientRequest{Client: id.Name(), Key: base64.RawURLEncoding.EncodeToString(key)}); err == nil {
+				err = id.Take(a)
+			}
+		}
+		if err != nil {
+			r.log.Error("its own client certificate is not renewed", "until", id.Expires(), "error", err)
+		}
+	}
+}
+
+// server speaks the protocol of `step`, and takes statements by which clients change their keys.
+func (r *ra) server() *http.Server {
+	router := chi.NewRouter()
+	router.Use(func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			q.Body = http.MaxBytesReader(w, q.Body, 64<<10)
+			next.ServeHTTP(w, q.WithContext(authority.NewContext(q.Context(), r.step)))
+		})
+	}, r.withToken)
+	router.Route("/1.0", func(x chi.Router) { api.Route(x) })
+	router.Post("/sealkeeper/rekey", r.rekey)
+	api.Route(router)
+	roots := x509.NewCertPool()
+	roots.AddCert(r.root)
+	return &http.Server{Handler: router, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute,
+		MaxHeaderBytes: 16 << 10, ErrorLog: stdlog.New(io.Discard, "", 0),
+		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: roots,
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return r.tls.Load(), nil }}}
+}
+
+// withToken keeps the token of a /sign beside its certificate request: the authority verifies it and does not pass it on, and the appliance
+// wants to verify it itself.
+func (r *ra) withToken(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if q.Method != http.MethodPost || strings.TrimPrefix(q.URL.Path, "/1.0") != "/sign" {
+			next.ServeHTTP(w, q)
+			return
+		}
+		body, err := io.ReadAll(q.Body)
+		if err != nil {
+			http.Error(w, `{"status":413,"message":"the request is too large"}`, http.StatusRequestEntityTooLarge)
+			return
+		}
+		q.Body = io.NopCloser(bytes.NewReader(body))
+		var asked struct {
+			CSR string `json:"csr"`
+			OTT string `json:"ott"`
+		}
+		if json.Unmarshal(body, &asked) == nil {
+			if block, _ := pem.Decode([]byte(asked.CSR)); block != nil && asked.OTT != "" {
+				name := sha256.Sum256(block.Bytes)
+				if !r.hold(name, asked.OTT) {
+					http.Error(w, `{"status":409,"message":"this certificate request is under way"}`, http.StatusConflict)
+					return
+				}
+				defer r.drop(name)
+			}
+		}
+		next.ServeHTTP(w, q)
+	})
+}
+
+func (r *ra) hold(name [32]byte, token string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, held := r.tokens[name]; held {
+		return false
+	}
+	r.tokens[name] = token
+	return true
+}
+
+func (r *ra) drop(name [32]byte) { r.mu.Lock(); defer r.mu.Unlock(); delete(r.tokens, name) }
+
+func (r *ra) held(csr []byte) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.tokens[sha256.Sum256(csr)]
+}
+
+func (r *ra) call() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), callTimeout)
+}
+
+var b64 = base64.RawURLEncoding
+
+// CreateCertificate has the appliance certify: its template is not sent, and would not be read.
+func (r *ra) CreateCertificate(q *cas.CreateCertificateRequest) (*cas.CreateCertificateResponse, error) {
+	ctx, cancel := r.call()
+	defer cancel()
+	var a contract.CertificateAnswer
+	var err error
+	if q.IsCAServerCert {
+		a, err = r.appliance.ServerCertificate(ctx, contract.ServerRequest{CSR: b64.EncodeToString(q.CSR.Raw)})
+	} else {
+		a, err = r.appliance.Register(ctx, contract.RegisterRequest{Token: r.held(q.CSR.Raw), CSR: b64.EncodeToString(q.CSR.Raw)})
+	}
+	cert, chain, err := answer(a, err)
+	if err != nil {
+		return nil, err
+	}
+	return &cas.CreateCertificateResponse{Certificate: cert, CertificateChain: chain}, nil
+}
+
+// RenewCertificate asks for another certificate for the key of the old one: that it was shown here proves nothing to the appliance.
+func (r *ra) RenewCertificate(q *cas.RenewCertificateRequest) (*cas.RenewCertificateResponse, error) {
+	ctx, cancel := r.call()
+	defer cancel()
+	if len(q.Template.URIs) != 1 {
+		return nil, errs.Forbidden("the certificate names no client")
+	}
+	parts := strings.Split(q.Template.URIs[0].String(), ":")
+	spki, err := x509.MarshalPKIXPublicKey(q.Template.PublicKey)
+	if err != nil {
+		return nil, errs.BadRequestErr(err, "the key can't be encoded")
+	}
+	a, err := r.appliance.RenewClient(ctx, contract.RenewClientRequest{Client: parts[len(parts)-1], Key: b64.EncodeToString(spki)})
+	cert, chain, err := answer(a, err)
+	if err != nil {
+		return nil, err
+	}
+	return &cas.RenewCertificateResponse{Certificate: cert, CertificateChain: chain}, nil
+}
+
+// RevokeCertificate revokes the client that has the certificate.
+func (r *ra) RevokeCertificate(q *cas.RevokeCertificateRequest) (*cas.RevokeCertificateResponse, error) {
+	ctx, cancel := r.call()
+	defer cancel()
+	serial, ok := new(big.Int).SetString(q.SerialNumber, 10)
+	if !ok || serial.Sign() <= 0 {
+		return nil, errs.BadRequest("the serial number is none")
+	}
+	reason := strings.Map(func(c rune) rune {
+		if c < ' ' || c > '~' {
+			return -1
+		}
+		return c
+	}, q.Reason)
+	_, err := r.appliance.Retire(ctx, contract.RetireRequest{Serial: hex.EncodeToString(serial.Bytes()), Reason: reason[:min(len(reason), contract.MaxRetireReason)]})
+	if err != nil {
+		return nil, refusal(err)
+	}
+	return &cas.RevokeCertificateResponse{Certificate: q.Certificate}, nil
+}
+
+// rekey carries a statement by which a client changes its key.
+func (r *ra) rekey(w http.ResponseWriter, q *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	var asked contract.RekeyRequest
+	if err := json.NewDecoder(q.Body).Decode(&asked); err != nil {
+		http.Error(w, `{"status":400,"message":"this is no request for another key"}`, http.StatusBadRequest)
+		return
+	}
+	a, err := r.appliance.RekeyClient(q.Context(), asked)
+	cert, chain, err := answer(a, err)
+	if err != nil {
+		status := http.StatusInternalServerError
+		var s interface{ StatusCode() int }
+		if errors.As(err, &s) {
+			status = s.StatusCode()
+		}
+		w.WriteHeader(status)
+		_ = json.NewEncoder(w).Encode(map[string]any{"status": status, "message": err.Error()})
+		return
+	}
+	all := []string{text(cert)}
+	for _, c := range chain {
+		all = append(all, text(c))
+	}
+	w.WriteHeader(http.StatusCreated)
+	_ = json.NewEncoder(w).Encode(map[string]any{"crt": all[0], "certChain": all})
+}
+
+func text(c *x509.Certificate) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
+}
+
+func answer(a contract.CertificateAnswer, err error) (*x509.Certificate, []*x509.Certificate, error) {
+	if err != nil {
+		return nil, nil, refusal(err)
+	}
+	parse := func(s string) (*x509.Certificate, error) {
+		der, err := b64.DecodeString(s)
+		if err != nil {
+			return nil, err
+		}
+		return x509.ParseCertificate(der)
+	}
+	cert, err := parse(a.Certificate)
+	if err != nil {
+		return nil, nil, err
+	}
+	issuer, err := parse(a.Issuer)
+	if err != nil {
+		return nil, nil, err
+	}
+	return cert, []*x509.Certificate{issuer}, nil
+}
+
+// refusal passes on what the appliance said, with a status that `step` understands.
+func refusal(err error) error {
+	var p *client.Problem
+	if !errors.As(err, &p) {
+		return errs.New(http.StatusServiceUnavailable, "the appliance can't be reached: try again later")
+	}
+	status := http.StatusForbidden
+	if p.Status == http.StatusServiceUnavailable || p.Status == http.StatusTooManyRequests {
+		status = http.StatusServiceUnavailable
+	}
+	return errs.New(status, "%s: %s", p.Code, p.Detail)
+}

@@ -1,0 +1,76 @@
+// Command sealkeeper-ra is the registration authority for the appliance's clients: it speaks the protocol of `step`, in a process and a module of its own,
+// and carries what clients ask for to the appliance, which believes it nothing. It holds no key of value: its own client key, and a
+// server key in memory whose certificate it gets from the appliance.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"sealkeeper/client"
+)
+
+func main() {
+	var o options
+	flag.StringVar(&o.appliance, "appliance", "", "https://host:port of the appliance's issuance listener")
+	flag.StringVar(&o.identity, "identity", "", "directory of its own key.pem, cert.pem and ca.pem, of role ra")
+	flag.StringVar(&o.listen, "listen", ":9443", "address to listen on")
+	flag.StringVar(&o.database, "database", "", "file of its database: which certificates it saw, and which were revoked")
+	flag.Parse()
+	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if o.appliance == "" || o.identity == "" || o.database == "" || flag.NArg() > 0 {
+		fmt.Fprintln(os.Stderr, "usage: sealkeeper-ra --appliance https://host:port --identity DIR --database FILE [--listen ADDRESS]")
+		os.Exit(2)
+	}
+	if err := run(ctx, o, log); err != nil {
+		log.Error("the registration authority ends", "error", err)
+		os.Exit(1)
+	}
+}
+
+type options struct{ appliance, identity, listen, database string }
+
+func run(ctx context.Context, o options, log *slog.Logger) error {
+	id, err := client.LoadIdentity(o.identity, "")
+	if err != nil {
+		return fmt.Errorf("its own identity: %w", err)
+	}
+	appliance, err := client.New(client.Config{BaseURL: o.appliance, Identity: id, RootCAs: id.Roots(), Attempts: 2, Timeout: 10 * time.Second})
+	if err != nil {
+		return err
+	}
+	defer appliance.Close()
+	ra, err := newAuthority(ctx, appliance, o.database, log)
+	if err != nil {
+		return err
+	}
+	defer ra.close()
+	go ra.keepCertificates(ctx, id)
+	l, err := net.Listen("tcp", o.listen)
+	if err != nil {
+		return err
+	}
+	server := ra.server()
+	log.Info("the registration authority listens", "address", l.Addr().String(), "url", ra.url)
+	go func() {
+		<-ctx.Done()
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		_ = server.Shutdown(end)
+	}()
+	if err := server.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
