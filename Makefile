@@ -4,13 +4,28 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS  = -X main.version=$(VERSION)
 export CGO_ENABLED = 1
 
-.PHONY: all build demo demo-officers test unit interop check lint bench bench-scale monitoring faults overload soak fuzz fuzz-scale clean
+.PHONY: all build ra step registration demo demo-officers test unit interop check lint bench bench-scale monitoring faults overload soak fuzz fuzz-scale clean
 
 all: build
 
 build: ## the daemon and the operator's tool, in bin/
 	@mkdir -p bin
 	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/sealkeeperd ./cmd/sealctl
+
+ra: ## the registration authority, a module of its own, in bin/
+	@mkdir -p bin
+	@cd cmd/sealkeeper-ra && $(GO) build -trimpath -o ../../bin/ .
+
+STEP_VERSION = v0.21.0
+step: bin/step ## the stock step of this version, in bin/: what clients' enrolment is tested with
+bin/step:
+	@mkdir -p bin
+	@GOBIN=$(CURDIR)/bin/.step GOFLAGS= $(GO) install github.com/smallstep/cli/cmd/step@$(STEP_VERSION)
+	@mv bin/.step/step bin/step && rmdir bin/.step
+
+registration: ra step ## the registration authority's module, and the stock step against it
+	cd cmd/sealkeeper-ra && $(GO) vet ./... && $(GO) test -race ./...
+	SEAL_REQUIRE_STEP=1 $(GO) test -count=1 -timeout 10m ./tests/enrolment
 
 demo: ## the story of one card, told by the real daemon over real mTLS
 	@sh scripts/require.sh demo

@@ -183,7 +183,7 @@ func (a *Authority) token(ctx context.Context, c Caller, client string, root []b
 // clientRoot is the certificate of the client CA that is in use.
 func (a *Authority) clientRoot() ([]byte, error) {
 	if a.o.RA.URL == "" {
-		return nil, &Problem{Code: "enrolment.unconfigured", Detail: "the configuration names no registration authority (ra: url)"}
+		return nil, &Problem{Code: "enrolment.unconfigured", Detail: "the configuration names no registration authority (ra_url)"}
 	}
 	k, err := a.activeKey(policy.PurposeClientCA, a.o.Clock.Now())
 	if err != nil {

@@ -115,7 +115,15 @@ func LoadIdentity(dir, url string) (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	return i, i.use(key, chain)
+	if err = i.use(key, chain); err == nil {
+		return i, nil
+	}
+	// A change of key that was cut off between its two files is ended now: the certificate is already that of the next key.
+	next := filepath.Join(dir, "next-key.pem")
+	if key, e := readKey(next); e == nil && i.use(key, chain) == nil {
+		return i, os.Rename(next, filepath.Join(dir, "key.pem"))
+	}
+	return nil, err
 }
 
 // Certificate that is in use.
