@@ -3,6 +3,7 @@ package ca
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"sealkeeper/contract"
@@ -26,12 +27,9 @@ func (a *Authority) Clients(context.Context) (contract.Clients, error) {
 	return out, nil
 }
 
-// lookAtClients sets the gauges of clients that can still connect. Whose last certificate has ended has to be enrolled again, and is nobody's alarm
-// any more after another day.
-func (a *Authority) lookAtClients(now time.Time) {
-	m := a.o.Metrics
-	m.ClientIssued.Reset()
-	m.ClientExpires.Reset()
+// newest certificates of clients that are not revoked. Whose last one has ended has to be enrolled again, and is nobody's alarm any more after
+// another day.
+func (a *Authority) newest(now time.Time, each func(id string, c ledger.ClientCertificate)) {
 	for _, e := range a.o.Ledger.Clients() {
 		if e.State != ledger.ClientActive || len(e.Certificates) == 0 {
 			continue
@@ -42,12 +40,45 @@ func (a *Authority) lookAtClients(now time.Time) {
 				newest = c
 			}
 		}
-		if now.After(newest.NotAfter.Add(day)) {
-			continue
+		if !now.After(newest.NotAfter.Add(day)) {
+			each(e.ID, newest)
 		}
-		m.ClientIssued.WithLabelValues(e.ID).Set(float64(newest.At.Unix()))
-		m.ClientExpires.WithLabelValues(e.ID).Set(float64(newest.NotAfter.Unix()))
 	}
+}
+
+// clientsEnding are those whose certificate should have been renewed: a third of its life is left. The alert rules say it of each.
+func (a *Authority) clientsEnding(now time.Time) (severity, what string) {
+	rank, n := map[string]int{"": 0, Info: 1, Warning: 2, Critical: 3}, 0
+	var first ledger.ClientCertificate
+	var who string
+	a.newest(now, func(id string, c ledger.ClientCertificate) {
+		left := c.NotAfter.Sub(now)
+		u := urgency(left)
+		if u == "" || 3*left > c.NotAfter.Sub(c.At) {
+			return
+		}
+		if n++; n == 1 || c.NotAfter.Before(first.NotAfter) {
+			first, who = c, id
+		}
+		if rank[u] > rank[severity] {
+			severity = u
+		}
+	})
+	if n == 0 {
+		return "", ""
+	}
+	return severity, fmt.Sprintf("%d clients did not renew their certificates; the first is %s, whose ends at %s", n, who, first.NotAfter.UTC().Format(time.RFC3339))
+}
+
+// lookAtClients sets the gauges.
+func (a *Authority) lookAtClients(now time.Time) {
+	m := a.o.Metrics
+	m.ClientIssued.Reset()
+	m.ClientExpires.Reset()
+	a.newest(now, func(id string, c ledger.ClientCertificate) {
+		m.ClientIssued.WithLabelValues(id).Set(float64(c.At.Unix()))
+		m.ClientExpires.WithLabelValues(id).Set(float64(c.NotAfter.Unix()))
+	})
 }
 
 // dismissedEvery is how often clients that were revoked are looked for whose certificates no list names. Here they get nothing since the moment at

@@ -83,6 +83,9 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 	}
 	troubles := a.ring.troubles()
 	s.Orphans = a.ring.strangers()
+	if severity, what := a.clientsEnding(now); severity != "" {
+		note("client-expiring", severity, "ask who runs them; sealctl clients --within 720h lists them", "%s", what)
+	}
 	for _, k := range a.o.Ledger.Keys() {
 		s.Keys = append(s.Keys, a.keyStatus(ctx, k))
 		if why := troubles[k.ID]; why != "" {

@@ -286,6 +286,7 @@ func enrol(keyFile, certFile string, certify func(spki []byte) ([]byte, error)) 
 
 func enrolCommand() *cobra.Command {
 	var file, out string
+	var life time.Duration
 	c := &cobra.Command{
 		Use:   "enrol CLIENT…",
 		Short: "Make mTLS keys and certificates for clients of the policy bundle (while the daemon is stopped)",
@@ -321,7 +322,7 @@ urn:sealkeeper:client:<role>:<id>, as the bundle has it. It works on the ledger,
 					return err
 				}
 				if err := enrol(filepath.Join(dir, "key.pem"), filepath.Join(dir, "cert.pem"), func(spki []byte) ([]byte, error) {
-					return a.ca.CertifyNamed(cmd.Context(), id, spki, 90*24*time.Hour)
+					return a.ca.CertifyNamed(cmd.Context(), id, spki, life)
 				}); err != nil {
 					return fmt.Errorf("client %s: %w", id, err)
 				}
@@ -335,6 +336,7 @@ urn:sealkeeper:client:<role>:<id>, as the bundle has it. It works on the ledger,
 	}
 	configFlag(c, &file)
 	c.Flags().StringVar(&out, "out", "clients", "directory to write to")
+	c.Flags().DurationVar(&life, "life", 90*24*time.Hour, "of the certificates, up to 397 days; a client that has had one keeps the life that it had")
 	return c
 }
 

@@ -307,6 +307,18 @@ func officers(t *testing.T, were *seen) {
 	w.fires("KeyUseEnding info")
 	successor("ds-3", "ds-2", 300*24*time.Hour)
 	w.quiet()
+
+	// A client does not renew its certificate; then two of them revoke it.
+	in.must(`systemctl stop sealkeeperd; sealkeeperd enrol --config "$SEALKEEPER_CONFIG" --out clients --life 30s telecom-a; systemctl start sealkeeperd`)
+	w.fires("ClientExpiring critical")
+	if p, err = signs("kim", `propose client.revoke 'clients:=["telecom-a"]' reason=gone`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := signs("lee", "approve "+p.ID); err != nil {
+		t.Fatal(err)
+	}
+	in.must("sealctl execute --identity clients/officers " + p.ID)
+	w.quiet()
 }
 
 // root: a new CRL is due, and the root's token is not there.
