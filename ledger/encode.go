@@ -308,6 +308,7 @@ func (l Leaf) write(w *writer) {
 	w.textIf("latch", l.Latch)
 	w.bytesIf("decision", l.Decision)
 	w.textIf("proposal", l.Proposal)
+	w.textIf("about", l.About)
 	w.numberIf("dropped", l.Dropped)
 	if len(l.Keys) > 0 {
 		w.any("keys", l.Keys)
