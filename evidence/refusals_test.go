@@ -529,7 +529,7 @@ func elsewhere(code string) bool {
 			return true
 		}
 	}
-	return false
+	return ofClients(code)
 }
 
 // TestUnknownKind shows that the kind is named, but only when that is harmless.
