@@ -23,9 +23,10 @@ bin/step:
 	@GOBIN=$(CURDIR)/bin/.step GOFLAGS= $(GO) install github.com/smallstep/cli/cmd/step@$(STEP_VERSION)
 	@mv bin/.step/step bin/step && rmdir bin/.step
 
-registration: ra step ## the registration authority's module, and the stock step against it
-	cd cmd/sealkeeper-ra && $(GO) vet ./... && $(GO) test -race ./...
-	SEAL_REQUIRE_STEP=1 $(GO) test -count=1 -timeout 10m ./tests/enrolment
+ENROLMENT = .
+registration: ra step ## the registration authority's module, and the stock step against it; ENROLMENT names which tests, by default all
+	cd cmd/sealkeeper-ra && $(GO) vet -trimpath ./... && $(GO) test -trimpath ./...
+	SEAL_REQUIRE_STEP=1 $(GO) test -count=1 -timeout 10m -run '$(ENROLMENT)' ./tests/enrolment
 
 demo: ## the story of one card, told by the real daemon over real mTLS
 	@sh scripts/require.sh demo
