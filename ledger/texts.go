@@ -10,8 +10,8 @@ import (
 )
 
 // wordy are tables whose rows are read for no texts: officers' names and reasons stand in them as they wrote them, policy bundles, and settings that are
-// no JSON.
-var wordy = []Table{TableOfficers, TableProposals, TableMandates, TableMeta}
+// no JSON; the salts of commitments are random bytes, one in 256 of which begins like JSON.
+var wordy = []Table{TableOfficers, TableProposals, TableMandates, TableMeta, TableCommitments}
 
 // Texts calls f for every text in the journal and in the rows of all tables that speak of cards and persons: member by member, whatever the
 // record is. A leaf has no table; seq is its entry, or the one that wrote the row last. Of leaves about what officers or operators did, which

@@ -129,7 +129,7 @@ func TestKeysSurviveEveryCrash(t *testing.T) {
 	}
 	b.Start()
 	b.until("ds-2", "active")
-	if s := b.Operations(); b.state("ds-1") != "deactivated" || len(s.Keys) != 6 || len(s.Orphans) != 0 {
+	if s := b.Operations(); b.state("ds-1") != "deactivated" || len(s.Keys) != 7 || len(s.Orphans) != 0 {
 		t.Errorf("%+v, orphans %v", s.Keys, s.Orphans)
 	}
 	b.Issue(appliance.NewPhone(t, 1), "after-the-crashes", false)
