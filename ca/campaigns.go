@@ -19,10 +19,7 @@ import (
 // startCampaign begins what a quorum decided about many cards.
 func (a *Authority) startCampaign(ctx context.Context, _ Caller, q *officer.Quorum, x *ledger.Execution) error {
 	p := q.Parameters().(*officer.Mass)
-	op := ledger.CampaignReissue
-	if q.Action() == officer.RevokeMass {
-		op = ledger.CampaignRevoke
-	}
+	op := map[officer.Action]string{officer.HoldMass: ledger.CampaignHold, officer.RevokeMass: ledger.CampaignRevoke, officer.ReissueMass: ledger.CampaignReissue}[q.Action()]
 	if p.Key != "" {
 		if _, known := a.key(p.Key); !known {
 			return moot("there is no key %s", p.Key)
@@ -32,6 +29,20 @@ func (a *Authority) startCampaign(ctx context.Context, _ Caller, q *officer.Quor
 		return moot("the policy bundle has no document type %s", p.DocumentType)
 	}
 	return a.o.Ledger.StartCampaign(ctx, ledger.CampaignRecord{Operation: op, Selection: selection(p), Reason: p.Reason, PerSecond: p.PerSecond, At: a.o.Guard.ForLists()}, x)
+}
+
+// liftHold ends a hold.
+func (a *Authority) liftHold(ctx context.Context, _ Caller, q *officer.Quorum, x *ledger.Execution) error {
+	p := q.Parameters().(*officer.Lift)
+	all := a.o.Ledger.Campaigns()
+	i := slices.IndexFunc(all, func(c ledger.Campaign) bool { return c.ID == p.Hold && c.Operation == ledger.CampaignHold })
+	switch {
+	case i < 0:
+		return moot("there is no hold %s", p.Hold)
+	case !all[i].Lifted.IsZero():
+		return moot("the hold was lifted before")
+	}
+	return a.o.Ledger.LiftHold(ctx, p.Hold, p.PerSecond, a.o.Guard.ForLists(), x)
 }
 
 func selection(p *officer.Mass) ledger.Selection {
@@ -58,7 +69,8 @@ func (a *Authority) Campaigns(context.Context) (contract.Campaigns, error) {
 		out.Campaigns = append(out.Campaigns, contract.Campaign{ID: c.ID, Operation: c.Operation, DocumentType: c.DocumentType, Key: c.Key, From: c.From, To: c.To, Reason: c.Reason,
 			PerSecond: c.PerSecond, Started: c.At, By: orEmpty(c.By), Found: c.Found, Done: c.Done, First: c.First, Total: c.Total(),
 			Waiting: c.Cards[ledger.CardWaiting], Locked: c.Cards[ledger.CardLocked], Reissued: c.Cards[ledger.CardReissued], Expired: c.Cards[ledger.CardExpired],
-			Ended: c.Cards[ledger.CardEnded], Revoked: c.Cards[ledger.CardRevoked], Failed: c.Cards[ledger.CardFailed]})
+			Ended: c.Cards[ledger.CardEnded], Revoked: c.Cards[ledger.CardRevoked], Failed: c.Cards[ledger.CardFailed],
+			Lifted: c.Lifted, Held: c.Cards[ledger.CardHeld], Released: c.Cards[ledger.CardReleased]})
 	}
 	return out, nil
 }

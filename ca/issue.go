@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -267,7 +268,14 @@ func (a *Authority) slot(ctx context.Context, q request, p *ledger.Pending) (pol
 	if err != nil {
 		return policy.Slot{}, fmt.Errorf("reading the subject: %w", err)
 	}
-	return s.Slot(), nil
+	slot := s.Slot()
+	if lock, held := a.o.Ledger.HoldsNew(q.body.DocumentType, a.o.Guard.ForLists()); held && !slices.Contains(slot.Locks, lock) {
+		slot.Locks = append(slot.Locks, lock)
+		slices.SortFunc(slot.Locks, func(x, y policy.Lock) int {
+			return cmp.Or(cmp.Compare(x.Reason, y.Reason), cmp.Compare(x.Class, y.Class), cmp.Compare(x.By, y.By))
+		})
+	}
+	return slot, nil
 }
 
 func (q request) policy(resuming bool, latched []string) policy.IssueRequest {

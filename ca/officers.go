@@ -323,6 +323,8 @@ func init() {
 		officer.FloodUndo:       (*Authority).executeFlood,
 		officer.ReissueMass:     (*Authority).startCampaign,
 		officer.RevokeMass:      (*Authority).startCampaign,
+		officer.HoldMass:        (*Authority).startCampaign,
+		officer.HoldLift:        (*Authority).liftHold,
 		officer.ClientEnrol:     (*Authority).enrolClients,
 		officer.ClientRevoke:    (*Authority).dismissClients,
 		officer.AuthoritySwitch: (*Authority).switchAuthority,

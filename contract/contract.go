@@ -292,6 +292,9 @@ type Campaign struct {
 	Ended        int       `json:"ended"`
 	Revoked      int       `json:"revoked"`
 	Failed       int       `json:"failed"`
+	Held         int       `json:"held"`
+	Released     int       `json:"released"`
+	Lifted       time.Time `json:"lifted,omitzero"` // a hold: when officers lifted it
 }
 
 // Campaigns, the newest first: GET /v1/campaigns, and the answer of POST /v1/campaigns/pace

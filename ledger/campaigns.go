@@ -67,6 +67,8 @@ type CampaignRecord struct {
 	Cursor    []byte    `json:"cursor,omitempty"` // reservations before it were looked at
 	Found     time.Time `json:"found,omitzero"`   // when all were
 	Done      time.Time `json:"done,omitzero"`
+	Lifted    time.Time `json:"lifted,omitzero"` // a hold: when officers lifted it
+	LiftedBy  []string  `json:"lifted_by,omitempty"`
 }
 
 // Selection of cards, by what the ledger knows without knowing persons.
@@ -197,6 +199,10 @@ func (l *Ledger) StartCampaign(ctx context.Context, r CampaignRecord, x *Executi
 		return refuse("campaign.too_many", "%d campaigns are under way", open)
 	}
 	r.By = x.By
+	if r.Operation == CampaignHold { // whoever reserves afterwards knows of it, and what was reserved before is found
+		l.custody.Lock()
+		defer l.custody.Unlock()
+	}
 	leaf := Leaf{Kind: "campaign", Name: x.ID, Operation: r.Operation, State: "started", Reason: r.Reason, Count: uint64(r.PerSecond)}
 	return l.execute(ctx, x, leaf, []Row{{Table: TableCampaigns, Key: []byte(x.ID), Value: encode(r)}}, func(uint64) {
 		l.campaigns.mu.Lock()
@@ -283,8 +289,11 @@ func (l *Ledger) AdvanceCampaigns(ctx context.Context, at time.Time) error {
 		switch {
 		case !c.Done.IsZero() || c.PerSecond == 0:
 			continue
+		case !c.Lifted.IsZero():
+			err = l.releaseCards(ctx, c, at)
 		case c.Found.IsZero():
 			err = l.findCards(ctx, c, at)
+		case c.Operation == CampaignHold: // it stands
 		default:
 			err = l.watchCards(ctx, c, at)
 		}
@@ -318,7 +327,9 @@ func (l *Ledger) findCards(ctx context.Context, c Campaign, at time.Time) error 
 		}
 	}
 	return l.campaignMoved(ctx, c.ID, Leaf{State: map[bool]string{true: "finding", false: "found"}[found.IsZero()]}, func(r *CampaignRecord) error {
-		r.Cursor, r.Found = cursor, found
+		if r.Lifted.IsZero() { // else it ended meanwhile
+			r.Cursor, r.Found = cursor, found
+		}
 		return nil
 	})
 }
@@ -333,7 +344,7 @@ func (l *Ledger) markCards(ctx context.Context, c Campaign, page []Entry, most i
 		if err != nil {
 			return n, nil, marked, err
 		}
-		if !slices.ContainsFunc(seq(len(r.Items)), func(i int) bool { return c.of(r, i) }) || r.At.After(c.At) {
+		if !slices.ContainsFunc(seq(len(r.Items)), func(i int) bool { return c.of(r, i) }) || r.At.After(c.At) && c.Operation != CampaignHold {
 			continue
 		}
 		launched++
@@ -380,9 +391,12 @@ func (l *Ledger) markCard(ctx context.Context, c Campaign, r *ReservationRecord,
 		}
 		card := CardRecord{State: CardWaiting, At: at, Until: until}
 		event := state.Event{At: at, Renew: &state.Renew{Reasons: []string{RenewCompromised}}}
-		if c.Operation == CampaignRevoke {
+		switch {
+		case c.Operation == CampaignRevoke:
 			card.State, event = CardRevoked, state.Event{At: at, Revoke: &state.Revoke{Reason: "mass"}}
-		} else if len(before.Locks) > 0 {
+		case c.Operation == CampaignHold:
+			card.State, event = CardHeld, state.Event{At: at, Lock: &state.Lock{Lock: holdLock(c.ID), Held: true}}
+		case len(before.Locks) > 0:
 			card.State = CardLocked
 		}
 		next, changes, err := before.Apply(event)

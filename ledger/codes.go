@@ -1,5 +1,7 @@
 package ledger
 
+import "sealkeeper/policy"
+
 // Codes explains the refusals that a client can meet. There are others, which only a fault of the appliance
 // itself brings about; clients see those as internal.
 var Codes = map[string]string{
@@ -18,6 +20,7 @@ var Codes = map[string]string{
 	"flood.unknown":          "Nothing of this carrier and hour waits for a decision: list what waits with GET /v1/floods.",
 	"flood.deciding":         "A decision on these cards is being carried out: what came after it can be decided on when it is done.",
 	"event.letters_full":     "A million lines are reported that nobody is linked to, and no more are kept: retry later. Nobody's card is concerned.",
+	"card.held":              policy.Codes["card.held"],
 	"campaign.unknown":       "There is no such campaign: sealctl campaigns shows those that there are.",
 	"campaign.done":          "The campaign came to its end: there is nothing to pace.",
 	"campaign.too_many":      "As many campaigns are under way as can be.",

@@ -282,6 +282,9 @@ func (l *Ledger) Resume(ctx context.Context, p *Pending, a *policy.Approval, d [
 	if err != nil {
 		return nil, err
 	}
+	if err := l.withheld(ctx, rec, s); err != nil {
+		return nil, err
+	}
 	if err := p.waits(s); err != nil {
 		return nil, err
 	}
@@ -352,6 +355,9 @@ func (l *Ledger) ReserveAgain(ctx context.Context, p *Pending, a *policy.Approva
 	}
 	before, rev, err := l.slot(ctx, key)
 	if err != nil {
+		return nil, err
+	}
+	if err := l.withheld(ctx, &n.record, before); err != nil {
 		return nil, err
 	}
 	if err := p.waits(before); err != nil {

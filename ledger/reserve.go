@@ -347,6 +347,9 @@ func (l *Ledger) reserveIssue(ctx context.Context, a *policy.Approval, d []Draft
 	if before.Epoch != a.Conditions().Epoch {
 		return nil, ErrConflict
 	}
+	if err := l.withheld(ctx, rec, before); err != nil {
+		return nil, err
+	}
 	rec.Before = before.Slot(a.At())
 	e := state.Issue{Refresh: p.issue.Operation == policy.OpRefresh, Replace: p.issue.Replace, Credentials: p.credentials}
 	for _, k := range p.issue.Keys {

@@ -73,7 +73,11 @@ func (l *Ledger) Subject(ctx context.Context, documentType string, p policy.Pseu
 	if err != nil {
 		return Snapshot{}, err
 	}
-	s := Snapshot{state: slot, at: l.o.Clock.Now(), uris: map[string]string{}}
+	at := l.o.Clock.Now()
+	if slot, err = l.held(ctx, documentType, slot, at); err != nil {
+		return Snapshot{}, err
+	}
+	s := Snapshot{state: slot, at: at, uris: map[string]string{}}
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	for _, c := range slot.Credentials {

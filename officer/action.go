@@ -27,6 +27,7 @@ const (
 	FloodConfirm    Action = "flood.confirm"
 	FloodUndo       Action = "flood.undo"
 	HoldMass        Action = "hold.mass"
+	HoldLift        Action = "hold.lift"
 	RevokeMass      Action = "revoke.mass"
 	ReissueMass     Action = "reissue.mass"
 	UnlockAdmin     Action = "unlock.admin"
@@ -67,6 +68,7 @@ var actions = map[Action]action{
 	FloodConfirm:    {func() Parameters { return new(Flood) }, Rule{2, 0, day}},
 	FloodUndo:       {func() Parameters { return new(Flood) }, Rule{2, 0, day}},
 	HoldMass:        {func() Parameters { return new(Mass) }, Rule{2, 0, day}},
+	HoldLift:        {func() Parameters { return new(Lift) }, Rule{2, 0, day}},
 	RevokeMass:      {func() Parameters { return new(Mass) }, Rule{2, time.Hour, day}},
 	ReissueMass:     {func() Parameters { return new(Mass) }, Rule{2, 0, day}},
 	UnlockAdmin:     {func() Parameters { return new(Unlock) }, Rule{2, 0, day}},
@@ -317,6 +319,27 @@ func (p *Mass) text() []string {
 		out = append(out, "  issued before "+p.To.Format(time.RFC3339))
 	}
 	return append(out, "  Reason: "+p.Reason)
+}
+
+// Lift ends a hold of many cards, which is named by its proposal.
+type Lift struct {
+	Hold      string `json:"hold"`
+	PerSecond int    `json:"per_second"`
+	Reason    string `json:"reason"`
+}
+
+func (p *Lift) check() error {
+	switch {
+	case !pseudonymForm.MatchString(p.Hold):
+		return errors.New("hold is the id of the proposal that placed it: 64 hexadecimal digits")
+	case p.PerSecond < 1 || p.PerSecond > maxPerSecond:
+		return fmt.Errorf("per_second is 1 to %d cards", maxPerSecond)
+	}
+	return reason(p.Reason)
+}
+
+func (p *Lift) text() []string {
+	return []string{fmt.Sprintf("Lift the hold of many cards, %d a second, that was placed by proposal", p.PerSecond), "  " + p.Hold, "  What else stands against a card stays.", "  Reason: " + p.Reason}
 }
 
 // Unlock takes away a lock of the security officers. The holder is named by pseudonym: proposals are kept.

@@ -68,6 +68,7 @@ var Codes = map[string]string{
 	"slot.occupied":    "Another phone has this card; ask with replace to move it to the new phone, which revokes the old one's credentials.",
 	"slot.same_device": "Replace was asked for the phone that has the card already; refresh it instead.",
 	"slot.empty":       "No phone has this card, so there is nothing to refresh, and no lost phone to lock.",
+	"card.held":        "The security officers hold this card, with many others, or hold whatever would be issued like this. Nothing was issued: send the request again when they have lifted that.",
 	"card.locked":      "The card is locked: a refresh waits until every lock is removed; a first or replacing issue waits for the locks that stay with the person.",
 
 	"refresh.forbidden":          "Credentials of this document type are not refreshed; issue them anew.",

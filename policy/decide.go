@@ -223,6 +223,9 @@ func oneDevice(f facts, r IssueRequest, s Slot, t *docType) *refusal {
 	if s.Closed != "" {
 		return refuse(ruleClosed, "subject.closed", "this person has no card any more: nothing is issued")
 	}
+	if slices.ContainsFunc(s.Locks, func(l Lock) bool { return l.Reason == MassHold }) {
+		return refuse(ruleLocks, "card.held", "the security officers hold this card, with many others: nothing is issued until that is lifted")
+	}
 	if r.Operation == OpRefresh {
 		foreign := func(k evidence.Key) bool { return !bound(k) }
 		switch {

@@ -98,6 +98,9 @@ type Lock struct {
 // Restored is the lock of a card that published lists show as stopped while the restored ledger does not know why. It stays with the person.
 var Restored = Lock{Reason: "restored", Class: "officers"}
 
+// MassHold is the reason of the locks of cards that security officers hold all at once. It stays with the person, and nobody else takes it away.
+const MassHold = "mass_hold"
+
 // Slot is what policy may know of a subject's state for one document type.
 type Slot struct {
 	Epoch  uint64     // 0: nothing was ever issued

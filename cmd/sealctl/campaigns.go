@@ -18,7 +18,7 @@ import (
 func campaignsCommand(o *options) *cobra.Command {
 	var watch string
 	c := &cobra.Command{Use: "campaigns", Short: "Show what officers had done about many cards, and how far it is", Args: cobra.NoArgs,
-		Long: `campaigns lists re-issues and revocations of many cards at once (reissue.mass, revoke.mass): how many cards each is about, and what became of them. The
+		Long: `campaigns lists re-issues, revocations and holds of many cards at once (reissue.mass, revoke.mass, hold.mass): how many cards each is about, and what became of them. The
 sum of all columns behind TOTAL is TOTAL, at any time. With --watch it draws how far one is until it is done.`,
 		Example: "  sealctl campaigns --identity clients/operator-1\n  sealctl campaigns --watch 3f2a91\n  sealctl campaigns pace 3f2a91 0",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -90,9 +90,9 @@ func campaignsTable(w io.Writer, all []contract.Campaign) {
 		fmt.Fprintln(w, "there is no campaign")
 		return
 	}
-	fmt.Fprintln(w, "CAMPAIGN\tDOES\tOF\tSTATE\tTOTAL\tWAIT\tREISSUED\tLOCKED\tEXPIRED\tENDED\tREVOKED\tFAILED")
+	fmt.Fprintln(w, "CAMPAIGN\tDOES\tOF\tSTATE\tTOTAL\tWAIT\tREISSUED\tLOCKED\tEXPIRED\tENDED\tREVOKED\tHELD\tRELEASED\tFAILED")
 	for _, c := range all {
-		fmt.Fprintf(w, "%.12s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\n", c.ID, c.Operation, strings.Trim(c.DocumentType+" "+c.Key, " "), campaignState(c), c.Total, c.Waiting, c.Reissued, c.Locked, c.Expired, c.Ended, c.Revoked, c.Failed)
+		fmt.Fprintf(w, "%.12s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\n", c.ID, c.Operation, strings.Trim(c.DocumentType+" "+c.Key, " "), campaignState(c), c.Total, c.Waiting, c.Reissued, c.Locked, c.Expired, c.Ended, c.Revoked, c.Held, c.Released, c.Failed)
 	}
 }
 
@@ -102,8 +102,13 @@ func campaignState(c contract.Campaign) string {
 		return "done"
 	case c.PerSecond == 0:
 		return "rests"
+	case !c.Lifted.IsZero():
+		return fmt.Sprintf("lifted, %d/s", c.PerSecond)
 	case c.Found.IsZero():
 		return fmt.Sprintf("marks %d/s", c.PerSecond)
+	}
+	if c.Operation == "hold" {
+		return "stands"
 	}
 	return "watches"
 }

@@ -18,6 +18,8 @@ func (f *run) governed(seq uint64, leaf ledger.Leaf) {
 		switch leaf.State {
 		case "started":
 			f.begun[leaf.Name] = true
+		case "lifted":
+			f.lifted[leaf.Name] = true
 		case "done":
 			f.done[leaf.Name] = int(leaf.Count)
 		}
@@ -95,11 +97,15 @@ func (f *run) switches() error {
 // campaigns: each card of a campaign was marked once, and what ended has none that waits (I6).
 func (f *run) campaigns() error {
 	c := f.r.check("I6", "cards of campaigns are those that the journal has marked, each once")
-	cards, waiting := map[string]int{}, map[string]int{}
+	cards, waiting, held := map[string]int{}, map[string]int{}, map[string]int{}
 	if err := f.a.CampaignCards(f.ctx, func(id string, r ledger.CardRecord) error {
 		c.Checked++
-		if cards[id]++; r.State == ledger.CardWaiting {
+		cards[id]++
+		switch r.State {
+		case ledger.CardWaiting:
 			waiting[id]++
+		case ledger.CardHeld:
+			held[id]++
 		}
 		return nil
 	}); err != nil {
@@ -114,13 +120,23 @@ func (f *run) campaigns() error {
 		if done == r.Done.IsZero() {
 			c.fail("campaign %.12s… is done: %v, by the journal: %v", id, !r.Done.IsZero(), done)
 		}
-		if done && (n != cards[id] || waiting[id] > 0) {
-			c.fail("campaign %.12s… ended with %d cards; there are %d, of which %d wait", id, n, cards[id], waiting[id])
+		if done && (n != cards[id] || waiting[id]+held[id] > 0) {
+			c.fail("campaign %.12s… ended with %d cards; there are %d, of which %d wait", id, n, cards[id], waiting[id]+held[id])
 		}
+		if f.lifted[id] == r.Lifted.IsZero() {
+			c.fail("hold %.12s… is lifted: %v, by the journal: %v", id, !r.Lifted.IsZero(), f.lifted[id])
+		}
+		if held[id] != f.holding[id] {
+			c.fail("hold %.12s… holds %d cards, and %d have its lock", id, held[id], f.holding[id])
+		}
+		delete(f.holding, id)
 		delete(f.begun, id)
 		return nil
 	}); err != nil {
 		return err
+	}
+	for id, n := range f.holding {
+		c.fail("%d cards have the lock of hold %.12s…, which is not there", n, id)
 	}
 	for id := range f.begun {
 		c.fail("campaign %.12s… began and is not there", id)
