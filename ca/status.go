@@ -98,7 +98,7 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 			note("key-use-ending", severity, "make its successor before that: sealctl propose key.generate", "key %s signs nothing more from %s", k.ID, k.NotAfter.Format(time.RFC3339))
 		}
 		if used, limit := a.used(ctx, k); limit > 0 && float64(used) >= ledger.Nearly*float64(limit) {
-			note("key-use-ending", Warning, "make its successor before that: sealctl propose key.generate", "key %s signed %d of the %d times that it may", k.ID, used, limit)
+			note("key-limit-near", Warning, "make its successor before that: sealctl propose key.generate", "key %s signed %d of the %d times that it may", k.ID, used, limit)
 		}
 		if len(k.Chain) == 0 {
 			continue
@@ -315,7 +315,11 @@ func (a *Authority) look() {
 		}
 		if k.State == ledger.KeyActive {
 			m.KeyUseEnds.WithLabelValues(k.ID).Set(float64(k.NotAfter.Unix()))
+			if used, limit := a.used(context.Background(), k); limit > 0 {
+				m.KeyUsed.WithLabelValues(k.ID).Set(float64(used) / float64(limit))
+			}
 		} else {
+			m.KeyUsed.DeleteLabelValues(k.ID)
 			m.KeyUseEnds.DeleteLabelValues(k.ID)
 			m.CertExpires.DeleteLabelValues(k.ID)
 		}

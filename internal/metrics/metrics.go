@@ -76,6 +76,7 @@ type Metrics struct {
 	ClientIssued  *prometheus.GaugeVec // client: of its newest certificate, unix seconds
 	ClientExpires *prometheus.GaugeVec // client: notAfter of its newest certificate, unix seconds
 	KeyUseEnds    *prometheus.GaugeVec // key: end of private-key use, unix seconds
+	KeyUsed       *prometheus.GaugeVec // key with a limit: how much of it was signed
 	CRLIssued     *prometheus.GaugeVec // crl; thisUpdate, unix seconds
 	CRLExpires    *prometheus.GaugeVec // crl; nextUpdate, unix seconds
 }
@@ -137,6 +138,7 @@ func New() *Metrics {
 		CRLIssued:      gauge("crl_issued_timestamp_seconds", "thisUpdate of a revocation list.", "crl"),
 		CRLExpires:     gauge("crl_expires_timestamp_seconds", "nextUpdate of a revocation list.", "crl"),
 		KeyUseEnds:     gauge("key_use_ends_timestamp_seconds", "When a key's private-key use ends: nothing more is signed with it.", "key"),
+		KeyUsed:        gauge("key_used_ratio", "How much of the signatures that officers allowed a key it has made; a key without such a limit is not there.", "key"),
 	}
 	one := func(c prometheus.Collector) { r.MustRegister(c) }
 	m.CommitSeconds = prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "sealkeeper", Name: "commit_seconds", Help: "Time of one durable ledger commit.", Buckets: fast})

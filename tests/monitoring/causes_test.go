@@ -289,12 +289,12 @@ func officers(t *testing.T, were *seen) {
 	w.quiet()
 
 	// Two of them plan a key whose use ends within the month; then its successor.
-	successor := func(id, succeeds string, use time.Duration) {
+	successor := func(id, succeeds string, use time.Duration, more string) {
 		t.Helper()
 		now := time.Now().UTC()
 		at := func(d time.Duration) string { return now.Add(d).Format(time.RFC3339) }
-		p, err := signs("kim", fmt.Sprintf("propose key.generate key=%s purpose=mdoc token=online algorithm=ES256 'name=Test %s' succeeds=%s announce=%s activate=%s use_until=%s certificate_until=%s reason=rotation",
-			id, id, succeeds, at(0), at(15*time.Second), at(use), at(use+95*24*time.Hour)))
+		p, err := signs("kim", fmt.Sprintf("propose key.generate key=%s purpose=mdoc token=online algorithm=ES256 'name=Test %s' succeeds=%s announce=%s activate=%s use_until=%s certificate_until=%s reason=rotation%s",
+			id, id, succeeds, at(0), at(15*time.Second), at(use), at(use+95*24*time.Hour), more))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -303,9 +303,15 @@ func officers(t *testing.T, were *seen) {
 		}
 		in.must("sealctl execute --identity clients/officers " + p.ID)
 	}
-	successor("ds-2", "ds-1", 20*24*time.Hour)
+	successor("ds-2", "ds-1", 20*24*time.Hour, " uses:=20")
 	w.fires("KeyUseEnding info")
-	successor("ds-3", "ds-2", 300*24*time.Hour)
+	for i := range 16 { // four fifths of what it may sign
+		if err := in.issue(fmt.Sprintf("900101-10000%02d", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.fires("KeyLimitNear")
+	successor("ds-3", "ds-2", 300*24*time.Hour, "")
 	w.quiet()
 
 	// A client does not renew its certificate; then two of them revoke it.
