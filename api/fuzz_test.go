@@ -198,3 +198,22 @@ func FuzzDecodeProposal(f *testing.F) {
 
 func FuzzDecodeCards(f *testing.F) { fuzzDecode[contract.CardsQuery](f, maxBody, validCards) }
 func FuzzDecodePace(f *testing.F)  { fuzzDecode[contract.CampaignPace](f, maxBody, validPace) }
+
+func FuzzDecodeToken(f *testing.F) { fuzzDecode[contract.TokenRequest](f, maxBody, validToken) }
+
+func FuzzDecodeRegister(f *testing.F) {
+	fuzzDecode[contract.RegisterRequest](f, maxEnrolBody, validRegister)
+}
+
+func FuzzDecodeRenewClient(f *testing.F) {
+	fuzzDecode[contract.RenewClientRequest](f, maxBody, validRenewClient)
+}
+
+func FuzzDecodeRekey(f *testing.F) {
+	fuzzDecode[contract.RekeyRequest](f, maxEnrolBody, validRekey)
+}
+func FuzzDecodeRetire(f *testing.F) { fuzzDecode[contract.RetireRequest](f, maxBody, validRetire) }
+
+func FuzzDecodeServer(f *testing.F) {
+	fuzzDecode[contract.ServerRequest](f, maxEnrolBody, validServer)
+}
