@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"sealkeeper/internal/crashpoint"
 	"sealkeeper/policy"
 )
 
@@ -199,6 +200,7 @@ func (l *Ledger) RevokeClients(ctx context.Context, ids []string, named map[stri
 		}
 	} else if len(rows) > 0 {
 		leaf.Client = by
+		crashpoint.Here("ledger.client.before-commit")
 		out, err := l.commit(ctx, leaf, rows, true, applied)
 		if err != nil {
 			return 0, err
@@ -206,6 +208,7 @@ func (l *Ledger) RevokeClients(ctx context.Context, ids []string, named map[stri
 		if out.Conflict != nil {
 			return 0, ErrConflict
 		}
+		crashpoint.Here("ledger.client.after-commit")
 	}
 	return len(ended), nil
 }

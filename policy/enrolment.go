@@ -3,6 +3,7 @@ package policy
 import (
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -28,6 +29,9 @@ const (
 	MostClientLife  = 31 * 24 * time.Hour
 	MaxEnrolments   = 10_000 // in one approval
 )
+
+// Roles that a client may have.
+func Roles() []string { return slices.Sorted(maps.Keys(roles)) }
 
 // URI is the client's one name in its certificates.
 func (e Enrolment) URI() string { return "urn:sealkeeper:client:" + e.Role + ":" + e.ID }

@@ -142,6 +142,14 @@ var crashes = []crash{
 	{point: "ledger.key.before-commit", by: elsewhere},
 	{point: "ledger.key.after-commit", by: elsewhere},
 
+	// Of a client's enrolment: TestEnrolmentSurvivesEveryCrash.
+	{point: "ledger.reserve.token.before-commit", by: elsewhere},
+	{point: "ledger.reserve.token.after-commit", by: elsewhere},
+	{point: "ledger.settle.token.before-commit", by: elsewhere},
+	{point: "ledger.settle.token.after-commit", by: elsewhere},
+	{point: "ledger.client.before-commit", by: elsewhere},
+	{point: "ledger.client.after-commit", by: elsewhere},
+
 	{point: "ledger.unfence.before-commit", by: "fence"},
 	{point: "ledger.unfence.after-commit", by: "fence"},
 	// Every step of taking back what published lists show: begun again, it comes to the same.

@@ -25,7 +25,8 @@ type board struct {
 	keys map[string]crypto.Signer
 }
 
-func boarded(t *testing.T) *board {
+// boarded installs it; edit changes the bundle first.
+func boarded(t *testing.T, edit ...func(bundle string) string) *board {
 	t.Helper()
 	b := &board{appliance.Install(t), t, &officer.Registry{Rules: officer.DefaultRules()}, map[string]crypto.Signer{}}
 	b.r.Rules[officer.KeyDestroy] = officer.Rule{Need: 2, Life: time.Hour}
@@ -39,6 +40,9 @@ func boarded(t *testing.T) *board {
 	must(t, err)
 	b.Write("officers.json", string(registry))
 	bundle := strings.Replace(string(old(t, b.Appliance)), `{"id": "auditor",`, `{"id": "officers", "role": "officer", "may": {}}, {"id": "auditor",`, 1)
+	for _, e := range edit {
+		bundle = e(bundle)
+	}
 	b.Write("policy.json", strings.Replace(bundle, `"version": 1`, `"version": 3`, 1))
 	b.Command(0, "init", "--dev", "--officers", filepath.Join(b.Dir, "officers.json"))
 	b.Command(0, "enrol", "--out", filepath.Join(b.Dir, "clients"), "officers")
