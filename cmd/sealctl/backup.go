@@ -26,7 +26,8 @@ import (
 )
 
 func backupCommand(o *options) *cobra.Command {
-	c := &cobra.Command{Use: "backup", Short: "Make a backup key with its shares, look at a backup, prove that it can be opened"}
+	c := &cobra.Command{Use: "backup", Short: "Make a backup key with its shares, look at a backup, prove that it can be opened",
+		Example: "  sealctl backup shares --officers kim,lee,park --threshold 2 --out shares\n  sealctl backup inspect /mnt/backup/2026-11-23.backup"}
 	c.AddCommand(backupSharesCommand(o), backupInspectCommand(o), backupProveCommand(o))
 	return c
 }

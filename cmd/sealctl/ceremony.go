@@ -38,7 +38,8 @@ func readPaper(path string) ([]byte, error) {
 
 func ceremonyCommand(o *options) *cobra.Command {
 	c := &cobra.Command{Use: "ceremony", Short: "Sign and verify the papers of the ceremony in which an installation was made",
-		Long: "ceremony reads the two papers of a ceremony (sealkeeperd init --officers): the opening statement, which every officer signs before anything is made, and the transcript of what was done. It needs no appliance."}
+		Long:    "ceremony reads the two papers of a ceremony (sealkeeperd init --officers): the opening statement, which every officer signs before anything is made, and the transcript of what was done. It needs no appliance.",
+		Example: "  sealctl ceremony show transcript.json\n  sealctl ceremony verify transcript.json --registry officers.json"}
 	c.AddCommand(ceremonyShowCommand(o), ceremonySignCommand(o), ceremonyVerifyCommand(o))
 	return c
 }

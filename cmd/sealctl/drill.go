@@ -36,7 +36,8 @@ type drillReport struct {
 }
 
 func drillCommand(o *options) *cobra.Command {
-	c := &cobra.Command{Use: "drill", Short: "Drill what must never have to be done for the first time"}
+	c := &cobra.Command{Use: "drill", Short: "Drill what must never have to be done for the first time",
+		Example: "  sealctl drill compromise ds-1 --rehearse --per-second 200 --officer kim --key kim.key"}
 	c.AddCommand(drillCompromiseCommand(o))
 	return c
 }

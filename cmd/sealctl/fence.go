@@ -42,7 +42,8 @@ func parseFenceRequest(data []byte) (r fenceRequest, err error) {
 }
 
 func fenceCommand(o *options) *cobra.Command {
-	c := &cobra.Command{Use: "fence", Short: "Show why a ledger is FENCED, and have officers sign what is lost"}
+	c := &cobra.Command{Use: "fence", Short: "Show why a ledger is FENCED, and have officers sign what is lost",
+		Example: "  sealctl fence show --config sealkeeper.yaml\n  sealctl fence request --config sealkeeper.yaml --out request.json"}
 	c.AddCommand(fenceShowCommand(o), fenceRequestCommand(o), fenceProposeCommand(o), fenceApproveCommand(o))
 	return c
 }

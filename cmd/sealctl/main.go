@@ -71,7 +71,7 @@ func main() {
 	f.StringVar(&o.url, "url", envOr("SEALCTL_URL", "https://127.0.0.1:8443"), "issuance listener (SEALCTL_URL)")
 	f.StringVar(&o.identity, "identity", envOr("SEALCTL_IDENTITY", "."), "directory with key.pem, cert.pem and ca.pem (SEALCTL_IDENTITY)")
 	f.StringVar(&o.operations, "operations", envOr("SEALCTL_OPERATIONS", "http://127.0.0.1:9464"), "operations listener (SEALCTL_OPERATIONS)")
-	root.AddCommand(statusCommand(o), keysCommand(o), topCommand(o), doctorCommand(o), floodsCommand(o), clientsCommand(o), eventsCommand(o), whoamiCommand(o), holderCommand(o), changeCommand(o, "lock"), changeCommand(o, "unlock"), changeCommand(o, "revoke"),
+	root.AddCommand(statusCommand(o), keysCommand(o), topCommand(o), doctorCommand(o), floodsCommand(o), clientsCommand(o), enrolCommand(o), eventsCommand(o), whoamiCommand(o), holderCommand(o), changeCommand(o, "lock"), changeCommand(o, "unlock"), changeCommand(o, "revoke"),
 		listCommand(o), verifyCommand(o), fsckCommand(o), policyCommand(o), decisionsCommand(o), evidenceCommand(o), phonesCommand(o),
 		officerCommand(o), proposeCommand(o), showCommand(o), sayCommand(o, "approve", "Approve a proposal"), sayCommand(o, "reject", "Reject a proposal, for good"), pendingCommand(o), executeCommand(o), campaignsCommand(o), drillCommand(o),
 		ceremonyCommand(o), backupCommand(o), restoreCommand(o), fenceCommand(o))

@@ -375,21 +375,6 @@ is a number or JSON, and a VALUE that begins with @ is the content of a file.`,
 			return all, cobra.ShellCompDirectiveNoFileComp
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := o.client()
-			if err != nil {
-				return err
-			}
-			r, err := c.Officers(cmd.Context())
-			if err != nil {
-				return o.explain(err)
-			}
-			if r.Epoch == 0 {
-				return &coded{exitFailed, errors.New("no officers are registered")}
-			}
-			registry, err := officer.ParseRegistry([]byte(r.Registry))
-			if err != nil {
-				return err
-			}
 			action := officer.Action(args[0])
 			raw, err := parameters(args[1:])
 			if err != nil {
@@ -402,24 +387,44 @@ is a number or JSON, and a VALUE that begins with @ is the content of a file.`,
 			if err := strict.JSON(raw, strict.Limits{Bytes: officer.MaxProposal, Depth: 6}, to); err != nil {
 				return &coded{exitUsage, fmt.Errorf("%s: %w", action, err)}
 			}
-			p, err := registry.Propose(k.id, action, to, life, time.Now(), rand.Reader)
-			if err != nil {
-				return &coded{exitUsage, err}
-			}
-			envelope, err := o.signed(cmd, &k, p.Payload(), p, yes, officer.Approve)
-			if err != nil {
-				return err
-			}
-			done, err := c.Propose(cmd.Context(), contract.ProposeRequest{Proposal: string(envelope)})
-			if err != nil {
-				return o.explain(err)
-			}
-			return o.showProposal(cmd, done)
+			return o.propose(cmd, &k, action, to, life, yes)
 		}}
 	k.flags(c)
 	c.Flags().DurationVar(&life, "life", 0, "how long officers can approve it; default and most: the action's rule")
 	c.Flags().BoolVar(&yes, "yes", false, "sign without asking")
 	return c
+}
+
+// propose shows an action, has it signed, which is its first approval, and hands it to the appliance.
+func (o *options) propose(cmd *cobra.Command, k *officerKey, action officer.Action, to officer.Parameters, life time.Duration, yes bool) error {
+	c, err := o.client()
+	if err != nil {
+		return err
+	}
+	r, err := c.Officers(cmd.Context())
+	if err != nil {
+		return o.explain(err)
+	}
+	if r.Epoch == 0 {
+		return &coded{exitFailed, errors.New("no officers are registered")}
+	}
+	registry, err := officer.ParseRegistry([]byte(r.Registry))
+	if err != nil {
+		return err
+	}
+	p, err := registry.Propose(k.id, action, to, life, time.Now(), rand.Reader)
+	if err != nil {
+		return &coded{exitUsage, err}
+	}
+	envelope, err := o.signed(cmd, k, p.Payload(), p, yes, officer.Approve)
+	if err != nil {
+		return err
+	}
+	done, err := c.Propose(cmd.Context(), contract.ProposeRequest{Proposal: string(envelope)})
+	if err != nil {
+		return o.explain(err)
+	}
+	return o.showProposal(cmd, done)
 }
 
 // signed shows what will be signed, asks, and signs.

@@ -240,7 +240,7 @@ can't be told.`,
 				return err
 			}
 			defer from.Close()
-			bar := newBar(cmd.ErrOrStderr(), at, begun)
+			bar := newBar(cmd.ErrOrStderr(), at, begun, "decisions")
 			out, err := replay(cmd.Context(), from, to, at, bar.show)
 			bar.end()
 			if err != nil {
@@ -351,13 +351,14 @@ func replay(ctx context.Context, from decisions, to *policy.Bundle, since time.T
 type bar struct {
 	w        io.Writer
 	from, to time.Time
+	what     string
 	shown    bool
 }
 
-func newBar(w io.Writer, from, to time.Time) *bar {
+func newBar(w io.Writer, from, to time.Time, what string) *bar {
 	if f, ok := w.(*os.File); ok {
 		if st, err := f.Stat(); err == nil && st.Mode()&os.ModeCharDevice != 0 {
-			return &bar{w: w, from: from, to: to}
+			return &bar{w: w, from: from, to: to, what: what}
 		}
 	}
 	return &bar{}
@@ -369,7 +370,7 @@ func (b *bar) show(at time.Time, n int) {
 	}
 	const width = 40
 	done := min(max(float64(at.Sub(b.from))/float64(max(b.to.Sub(b.from), 1)), 0), 1)
-	fmt.Fprintf(b.w, "\r  [%-*s] %3.0f %%  %d decisions", width, strings.Repeat("█", int(done*width)), done*100, n)
+	fmt.Fprintf(b.w, "\r  [%-*s] %3.0f %%  %d %s", width, strings.Repeat("█", int(done*width)), done*100, n, b.what)
 	b.shown = true
 }
 

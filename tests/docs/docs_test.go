@@ -235,7 +235,7 @@ func TestCommandsExist(t *testing.T) {
 		for _, c := range commands {
 			if slices.Contains([]string{program, "help", "completion", "worker", "token-init", "decode", "key", "make"}, c) || strings.Contains(policyPage, program+" policy "+c) || strings.Contains(operator, program+" phones "+c) ||
 				strings.Contains(operator, program+" events "+c) || strings.Contains(operator, program+" campaigns "+c) || strings.Contains(operator, program+" drill "+c) ||
-				strings.Contains(operator, program+" backup "+c) || strings.Contains(operator, program+" fence "+c) {
+				strings.Contains(operator, program+" backup "+c) || strings.Contains(operator, program+" enrol "+c) || strings.Contains(operator, program+" fence "+c) {
 				continue
 			}
 			if !strings.Contains(operator, program+" "+c) {
