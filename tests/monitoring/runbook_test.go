@@ -53,6 +53,9 @@ func pages(t *testing.T) map[string][]part {
 	return out
 }
 
+// Blocks that begin with "```sh officers" are for officers at their desks, each with a key of their own: this installation has none, and
+// TestRestoreDrill (tests/scenario) follows these commands with three.
+
 // faults that a page is followed under, by a stranger who types what stands there. repair is what the page can only tell a person to do:
 // to plug the HSM in again. A page without a fault is followed on a healthy installation.
 var faults = map[string]struct{ cause, repair string }{
