@@ -45,7 +45,7 @@ test: ## everything: static checks, unit and end-to-end tests with the race dete
 	@$(MAKE) --no-print-directory check unit interop
 
 unit:
-	$(GO) test -race -timeout 14m ./...
+	$(GO) test -race -timeout 30m ./...
 	$(GO) test -run TestRaceOfAThousandPhones -timeout 5m ./tests/scenario
 
 check:
