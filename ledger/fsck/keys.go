@@ -49,7 +49,7 @@ type mandate struct {
 
 // mandates: what was done to keys was approved by as many distinct officers as the registry of then demanded, over the same bytes (I7).
 func (f *run) mandates() (map[string]*mandate, error) {
-	c := f.r.check("I7", "what became of keys was approved by a quorum over the same bytes: signatures counted again")
+	c := f.r.check("I7", "what became of keys a quorum approved, over the same bytes: signatures counted again")
 	out := map[string]*mandate{}
 	err := f.a.Mandates(f.ctx, func(seq uint64, id string, m ledger.MandateRecord) error {
 		c.Checked++

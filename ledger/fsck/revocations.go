@@ -47,7 +47,7 @@ func asOf(all []revokedAt, through uint64) (last ledger.LeafCertificate, ok bool
 // revocations: what is revoked is what the journal says, each for a certificate that there is; each list has exactly the entries that it has to
 // have, verifies with its CA's key, and has a higher number than any before it (I4).
 func (f *run) revocations() error {
-	c := f.r.check("I4", "revoked certificates are those of the journal, and their lists say exactly that, under numbers that grow")
+	c := f.r.check("I4", "revoked certificates are those of the journal and of lists whose numbers grow")
 	for _, p := range f.repeated {
 		c.fail("%s", p)
 	}
