@@ -262,26 +262,34 @@ func newPIN() []byte {
 // enrol makes a P-256 key and certificate for a client. Files are written once both are there, so that a renewal that fails
 // leaves the old pair in use.
 func enrol(keyFile, certFile string, certify func(spki []byte) ([]byte, error)) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	private, cert, err := newPair(certify)
 	if err != nil {
 		return err
+	}
+	if err := durable.WriteFile(keyFile, private, 0o600); err != nil {
+		return err
+	}
+	return durable.WriteFile(certFile, cert, 0o644)
+}
+
+// newPair makes a P-256 key and has it certified; both are PEM.
+func newPair(certify func(spki []byte) ([]byte, error)) (private, cert []byte, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	spki, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	cert, err := certify(spki)
-	if err != nil {
-		return err
+	if cert, err = certify(spki); err != nil {
+		return nil, nil, err
 	}
-	if err := durable.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
-		return err
-	}
-	return durable.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), 0o644)
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), nil
 }
 
 func enrolCommand() *cobra.Command {

@@ -2,12 +2,7 @@ package main
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"os"
 	"time"
@@ -43,28 +38,15 @@ func serverCertificate(c *config.Config) (tls.Certificate, error) {
 // enrolServer makes a key and a certificate for the issuance listener. Whenever it is interrupted, a pair that fits is left.
 func (a *appliance) enrolServer(ctx context.Context) error {
 	c := a.config
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	private, cert, err := newPair(func(spki []byte) ([]byte, error) { return a.ca.Certify(ctx, c.Hosts[0], spki, c.Hosts, c.TLSLife) })
 	if err != nil {
 		return err
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	spki, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
-	if err != nil {
-		return err
-	}
-	cert, err := a.ca.Certify(ctx, c.Hosts[0], spki, c.Hosts, c.TLSLife)
-	if err != nil {
-		return err
-	}
-	private := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 	if err := durable.WriteFile(nextKey(c), private, 0o600); err != nil {
 		return err
 	}
 	crashpoint.Here("server.key-written")
-	if err := durable.WriteFile(c.ServerCert(), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), 0o644); err != nil {
+	if err := durable.WriteFile(c.ServerCert(), cert, 0o644); err != nil {
 		return err
 	}
 	crashpoint.Here("server.certificate-written")
