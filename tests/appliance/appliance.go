@@ -13,8 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	mathrand "math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -29,6 +27,7 @@ import (
 	"sealkeeper/contract"
 	"sealkeeper/ledger/fsck"
 	"sealkeeper/tests/phone"
+	"sealkeeper/tests/port"
 	"sealkeeper/verifier"
 )
 
@@ -188,20 +187,11 @@ func InstallAnew(t testing.TB, lines string) *Appliance {
 func bare(t testing.TB) *Appliance {
 	t.Helper()
 	a := &Appliance{t: t, Dir: t.TempDir(), clients: map[string]*client.Client{}, raw: map[string]*http.Client{}, Log: &Buffer{}}
-	// Below the range that outgoing connections take theirs from: the ports must still be free after each restart. Each is held until all
-	// three are found, so that none is found twice.
-	for i := range a.Ports {
-		for try := 0; a.Ports[i] == 0; try++ {
-			port := 10_000 + mathrand.IntN(22_000)
-			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-			if err == nil {
-				defer l.Close()
-				a.Ports[i] = port
-			} else if try == 100 {
-				t.Fatal(err)
-			}
-		}
+	ports, err := port.Free(len(a.Ports))
+	if err != nil {
+		t.Fatal(err)
 	}
+	copy(a.Ports[:], ports)
 	t.Cleanup(func() {
 		a.Kill()
 		if t.Failed() {

@@ -9,7 +9,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -22,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sealkeeper/tests/phone"
+	"sealkeeper/tests/port"
 	"sealkeeper/tests/programme"
 )
 
@@ -50,14 +50,11 @@ func install(ctx context.Context, dir, bin string, bundle []byte, more ...string
 	if a.provider, err = phone.NewProvider(time.Now(), rand.Reader); err != nil {
 		return nil, err
 	}
-	for i := range a.ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		a.ports[i] = l.Addr().(*net.TCPAddr).Port
-		l.Close()
+	ports, err := port.Free(len(a.ports))
+	if err != nil {
+		return nil, err
 	}
+	copy(a.ports[:], ports)
 	conf := fmt.Sprintf(`installation: {name: Bench, country: KR, organization: Bench ministry}
 data: data
 high_water: witness/high-water.json

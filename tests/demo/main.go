@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -25,6 +24,7 @@ import (
 
 	"sealkeeper/contract"
 	"sealkeeper/tests/phone"
+	"sealkeeper/tests/port"
 	"sealkeeper/verifier"
 )
 
@@ -212,24 +212,12 @@ func (s *story) command(args ...string) error {
 
 // listen finds three free ports, for the configuration.
 func (s *story) listen() (string, error) {
-	ports := make([]int, 3)
-	for i := range ports {
-		var err error
-		if ports[i], err = freePort(); err != nil {
-			return "", err
-		}
+	ports, err := port.Free(3)
+	if err != nil {
+		return "", err
 	}
 	s.issuance, s.public, s.operations = fmt.Sprintf("https://127.0.0.1:%d", ports[0]), fmt.Sprintf("http://127.0.0.1:%d", ports[1]), fmt.Sprintf("http://127.0.0.1:%d", ports[2])
 	return fmt.Sprintf(`{issuance: "127.0.0.1:%d", public: "127.0.0.1:%d", operations: "127.0.0.1:%d"}`, ports[0], ports[1], ports[2]), nil
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 func mtls(dir string) (*http.Client, error) {

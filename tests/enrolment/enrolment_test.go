@@ -28,6 +28,7 @@ import (
 	"sealkeeper/officer"
 	"sealkeeper/policy"
 	"sealkeeper/tests/appliance"
+	"sealkeeper/tests/port"
 )
 
 func TestMain(m *testing.M) { os.Exit(appliance.Main(m)) }
@@ -51,10 +52,9 @@ type office struct {
 func open(t testing.TB) *office {
 	t.Helper()
 	o := &office{Appliance: appliance.Install(t), t: t, keys: map[string]ed25519.PrivateKey{}}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := port.Free(1)
 	must(t, err)
-	o.ra = "https://" + l.Addr().String()
-	must(t, l.Close())
+	o.ra = fmt.Sprintf("https://127.0.0.1:%d", ports[0])
 	file := filepath.Join(o.Dir, "policy.json")
 	b, err := os.ReadFile(file)
 	must(t, err)

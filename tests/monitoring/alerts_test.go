@@ -23,6 +23,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"sealkeeper/tests/port"
 )
 
 // asked is the switch of the tests that take a minute and start a real Prometheus: make monitoring.
@@ -85,12 +87,15 @@ scrape_configs:
   - {job_name: sealkeeper, static_configs: [{targets: ["127.0.0.1:%d"]}]}
   - {job_name: node, static_configs: [{targets: ["%s"]}]}
 `, in.ports[2], strings.TrimPrefix(files.URL, "http://")), 0o600)
-	port := freePort(t)
+	ports, err := port.Free(1)
+	if err != nil {
+		t.Fatal(err)
+	}
 	log, err := os.Create(in.path("prometheus.log"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := exec.Command(program, "--config.file="+in.path("prometheus.yml"), "--storage.tsdb.path="+in.path("tsdb"), fmt.Sprintf("--web.listen-address=127.0.0.1:%d", port))
+	c := exec.Command(program, "--config.file="+in.path("prometheus.yml"), "--storage.tsdb.path="+in.path("tsdb"), fmt.Sprintf("--web.listen-address=127.0.0.1:%d", ports[0]))
 	c.Stdout, c.Stderr = log, log
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
@@ -104,7 +109,7 @@ scrape_configs:
 			t.Logf("Prometheus:\n%s", b[max(0, len(b)-2000):])
 		}
 	})
-	p := &prometheus{t: t, url: fmt.Sprintf("http://127.0.0.1:%d", port)}
+	p := &prometheus{t: t, url: fmt.Sprintf("http://127.0.0.1:%d", ports[0])}
 	in.eventually("Prometheus scrapes both targets", func() (string, bool) { r := p.query("sum(up)"); return fmt.Sprint(r), len(r) == 1 && r[0].Value == "2" })
 	return p
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 	"sealkeeper/client"
 	"sealkeeper/contract"
 	"sealkeeper/tests/phone"
+	"sealkeeper/tests/port"
 )
 
 const kr = "kr-resident"
@@ -109,9 +109,11 @@ func install(t *testing.T, how setup) *installation {
 	}
 	in.write("bin/systemctl", systemctl, 0o755)
 	in.write("bin/journalctl", journalctl, 0o755)
-	for i := range in.ports {
-		in.ports[i] = freePort(t)
+	ports, err := port.Free(len(in.ports))
+	if err != nil {
+		t.Fatal(err)
 	}
+	copy(in.ports[:], ports)
 	if in.provider, err = phone.NewProvider(time.Now(), rand.Reader); err != nil {
 		t.Fatal(err)
 	}
@@ -147,16 +149,6 @@ listen: {issuance: "127.0.0.1:%d", public: "127.0.0.1:%d", operations: "127.0.0.
 		}
 	})
 	return in
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 func (in *installation) path(name string) string { return filepath.Join(in.dir, name) }
