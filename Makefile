@@ -4,7 +4,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS  = -X main.version=$(VERSION)
 export CGO_ENABLED = 1
 
-.PHONY: all build ra step registration demo demo-officers test unit interop check lint bench bench-scale monitoring faults overload soak fuzz fuzz-scale clean
+.PHONY: all build ra step step-ca registration demo demo-officers test unit interop check lint bench bench-scale monitoring faults overload soak fuzz fuzz-scale clean
 
 all: build
 
@@ -22,6 +22,13 @@ bin/step:
 	@mkdir -p bin
 	@GOBIN=$(CURDIR)/bin/.step GOFLAGS= $(GO) install github.com/smallstep/cli/cmd/step@$(STEP_VERSION)
 	@mv bin/.step/step bin/step && rmdir bin/.step
+
+STEP_CA_VERSION = v0.30.2
+step-ca: bin/step-ca ## the stock step-ca of this version, in bin/: what enrolments are measured against; without YubiKeys, which need a library of their own
+bin/step-ca:
+	@mkdir -p bin
+	@GOBIN=$(CURDIR)/bin/.step-ca GOFLAGS= $(GO) install -tags noyubikey github.com/smallstep/certificates/cmd/step-ca@$(STEP_CA_VERSION)
+	@mv bin/.step-ca/step-ca bin/step-ca && rmdir bin/.step-ca
 
 ENROLMENT = .
 registration: ra step ## the registration authority's module, and the stock step against it; ENROLMENT names which tests, by default all
@@ -73,11 +80,11 @@ bench: ## what a request costs, beside its floors: one table, and figures in BEN
 	@bin/bench
 
 BENCH_SUBJECTS ?= 10000000
-bench-scale: ## overload (1, 2 and 10 times the capacity, server and load on CPUs of their own) and growth (10^7 subjects in the ledger: 15 GB of disk); half an hour
+bench-scale: ## enrolments next to a stock step-ca, overload (1, 2 and 10 times the capacity, server and load on CPUs of their own) and growth (10^7 subjects in the ledger: 15 GB of disk); half an hour
 	@sh scripts/require.sh demo
-	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory build ra step-ca
 	@$(GO) build -trimpath -o bin/bench ./tests/bench
-	@BENCH_OUT=$${BENCH_OUT:-.bench/bench-scale.json} bin/bench -overload 10s -growth $(BENCH_SUBJECTS)
+	@BENCH_OUT=$${BENCH_OUT:-.bench/bench-scale.json} bin/bench -enrol -overload 10s -growth $(BENCH_SUBJECTS)
 
 monitoring: ## a real Prometheus sees each fault come and go; every command of the runbooks is run
 	@sh scripts/require.sh monitoring

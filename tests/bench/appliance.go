@@ -40,8 +40,16 @@ type appliance struct {
 	serial   int          // of subjects
 }
 
-// install founds a fresh installation by a bundle and starts it.
-func install(ctx context.Context, dir, bin string, bundle []byte, more ...string) (*appliance, error) {
+// founding is what an installation is made of.
+type founding struct {
+	bundle  []byte
+	clients []string // that the bundle names, of those that are enrolled at once
+	conf    string   // beside what every configuration says
+	init    []string // arguments of init
+}
+
+// install founds a fresh installation and starts it.
+func install(ctx context.Context, dir, bin string, f founding) (*appliance, error) {
 	a := &appliance{dir: dir, bin: bin, tls: map[string]*tls.Config{}}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -63,22 +71,18 @@ wallet_providers: [wallet-provider.pem]
 public_url: %s
 listen: {issuance: "127.0.0.1:%d", public: "127.0.0.1:%d", operations: "127.0.0.1:%d"}
 evidence: {nonce_life: 15m}
-`, publicURL, a.ports[0], a.ports[1], a.ports[2])
-	for name, data := range map[string][]byte{"wallet-provider.pem": a.provider.AnchorPEM(), "policy.json": bundle, "sealkeeper.yaml": []byte(conf)} {
+`, publicURL, a.ports[0], a.ports[1], a.ports[2]) + f.conf
+	for name, data := range map[string][]byte{"wallet-provider.pem": a.provider.AnchorPEM(), "policy.json": f.bundle, "sealkeeper.yaml": []byte(conf)} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 			return nil, err
 		}
 	}
-	ids := []string{"ward-office-1", "telecom-a"}
-	if len(more) > 0 {
-		ids = append(ids, "officers")
-	}
-	for _, args := range [][]string{append([]string{"init", "--dev"}, more...), append([]string{"enrol", "--out", filepath.Join(dir, "clients")}, ids...)} {
+	for _, args := range [][]string{append([]string{"init", "--dev"}, f.init...), append([]string{"enrol", "--out", filepath.Join(dir, "clients")}, f.clients...)} {
 		if out, err := a.command(args...).CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("sealkeeperd %s: %w\n%s", args[0], err, out)
 		}
 	}
-	for _, id := range ids {
+	for _, id := range f.clients {
 		if a.tls[id], err = mutual(filepath.Join(dir, "clients", id)); err != nil {
 			return nil, err
 		}
@@ -104,8 +108,11 @@ func installDemo(ctx context.Context, dir, bin string) (*appliance, error) {
 	if err != nil {
 		return nil, err
 	}
-	return install(ctx, dir, bin, bundle)
+	return install(ctx, dir, bin, founding{bundle: bundle, clients: callers})
 }
+
+// callers are those that issue and lock.
+var callers = []string{"ward-office-1", "telecom-a"}
 
 func (a *appliance) command(args ...string) *exec.Cmd {
 	return exec.Command(filepath.Join(a.bin, "sealkeeperd"), append(args, "--config", filepath.Join(a.dir, "sealkeeper.yaml"))...)
@@ -187,17 +194,20 @@ func (a *appliance) public(ctx context.Context, path string) ([]byte, error) {
 }
 
 // cpu is what the daemon and all its workers, also those that ended, have used so far.
-func (a *appliance) cpu() (time.Duration, error) {
-	total, err := cpuOf(a.cmd.Process.Pid)
+func (a *appliance) cpu() (time.Duration, error) { return cpuOfAll(a.cmd.Process.Pid) }
+
+// cpuOfAll is what a process and its children, also those that ended, have used so far.
+func cpuOfAll(parent int) (time.Duration, error) {
+	total, err := cpuOf(parent)
 	if err != nil {
 		return 0, err
 	}
-	children, err := childrenOf(a.cmd.Process.Pid)
+	children, err := childrenOf(parent)
 	if err != nil {
 		return 0, err
 	}
 	for _, pid := range children {
-		if t, err := cpuOf(pid); err == nil { // else it ended meanwhile, and the daemon's sum has it after the next look
+		if t, err := cpuOf(pid); err == nil { // else it ended meanwhile, and its parent's sum has it after the next look
 			total += t
 		}
 	}

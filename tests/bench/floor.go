@@ -101,18 +101,7 @@ type signing struct {
 func (b *bench) pool(ctx context.Context, a *appliance, callers int) (s signing, err error) {
 	dir := filepath.Join(b.work, "token")
 	if _, err := os.Stat(dir); err != nil {
-		if err := os.CopyFS(dir, os.DirFS(filepath.Join(a.dir, "data", "tokens", "online"))); err != nil {
-			return s, err
-		}
-		conf, err := os.ReadFile(filepath.Join(dir, "softhsm2.conf"))
-		if err != nil {
-			return s, err
-		}
-		conf = bytes.ReplaceAll(conf, []byte(filepath.Join(a.dir, "data", "tokens", "online")), []byte(dir))
-		if err := os.Chmod(filepath.Join(dir, "softhsm2.conf"), 0o600); err != nil {
-			return s, err
-		}
-		if err := os.WriteFile(filepath.Join(dir, "softhsm2.conf"), conf, 0o600); err != nil {
+		if err := copyToken(filepath.Join(a.dir, "data", "tokens", "online"), dir); err != nil {
 			return s, err
 		}
 	}
@@ -122,6 +111,22 @@ func (b *bench) pool(ctx context.Context, a *appliance, callers int) (s signing,
 	}
 	_, err = fmt.Sscan(string(out), &s.perSecond, &s.micros)
 	return s, err
+}
+
+// copyToken copies a token's directory, so that another process can use its keys meanwhile.
+func copyToken(from, to string) error {
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		return err
+	}
+	file := filepath.Join(to, "softhsm2.conf")
+	conf, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(file, 0o600); err != nil {
+		return err
+	}
+	return os.WriteFile(file, bytes.ReplaceAll(conf, []byte(from), []byte(to)), 0o600)
 }
 
 func (b *bench) child(ctx context.Context, env []string, args ...string) ([]byte, error) {

@@ -107,7 +107,7 @@ func installResidents(ctx context.Context, dir, bin string) (*appliance, error) 
 	if err != nil {
 		return nil, err
 	}
-	a, err := install(ctx, dir, bin, bundle)
+	a, err := install(ctx, dir, bin, founding{bundle: bundle, clients: callers})
 	if err != nil {
 		return nil, err
 	}

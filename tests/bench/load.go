@@ -68,9 +68,10 @@ func (l *line) ask(request []byte, keep bool) ([]byte, error) {
 		return nil, err
 	}
 	defer r.Body.Close()
-	if r.StatusCode != http.StatusOK || keep {
+	good := r.StatusCode == http.StatusOK || r.StatusCode == http.StatusCreated
+	if !good || keep {
 		b, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
-		if err == nil && r.StatusCode != http.StatusOK {
+		if err == nil && !good {
 			err = fmt.Errorf("status %d: %s", r.StatusCode, b)
 		}
 		return b, err

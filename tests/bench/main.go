@@ -6,6 +6,7 @@
 //	bench -overload 10s      1, 2 and 10 times the capacity, each for that long, three rounds (make bench-scale)
 //	bench -growth 10000000   issuing with that many subjects in the ledger, and with a thousand, in turns (make bench-scale)
 //	bench -rotation          issuing while document signers take over one after the other
+//	bench -enrol             enrolments next to a stock step-ca (make bench-scale)
 //	bench -compare DIR,DIR   issuing at 64 clients with the daemons of several builds in turns, to judge a change
 //
 // Per CPU second counts user and system time of the daemon and of its HSM workers, also of those that ended; not the load generator's.
@@ -41,6 +42,7 @@ func main() {
 	overload := flag.Duration("overload", 0, "three rounds of 1, 2 and 10 times the capacity, each for this long, and nothing else")
 	subjects := flag.Int("growth", 0, "what an issue costs with this many subjects in the ledger, against a thousand; with -overload: afterwards")
 	rotation := flag.Bool("rotation", false, "issuing while document signers are rotated, and nothing else")
+	enrolment := flag.Bool("enrol", false, "enrolments next to a stock step-ca; alone, or with -overload and -growth")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -57,8 +59,8 @@ func main() {
 		}
 	case *profile != "":
 		err = b.profile(ctx, *profile, *whole)
-	case *overload > 0 || *subjects > 0:
-		err = b.scale(ctx, *overload, *subjects)
+	case *overload > 0 || *subjects > 0 || *enrolment:
+		err = b.scale(ctx, *overload, *subjects, *enrolment)
 	case *compare != "":
 		err = b.compare(ctx, strings.Split(*compare, ","), *whole)
 	default:
@@ -88,11 +90,13 @@ type size struct {
 	starts   int
 	signs    int           // of one measurement of the HSM layer and of its floor
 	overload time.Duration // of each load
+
+	enrolRounds, enrolments int // of each
 }
 
 var (
-	full  = size{3, map[int]int{1: 800, 8: 2500, 32: 5000, 64: 6000}, 200, 3, 60000, 5 * time.Second}
-	short = size{1, map[int]int{1: 300, 8: 1000, 32: 2000, 64: 4000}, 40, 1, 20000, 2 * time.Second}
+	full  = size{3, map[int]int{1: 800, 8: 2500, 32: 5000, 64: 6000}, 200, 3, 60000, 5 * time.Second, 5, 1500}
+	short = size{1, map[int]int{1: 300, 8: 1000, 32: 2000, 64: 4000}, 40, 1, 20000, 2 * time.Second, 1, 800}
 )
 
 var clients = []int{1, 8, 32, 64}
@@ -289,7 +293,12 @@ func (b *bench) run(ctx context.Context) error {
 }
 
 // scale is what make bench-scale measures; 0 leaves a part out.
-func (b *bench) scale(ctx context.Context, overload time.Duration, subjects int) error {
+func (b *bench) scale(ctx context.Context, overload time.Duration, subjects int, enrolment bool) error {
+	if enrolment {
+		if err := b.enrol(ctx); err != nil {
+			return err
+		}
+	}
 	if overload > 0 {
 		if err := b.overloaded(ctx, overload); err != nil {
 			return err

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -21,7 +22,7 @@ import (
 	"sealkeeper/policy"
 )
 
-// board is two officers with keys in memory who rotate document signers.
+// board is officers with keys in memory.
 type board struct {
 	*appliance
 	registry *officer.Registry
@@ -29,8 +30,8 @@ type board struct {
 	client   *client.Client
 }
 
-// installGoverned founds an installation with officers.
-func installGoverned(ctx context.Context, dir, bin string) (*board, error) {
+// installGoverned founds an installation with officers; more may change what it is made of.
+func installGoverned(ctx context.Context, dir, bin string, more func(*founding)) (*board, error) {
 	b := &board{registry: &officer.Registry{Rules: officer.DefaultRules()}, keys: map[string]crypto.Signer{}}
 	for _, id := range []string{"kim", "lee", "park"} {
 		public, key, err := ed25519.GenerateKey(rand.Reader)
@@ -56,7 +57,11 @@ func installGoverned(ctx context.Context, dir, bin string) (*board, error) {
 		return nil, err
 	}
 	text := strings.Replace(string(bundle), `{"id": "auditor",`, `{"id": "officers", "role": "officer", "may": {}}, {"id": "auditor",`, 1)
-	if b.appliance, err = install(ctx, dir, bin, []byte(text), "--officers", file); err != nil {
+	f := founding{bundle: []byte(text), clients: slices.Concat(callers, []string{"officers"}), init: []string{"--officers", file}}
+	if more != nil {
+		more(&f)
+	}
+	if b.appliance, err = install(ctx, dir, bin, f); err != nil {
 		return nil, err
 	}
 	t := b.tls["officers"]
@@ -72,12 +77,9 @@ func installGoverned(ctx context.Context, dir, bin string) (*board, error) {
 	return b, err
 }
 
-// rotate plans a document signer that takes over at once, and waits until it has.
-func (b *board) rotate(ctx context.Context, n int) error {
-	now := time.Now().UTC().Truncate(time.Second)
-	id := fmt.Sprintf("ds-%d", n+1)
-	p, err := b.registry.Propose("kim", officer.KeyGenerate, &officer.Generate{ID: id, Purpose: policy.PurposeMDoc, Token: "online", Algorithm: "ES256", Name: "Bench " + id, Succeeds: fmt.Sprintf("ds-%d", n),
-		Announce: now, Activate: now, UseUntil: now.Add(300 * 24 * time.Hour), Until: now.Add(400 * 24 * time.Hour), Reason: "bench"}, 0, now, rand.Reader)
+// decide has two officers propose, approve and carry out.
+func (b *board) decide(ctx context.Context, a officer.Action, what officer.Parameters) error {
+	p, err := b.registry.Propose("kim", a, what, 0, time.Now(), rand.Reader)
 	if err != nil {
 		return err
 	}
@@ -95,7 +97,16 @@ func (b *board) rotate(ctx context.Context, n int) error {
 	if _, err := b.client.Approve(ctx, contract.ApprovalRequest{ID: p.ID(), Envelope: signed[1]}); err != nil {
 		return err
 	}
-	if _, err := b.client.Execute(ctx, p.ID()); err != nil {
+	_, err = b.client.Execute(ctx, p.ID())
+	return err
+}
+
+// rotate plans a document signer that takes over at once, and waits until it has.
+func (b *board) rotate(ctx context.Context, n int) error {
+	now := time.Now().UTC().Truncate(time.Second)
+	id := fmt.Sprintf("ds-%d", n+1)
+	if err := b.decide(ctx, officer.KeyGenerate, &officer.Generate{ID: id, Purpose: policy.PurposeMDoc, Token: "online", Algorithm: "ES256", Name: "Bench " + id, Succeeds: fmt.Sprintf("ds-%d", n),
+		Announce: now, Activate: now, UseUntil: now.Add(300 * 24 * time.Hour), Until: now.Add(400 * 24 * time.Hour), Reason: "bench"}); err != nil {
 		return err
 	}
 	for {
@@ -123,7 +134,7 @@ func (b *board) rotate(ctx context.Context, n int) error {
 // rotation compares the 99th percentile of issuing at 64 clients while document signers are rotated one after the other with that of quiet runs
 // before and after. Every request must be answered with its card.
 func (b *bench) rotation(ctx context.Context) error {
-	g, err := installGoverned(ctx, filepath.Join(b.work, "governed"), b.bin)
+	g, err := installGoverned(ctx, filepath.Join(b.work, "governed"), b.bin, nil)
 	if err != nil {
 		return err
 	}
