@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"sealkeeper/evidence"
@@ -304,14 +305,21 @@ func (t *docType) uncovered(method string) []string {
 	return nil
 }
 
-// Replay decides recorded decisions again by another bundle, in the order in which they were made: budgets fill up as they would have.
-// It is for one goroutine.
+// Replay decides recorded decisions again by another bundle. Each is judged by itself, by as many goroutines as there are; budgets then fill up in the
+// order in which decisions were made.
 type Replay struct {
 	to          *Bundle
 	from        func(Hash) *Bundle // nil: not to be had
 	authorities map[string]evidence.Authority
-	nodes       map[[2]*node]bool
+	nodes       sync.Map // of [2]*node: whether they accept the same
 	used        map[spent]uint64
+}
+
+// Verdict is what the bundle says of one recorded decision as if budgets had no end.
+type Verdict struct {
+	decision Decision
+	at       time.Time
+	charges  []Charge
 }
 
 type spent struct {
@@ -320,25 +328,25 @@ type spent struct {
 	window       int64
 }
 
-// NewReplay replays by a bundle. from gives the bundles that decisions were made by.
+// NewReplay replays by a bundle. from gives the bundles that decisions were made by, to several goroutines at once.
 func NewReplay(to *Bundle, from func(Hash) *Bundle) *Replay {
-	r := &Replay{to: to, from: from, authorities: map[string]evidence.Authority{}, nodes: map[[2]*node]bool{}, used: map[spent]uint64{}}
+	r := &Replay{to: to, from: from, authorities: map[string]evidence.Authority{}, used: map[spent]uint64{}}
 	for _, a := range to.authorities {
 		r.authorities[a.ID] = a
 	}
 	return r
 }
 
-// Decide gives the new decision. known is false if the record does not tell enough; the decision then says what is missing.
-func (r *Replay) Decide(rec Record, by Hash) (d Decision, known bool, err error) {
+// Judge decides again what was decided by a bundle.
+func (r *Replay) Judge(rec Record, by Hash) (Verdict, error) {
 	in := rec.Input
 	for i, s := range in.Evidence.Statements {
 		kind, err := s.kind()
 		if err != nil {
-			return Decision{}, false, fmt.Errorf("statement %d: %w", i, err)
+			return Verdict{}, fmt.Errorf("statement %d: %w", i, err)
 		}
 		if code := r.believed(kind, in.Client, s); code != "" {
-			return r.to.denied(RuleEvidence, "evidence."+kind+"_"+code, "the bundle does not let this authority say it"), true, nil
+			return Verdict{decision: r.to.denied(RuleEvidence, "evidence."+kind+"_"+code, "the bundle does not let this authority say it")}, nil
 		}
 	}
 	c := &recorded{ClaimsRecord: rec.Claims, same: r.same}
@@ -347,28 +355,31 @@ func (r *Replay) Decide(rec Record, by Hash) (d Decision, known bool, err error)
 	}
 	a, d, err := r.to.decide(in, c)
 	if err != nil {
-		return d, false, err
+		return Verdict{}, err
 	}
+	v := Verdict{decision: d, at: in.At}
 	if d.Result == Allowed && a != nil {
-		d = r.charge(a, d, in.At)
+		v.charges = a.conditions.Charges
 	}
-	return d, d.Code != undetermined, nil
+	return v, nil
 }
 
-// charge fills budgets as the ledger does.
-func (r *Replay) charge(a *Approval, d Decision, at time.Time) Decision {
-	keys := make([]spent, len(a.conditions.Charges))
-	for i, c := range a.conditions.Charges {
+// Decide fills budgets as the ledger does, and gives the new decision. It is for one goroutine, with verdicts in the order of their decisions. known is
+// false if the record does not tell enough; the decision then says what is missing.
+func (r *Replay) Decide(v Verdict) (d Decision, known bool) {
+	d = v.decision
+	keys := make([]spent, len(v.charges))
+	for i, c := range v.charges {
 		length := int64(c.Window / time.Second)
-		keys[i] = spent{c.Budget, c.Whom, c.Window, at.Unix() - at.Unix()%length}
+		keys[i] = spent{c.Budget, c.Whom, c.Window, v.at.Unix() - v.at.Unix()%length}
 		if r.used[keys[i]] >= c.Limit {
-			return d.Exhausted(c.Budget, fmt.Sprintf("budget %s: its %d are used up", c.Budget, c.Limit))
+			return d.Exhausted(c.Budget, fmt.Sprintf("budget %s: its %d are used up", c.Budget, c.Limit)), true
 		}
 	}
 	for _, k := range keys {
 		r.used[k]++
 	}
-	return d
+	return d, d.Code != undetermined
 }
 
 // Exhausted is the decision once a budget stood against it.
@@ -423,12 +434,12 @@ func (s StatementInput) kind() (string, error) {
 // same says whether two nodes accept the same values, whatever they are called in credentials. Nodes of both bundles live as long as r.
 func (r *Replay) same(a, b *node) bool {
 	key := [2]*node{a, b}
-	same, known := r.nodes[key]
-	if !known {
-		same = accepts(a, b)
-		if a.members == nil || a.name != "" { // whole makes a new one each time
-			r.nodes[key] = same
-		}
+	if same, known := r.nodes.Load(key); known {
+		return same.(bool)
+	}
+	same := accepts(a, b)
+	if a.members == nil || a.name != "" { // whole makes a new one each time
+		r.nodes.Store(key, same)
 	}
 	return same
 }

@@ -8,13 +8,16 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"sealkeeper/ca"
 	"sealkeeper/contract"
@@ -24,10 +27,40 @@ import (
 
 // decisions are where journalled decisions are read, page by page: a running daemon, or a ledger file.
 type decisions interface {
-	page(ctx context.Context, after string, since time.Time) ([]contract.JournalledDecision, error)
+	page(ctx context.Context, after string, since time.Time) ([]journalled, error)
 	one(ctx context.Context, id string) (contract.JournalledDecision, error)
 	bundle(ctx context.Context, hash string) ([]byte, error)
 	Close() error
+}
+
+// journalled is a decision, and what it was made of: as the daemon wrote it, or as the ledger's reader already understood it.
+type journalled struct {
+	contract.JournalledDecision
+	of *policy.Record
+}
+
+// record is what the decision was made of; nil: no bundle judges it.
+func (d journalled) record() (*policy.Record, error) {
+	if d.of != nil || d.Of == nil {
+		return d.of, nil
+	}
+	rec := &policy.Record{}
+	if err := json.Unmarshal(d.Of, rec, json.RejectUnknownMembers(true)); err != nil {
+		return nil, fmt.Errorf("decision %s: %w", d.Decision.ID, err)
+	}
+	return rec, nil
+}
+
+// whole has what the decision was made of as the daemon writes it.
+func (d journalled) whole() (contract.JournalledDecision, error) {
+	if d.of != nil {
+		of, err := json.Marshal(d.of)
+		if err != nil {
+			return contract.JournalledDecision{}, fmt.Errorf("decision %s: %w", d.Decision.ID, err)
+		}
+		d.Of = of
+	}
+	return d.JournalledDecision, nil
 }
 
 type daemonDecisions struct {
@@ -35,9 +68,13 @@ type daemonDecisions struct {
 	query func(context.Context, contract.DecisionQuery) (contract.DecisionPage, error)
 }
 
-func (d daemonDecisions) page(ctx context.Context, after string, since time.Time) ([]contract.JournalledDecision, error) {
+func (d daemonDecisions) page(ctx context.Context, after string, since time.Time) ([]journalled, error) {
 	p, err := d.query(ctx, contract.DecisionQuery{After: after, Since: since, Limit: contract.MaxDecisions})
-	return p.Decisions, d.o.explain(err)
+	out := make([]journalled, len(p.Decisions))
+	for i, d := range p.Decisions {
+		out[i].JournalledDecision = d
+	}
+	return out, d.o.explain(err)
 }
 
 func (d daemonDecisions) one(ctx context.Context, id string) (none contract.JournalledDecision, _ error) {
@@ -57,11 +94,12 @@ func (d daemonDecisions) Close() error { return nil }
 
 type ledgerDecisions struct{ *ledger.Audit }
 
-func (d ledgerDecisions) page(ctx context.Context, after string, since time.Time) ([]contract.JournalledDecision, error) {
+func (d ledgerDecisions) page(ctx context.Context, after string, since time.Time) ([]journalled, error) {
 	entries, err := d.DecisionsAfter(ctx, after, since, ledger.MaxDecisions)
-	out := make([]contract.JournalledDecision, len(entries))
+	out := make([]journalled, len(entries))
 	for i, e := range entries {
-		if out[i], err = ca.Journalled(e); err != nil {
+		out[i].of, e.Of = e.Of, nil
+		if out[i].JournalledDecision, err = ca.Journalled(e); err != nil {
 			return nil, err
 		}
 	}
@@ -149,11 +187,16 @@ no person: see docs/auditor.md.`,
 				return err
 			}
 			all := []contract.JournalledDecision{}
-			if err := eachDecision(cmd.Context(), from, at, func(d contract.JournalledDecision) error {
-				if !o.json {
-					d.Of = nil
+			if err := eachPage(cmd.Context(), from, at, func(page []journalled) error {
+				for _, d := range page {
+					one := d.JournalledDecision
+					if one.Of = nil; o.json {
+						if one, err = d.whole(); err != nil {
+							return err
+						}
+					}
+					all = append(all, one)
 				}
-				all = append(all, d)
 				return nil
 			}); err != nil {
 				return err
@@ -172,19 +215,14 @@ no person: see docs/auditor.md.`,
 
 func result(r, code string) string { return strings.TrimSpace(r + " " + code) }
 
-func eachDecision(ctx context.Context, from decisions, since time.Time, f func(contract.JournalledDecision) error) error {
+func eachPage(ctx context.Context, from decisions, since time.Time, f func([]journalled) error) error {
 	for after := ""; ; {
 		page, err := from.page(ctx, after, since)
-		if err != nil {
+		if err == nil {
+			err = f(page)
+		}
+		if err != nil || len(page) < contract.MaxDecisions {
 			return err
-		}
-		for _, d := range page {
-			if err := f(d); err != nil {
-				return err
-			}
-		}
-		if len(page) < contract.MaxDecisions {
-			return nil
 		}
 		after = page[len(page)-1].Decision.ID
 	}
@@ -270,74 +308,65 @@ can't be told.`,
 	return c
 }
 
-// replay decides again, and says how far it came.
+// replay decides again, and says how far it came. One page is read while those before it are judged, on all processors.
 func replay(ctx context.Context, from decisions, to *policy.Bundle, since time.Time, show func(time.Time, int)) (replayed, error) {
 	out := replayed{Bundle: to.Hash().String(), Version: to.Version(), Since: since, Changes: []replayChange{}}
-	known := map[policy.Hash]*policy.Bundle{}
-	var failed error
-	bundle := func(h policy.Hash) *policy.Bundle {
-		if b, asked := known[h]; asked {
-			return b
-		}
-		file, err := from.bundle(ctx, h.String())
-		if err == nil && len(file) > 0 {
-			if b, err := policy.Parse("bundle "+h.String(), file); err == nil && b.Hash() == h {
-				known[h] = b
-				return b
-			}
-		}
-		failed = errors.Join(failed, err)
-		known[h] = nil
-		return nil
-	}
-	again := policy.NewReplay(to, bundle)
+	g, ctx := errgroup.WithContext(ctx)
+	known := &bundles{from: from, known: map[policy.Hash]*policy.Bundle{}}
+	again := policy.NewReplay(to, func(h policy.Hash) *policy.Bundle { return known.get(ctx, h) })
 	groups := map[string]*replayChange{}
-	err := eachDecision(ctx, from, since, func(d contract.JournalledDecision) error {
-		out.Decisions++
-		if out.Decisions%500 == 0 {
-			show(d.At, out.Decisions)
-		}
-		if d.Of == nil {
-			out.Unjudged++
-			return nil
-		}
-		var rec policy.Record
-		if err := json.Unmarshal(d.Of, &rec, json.RejectUnknownMembers(true)); err != nil {
-			return fmt.Errorf("decision %s: %w", d.Decision.ID, err)
-		}
-		var by policy.Hash
-		if b, err := hex.DecodeString(d.Decision.Policy); err == nil && len(b) == len(by) {
-			by = policy.Hash(b)
-		}
-		now, told, err := again.Decide(rec, by)
-		if failed != nil {
-			return failed
-		}
-		if err != nil {
-			return fmt.Errorf("decision %s: %w", d.Decision.ID, err)
-		}
-		was, would := result(d.Decision.Result, d.Decision.Code), result(now.Result.String(), now.Code)
-		switch {
-		case !told:
-			out.Undetermined++
-			would = "undetermined: " + strings.Join(now.Missing, " ")
-		case was == would:
-			out.Same++
-			return nil
-		default:
-			out.Changed++
-		}
-		key := strings.Join([]string{d.Operation, d.DocumentType, was, would}, "\x00")
-		g := groups[key]
-		if g == nil {
-			g = &replayChange{Operation: d.Operation, DocumentType: d.DocumentType, Was: was, Would: would, Missing: now.Missing, Rules: now.Rules}
-			groups[key] = g
-		}
-		if g.Count++; len(g.Examples) < mostExamples {
-			g.Examples = append(g.Examples, d.Decision.ID)
+	pages := make(chan []journalled, 1)
+	g.Go(func() error {
+		defer close(pages)
+		return eachPage(ctx, from, since, func(page []journalled) error {
+			select {
+			case pages <- page:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+	})
+	g.Go(func() error {
+		for page := range pages {
+			verdicts, err := judge(again, page)
+			if err = errors.Join(err, known.err); err != nil {
+				return err
+			}
+			for i, d := range page {
+				if out.Decisions++; out.Decisions%500 == 0 {
+					show(d.At, out.Decisions)
+				}
+				if verdicts[i] == nil {
+					out.Unjudged++
+					continue
+				}
+				now, told := again.Decide(*verdicts[i])
+				was, would := result(d.Decision.Result, d.Decision.Code), result(now.Result.String(), now.Code)
+				switch {
+				case !told:
+					out.Undetermined++
+					would = "undetermined: " + strings.Join(now.Missing, " ")
+				case was == would:
+					out.Same++
+					continue
+				default:
+					out.Changed++
+				}
+				key := strings.Join([]string{d.Operation, d.DocumentType, was, would}, "\x00")
+				g := groups[key]
+				if g == nil {
+					g = &replayChange{Operation: d.Operation, DocumentType: d.DocumentType, Was: was, Would: would, Missing: now.Missing, Rules: now.Rules}
+					groups[key] = g
+				}
+				if g.Count++; len(g.Examples) < mostExamples {
+					g.Examples = append(g.Examples, d.Decision.ID)
+				}
+			}
 		}
 		return nil
 	})
+	err := g.Wait()
 	for _, g := range groups {
 		out.Changes = append(out.Changes, *g)
 	}
@@ -345,6 +374,65 @@ func replay(ctx context.Context, from decisions, to *policy.Bundle, since time.T
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Operation+a.DocumentType+a.Was+a.Would, b.Operation+b.DocumentType+b.Was+b.Would))
 	})
 	return out, err
+}
+
+// judge gives a verdict for each decision; nil where no bundle judges.
+func judge(again *policy.Replay, page []journalled) ([]*policy.Verdict, error) {
+	verdicts := make([]*policy.Verdict, len(page))
+	var g errgroup.Group
+	size := len(page)/runtime.GOMAXPROCS(0) + 1
+	for from := 0; from < len(page); from += size {
+		g.Go(func() error {
+			for i := from; i < min(from+size, len(page)); i++ {
+				d := page[i]
+				rec, err := d.record()
+				if err != nil {
+					return err
+				}
+				if rec == nil {
+					continue
+				}
+				var by policy.Hash
+				if b, err := hex.DecodeString(d.Decision.Policy); err == nil && len(b) == len(by) {
+					by = policy.Hash(b)
+				}
+				v, err := again.Judge(*rec, by)
+				if err != nil {
+					return fmt.Errorf("decision %s: %w", d.Decision.ID, err)
+				}
+				verdicts[i] = &v
+			}
+			return nil
+		})
+	}
+	return verdicts, g.Wait()
+}
+
+// bundles are those that decisions were made by, each asked for once.
+type bundles struct {
+	from  decisions
+	mu    sync.Mutex
+	known map[policy.Hash]*policy.Bundle
+	err   error // why one could not be asked for
+}
+
+// get gives nil for one that is not to be had.
+func (k *bundles) get(ctx context.Context, h policy.Hash) *policy.Bundle {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	b, asked := k.known[h]
+	if !asked {
+		file, err := k.from.bundle(ctx, h.String())
+		if err != nil {
+			k.err = errors.Join(k.err, err)
+		} else if len(file) > 0 {
+			if p, err := policy.Parse("bundle "+h.String(), file); err == nil && p.Hash() == h {
+				b = p
+			}
+		}
+		k.known[h] = b
+	}
+	return b
 }
 
 // bar shows progress on a terminal, and nothing elsewhere.

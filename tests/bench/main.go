@@ -43,6 +43,7 @@ func main() {
 	subjects := flag.Int("growth", 0, "what an issue costs with this many subjects in the ledger, against a thousand; with -overload: afterwards")
 	rotation := flag.Bool("rotation", false, "issuing while document signers are rotated, and nothing else")
 	enrolment := flag.Bool("enrol", false, "enrolments next to a stock step-ca; alone, or with -overload and -growth")
+	replayed := flag.Bool("replay", false, "how long a replay of 100,000 decisions takes, and nothing else")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -55,6 +56,10 @@ func main() {
 	case err != nil:
 	case *rotation:
 		if err = b.rotation(ctx); err == nil {
+			err = b.write()
+		}
+	case *replayed:
+		if err = b.replayAlone(ctx); err == nil {
 			err = b.write()
 		}
 	case *profile != "":

@@ -16,6 +16,28 @@ import (
 // replayMany decisions are what a replay by a new bundle has to be done with in ten seconds.
 const replayMany = 100_000
 
+// replayAlone issues a few cards and replays what was decided about them.
+func (b *bench) replayAlone(ctx context.Context) error {
+	a, err := installResidents(ctx, filepath.Join(b.work, "residents"), b.bin)
+	if err != nil {
+		return err
+	}
+	defer a.stop()
+	if _, _, err := a.issue(ctx, whole.formats, 1000, 64); err != nil {
+		return err
+	}
+	if err := a.stop(); err != nil {
+		return err
+	}
+	seconds, err := b.replay(ctx, a)
+	if err != nil {
+		return err
+	}
+	b.add("policy_replay_100k_s", seconds, "s")
+	fmt.Printf("%d decisions replayed in %.1f s\n", replayMany, seconds)
+	return nil
+}
+
 // replay is how long `sealctl policy replay` takes for so many decisions about whole requests: those of the benchmark, each many times over in
 // the stopped appliance's ledger, by the bundle that they were made by. Reading, decoding and counting are in it, as whoever waits sees it.
 func (b *bench) replay(ctx context.Context, a *appliance) (seconds float64, err error) {
