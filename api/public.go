@@ -16,7 +16,7 @@ var publicPaths = []struct {
 	form    *regexp.Regexp
 }{
 	{"/status-lists/{id}", regexp.MustCompile(`^/status-lists/[A-Za-z0-9_-]{1,64}$`)},
-	{"/certificates/{file}", regexp.MustCompile(`^/certificates/[a-z0-9-]{1,64}\.(cer|pem)$`)},
+	{"/certificates/{file}", regexp.MustCompile(`^/certificates/[a-z0-9-]{1,64}(\.link)?\.(cer|pem)$`)},
 	{"/crl/{file}", regexp.MustCompile(`^/crl/[a-z0-9.-]{1,64}\.crl$`)},
 	{"/trust.json", regexp.MustCompile(`^/trust\.json$`)},
 	{"/.well-known/jwt-vc-issuer", regexp.MustCompile(`^/\.well-known/jwt-vc-issuer$`)},

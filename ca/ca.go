@@ -181,7 +181,7 @@ var Codes = map[string]string{
 	"subject.ambiguous":     "The request names a person and a session: the session names the person already.",
 	"subject.malformed":     "The subject number is empty, too long or has characters that are not allowed.",
 	"key.unregistered":      "No key of that name is in the registry.",
-	"key.root":              "The key is a CA's, about which no proposal decides.",
+	"key.root":              "The key is that of a CA which certified: it ends when another root takes its place (iaca.rollover), that of the clients' CA never by a proposal.",
 	"key.exists":            "There is or was a key of that name: each key has a name of its own.",
 	"key.plan":              "The plan for a key would not come to its end; the detail says why.",
 	"key.state":             "The key's state does not allow what was decided, or is another one than the proposal says; the detail says which.",

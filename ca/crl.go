@@ -130,10 +130,15 @@ func (a *Authority) keepCRLs(ctx context.Context, p policy.Purpose) {
 		if p == policy.PurposeClientCA {
 			wait = min(wait, dismissedEvery)
 		}
+		var rooted chan struct{}
+		if p == policy.PurposeIACA {
+			rooted = a.ring.rooted
+		}
 		t := time.NewTimer(min(wait, time.Hour))
 		select {
 		case <-ctx.Done():
 		case <-moved:
+		case <-rooted:
 		case <-t.C:
 		}
 		t.Stop()

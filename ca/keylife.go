@@ -35,6 +35,7 @@ const (
 type keyring struct {
 	changing sync.Mutex // one change at a time; never held while an HSM is asked, but for a destruction, which is bounded
 	wake     chan struct{}
+	rooted   chan struct{} // something became of a root: whose turn it is to sign revocation lists
 
 	mu       sync.Mutex
 	loaded   map[string]bool   // the workers have it
@@ -43,7 +44,7 @@ type keyring struct {
 }
 
 func (r *keyring) init(keys []ledger.Key, now time.Time) {
-	r.wake, r.loaded, r.problems = make(chan struct{}, 1), map[string]bool{}, map[string]string{}
+	r.wake, r.rooted, r.loaded, r.problems = make(chan struct{}, 1), make(chan struct{}, 1), map[string]bool{}, map[string]string{}
 	for _, k := range keys {
 		if !k.Ended() && k.State != ledger.KeyPlanned || k.Finishes(now) { // the workers were started with these
 			r.loaded[k.ID] = true
@@ -239,6 +240,12 @@ func (a *Authority) stepKey(ctx context.Context, k ledger.Key, now time.Time) (m
 		}
 		crashpoint.Here("ca.keys.certified")
 		k.Chain, k.Until = [][]byte{der}, notAfter(der)
+		if k.Purpose == policy.PurposeIACA {
+			if k.Link, err = a.linkFor(ctx, k, now); err != nil {
+				return false, next, fmt.Errorf("linking it to %s: %w", k.Plan.Succeeds, err)
+			}
+			crashpoint.Here("ca.keys.linked")
+		}
 		return a.move(ctx, k, ledger.KeyCertified, now)
 	case k.State == ledger.KeyCertified && k.Plan != nil:
 		if now.Before(k.Plan.Announce) {
@@ -272,25 +279,19 @@ func (a *Authority) stepKey(ctx context.Context, k ledger.Key, now time.Time) (m
 	return false, next, nil
 }
 
-// certificateFor has a key certified by the IACA, as its plan says, or finds the certificate that was made before a crash.
+// certificateFor has a key certified by the IACA, or a root by itself, as its plan says; or finds the certificate that was made before a crash.
 func (a *Authority) certificateFor(ctx context.Context, k ledger.Key, now time.Time) ([]byte, error) {
-	all, err := a.o.Ledger.Certificates(ctx)
-	if err != nil {
-		return nil, err
+	der, err := a.made(ctx, k.Plan.Profile, k.SPKI)
+	if err != nil || der != nil {
+		return der, err
 	}
-	for _, c := range slices.Backward(all) {
-		if c.Profile != k.Plan.Profile || len(c.DER) == 0 {
-			continue
-		}
-		if cert, err := x509.ParseCertificate(c.DER); err == nil && bytes.Equal(cert.RawSubjectPublicKeyInfo, k.SPKI) {
-			return c.DER, nil
+	issuer := k
+	if k.Purpose != policy.PurposeIACA {
+		if issuer, err = a.activeKey(policy.PurposeIACA, now); err != nil {
+			return nil, err
 		}
 	}
-	iaca, err := a.activeKey(policy.PurposeIACA, now)
-	if err != nil {
-		return nil, err
-	}
-	return a.certify(ctx, a.planned(k, iaca, now))
+	return a.certify(ctx, a.planned(k, issuer, now))
 }
 
 // planned is the certificate that a plan says.
@@ -317,6 +318,12 @@ func (a *Authority) changeKeys(ctx context.Context, now time.Time, x *ledger.Exe
 		a.o.Log.Warn("a key changed its state", "key", c.Key.ID, "purpose", string(c.Key.Purpose), "state", string(c.Key.State), "cause", c.Cause, "proposal", c.Proposal, "officers", c.By)
 	}
 	a.ring.stir()
+	if slices.ContainsFunc(changes, func(c ledger.KeyChange) bool { return c.Key.Purpose == policy.PurposeIACA }) {
+		select {
+		case a.ring.rooted <- struct{}{}:
+		default:
+		}
+	}
 	if err := a.shelveCertificates(ctx); err != nil { // the next look tries again
 		a.o.Log.Error("publishing certificates", "error", err)
 	}
@@ -352,9 +359,12 @@ func (a *Authority) inUse(p policy.Purpose, token string) (ledger.Key, bool) {
 	return ledger.Key{}, false
 }
 
-// retired is a key that signs nothing new; what is reserved for it is finished.
+// retired is a key that signs nothing new; what is reserved for it is finished, if it was in use.
 func retired(k ledger.Key, now time.Time) ledger.Key {
-	k.State, k.Drain = ledger.KeyDeactivated, now.Add(drainFor)
+	if k.State == ledger.KeyActive {
+		k.Drain = now.Add(drainFor)
+	}
+	k.State = ledger.KeyDeactivated
 	return k
 }
 
@@ -429,8 +439,10 @@ func (a *Authority) known(id string) (ledger.Key, error) {
 	switch {
 	case !ok:
 		return k, keyProblem("unregistered", "key %q is not in the registry", id)
-	case k.Purpose == policy.PurposeIACA || k.Purpose == policy.PurposeClientCA:
-		return k, keyProblem("root", "key %q is a CA's: what becomes of it is no matter of a proposal", id)
+	case k.Purpose == policy.PurposeClientCA:
+		return k, keyProblem("root", "key %q is the clients' CA: what becomes of it is no matter of a proposal", id)
+	case k.Purpose == policy.PurposeIACA && k.Finishes(a.o.Guard.ForLists()):
+		return k, keyProblem("root", "key %q is a root that certified signers: it ends when another takes its place (iaca.rollover), and its revocation list when its certificate does", id)
 	}
 	return k, nil
 }
@@ -545,7 +557,13 @@ func (a *Authority) deactivateKey(ctx context.Context, _ Caller, q *officer.Quor
 		if !ledger.KeyDeactivated.Follows(k.State) {
 			return nil, keyProblem("state", "key %s is %s: there is nothing to deactivate", k.ID, k.State)
 		}
-		return append([]ledger.KeyChange{officersDid(retired(k, now), x)}, a.takesOver(k, now)...), nil
+		c := officersDid(retired(k, now), x)
+		if k.Purpose == policy.PurposeIACA {
+			if c.Revoke, err = a.unlinked(ctx, k); err != nil {
+				return nil, err
+			}
+		}
+		return append([]ledger.KeyChange{c}, a.takesOver(k, now)...), nil
 	})
 	return err
 }
@@ -564,7 +582,11 @@ func (a *Authority) compromiseKey(ctx context.Context, _ Caller, q *officer.Quor
 		next := a.takesOver(k, now)
 		k.State, k.Drain = ledger.KeyCompromised, time.Time{}
 		c := officersDid(k, x)
-		if len(k.Chain) > 0 {
+		if k.Purpose == policy.PurposeIACA { // no list speaks for a root, but one does for its link
+			if c.Revoke, err = a.unlinked(ctx, k); err != nil {
+				return nil, err
+			}
+		} else if len(k.Chain) > 0 {
 			cert, err := x509.ParseCertificate(k.Chain[0])
 			if err != nil {
 				return nil, err

@@ -336,6 +336,7 @@ func init() {
 		officer.KeyDeactivate:   (*Authority).deactivateKey,
 		officer.KeyCompromise:   (*Authority).compromiseKey,
 		officer.KeyDestroy:      (*Authority).destroyKey,
+		officer.IACARollover:    (*Authority).rollIACA,
 		officer.IssuingStop: func(a *Authority, ctx context.Context, _ Caller, q *officer.Quorum, x *ledger.Execution) error {
 			return a.o.Ledger.StopIssuing(ctx, q.Parameters().(*officer.Reason).Reason, x)
 		},

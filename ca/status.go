@@ -95,7 +95,11 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 			continue
 		}
 		if severity := urgency(k.NotAfter.Sub(now)); severity != "" {
-			note("key-use-ending", severity, "make its successor before that: sealctl propose key.generate", "key %s signs nothing more from %s", k.ID, k.NotAfter.Format(time.RFC3339))
+			do := "make its successor before that: sealctl propose key.generate"
+			if k.Purpose == policy.PurposeIACA {
+				do = "have another root take its place before that: sealctl propose iaca.rollover"
+			}
+			note("key-use-ending", severity, do, "key %s signs nothing more from %s", k.ID, k.NotAfter.Format(time.RFC3339))
 		}
 		if used, limit := a.used(ctx, k); limit > 0 && float64(used) >= ledger.Nearly*float64(limit) {
 			note("key-limit-near", Warning, "make its successor before that: sealctl propose key.generate", "key %s signed %d of the %d times that it may", k.ID, used, limit)

@@ -54,7 +54,7 @@ func (a *Authority) shelveCertificates(ctx context.Context) error {
 		}
 		if k.Purpose != policy.PurposeClientCA { // a verifier has nothing to do with the appliance's clients
 			t := contract.TrustedKey{ID: k.ID, Purpose: string(k.Purpose), Algorithm: k.Algorithm, State: string(k.State), Since: k.Since, NotBefore: k.NotBefore, NotAfter: k.NotAfter,
-				Until: cert.NotAfter, Certificate: k.Chain[0]}
+				Until: cert.NotAfter, Certificate: k.Chain[0], Link: k.Link}
 			sum := sha256.Sum256(k.SPKI)
 			if k.Since.After(trust.AsOf) {
 				trust.AsOf = k.Since
@@ -91,10 +91,17 @@ func (a *Authority) shelveCertificates(ctx context.Context) error {
 		if !public(k, now) {
 			continue
 		}
+		all := map[string][]byte{}
 		for _, name := range a.namesOf(k, now) {
-			text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: k.Chain[0]})
+			all[name] = k.Chain[0]
+		}
+		if k.Link != nil {
+			all[k.ID+".link"] = k.Link
+		}
+		for name, der := range all {
+			text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 			for ext, o := range map[string]Object{
-				".cer": {MediaType: "application/pkix-cert", Bytes: k.Chain[0]},
+				".cer": {MediaType: "application/pkix-cert", Bytes: der},
 				".pem": {MediaType: "application/x-pem-file", Bytes: text},
 			} {
 				o.Modified, o.MaxAge = k.Since, time.Hour

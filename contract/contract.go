@@ -541,8 +541,9 @@ type TrustedKey struct {
 	NotBefore   time.Time `json:"not_before"` // it signs from then
 	NotAfter    time.Time `json:"not_after"`  // until then
 	Until       time.Time `json:"certificate_until"`
-	Certificate []byte    `json:"certificate"` // DER, base64
-	SPKI        string    `json:"spki_sha256"` // hexadecimal
+	Certificate []byte    `json:"certificate"`    // DER, base64
+	SPKI        string    `json:"spki_sha256"`    // hexadecimal
+	Link        []byte    `json:"link,omitempty"` // of a root that took another's place: the certificate by which that one vouches for it, DER, base64
 }
 
 // ListStatus of one published list.

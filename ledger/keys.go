@@ -38,8 +38,9 @@ type Key struct {
 	Purpose   policy.Purpose `json:"purpose"`
 	Algorithm string         `json:"algorithm"` // "ES256", "ES384", "EdDSA"
 	CKAID     []byte         `json:"cka_id"`
-	SPKI      []byte         `json:"spki"`  // pinned, DER; empty while planned
-	Chain     [][]byte       `json:"chain"` // DER, leaf first; the anchor is not part of it (the root's own chain is itself)
+	SPKI      []byte         `json:"spki"`           // pinned, DER; empty while planned
+	Chain     [][]byte       `json:"chain"`          // DER, leaf first; the anchor is not part of it (the root's own chain is itself)
+	Link      []byte         `json:"link,omitempty"` // of a root: the certificate by which its predecessor vouches for it, DER
 	State     KeyState       `json:"state"`
 	Since     time.Time      `json:"since,omitzero"`
 	NotBefore time.Time      `json:"not_before"` // private-key use
@@ -47,7 +48,7 @@ type Key struct {
 	Until     time.Time      `json:"until,omitzero"` // its certificate's notAfter
 	Copies    bool           `json:"copies"`         // made with the template that allows session copies
 	Plan      *KeyPlan       `json:"plan,omitempty"` // nil: made at the founding
-	Drain     time.Time      `json:"drain,omitzero"` // deactivated: what was reserved before is finished until then
+	Drain     time.Time      `json:"drain,omitzero"` // deactivated after use: what was reserved before is finished until then
 	Entries   int            `json:"entries,omitzero"`
 	Last      []byte         `json:"last,omitempty"` // SHA-256 of the last entry of its history
 }
@@ -74,7 +75,7 @@ func (k Key) StandsBy() bool {
 // what it revoked, as long as its certificate is good.
 func (k Key) Finishes(at time.Time) bool {
 	ca := k.Purpose == policy.PurposeIACA || k.Purpose == policy.PurposeClientCA
-	return k.State == KeyActive || k.State == KeyDeactivated && (at.Before(k.Drain) || ca && at.Before(k.Until))
+	return k.State == KeyActive || k.State == KeyDeactivated && !k.Drain.IsZero() && (at.Before(k.Drain) || ca && at.Before(k.Until))
 }
 
 // Ended says whether a key will never sign again.
@@ -151,6 +152,7 @@ type KeyEntry struct {
 	CKAID    []byte          `json:"cka_id"`
 	SPKI     []byte          `json:"spki,omitempty"` // SHA-256
 	Leaf     []byte          `json:"leaf,omitempty"` // SHA-256 of its certificate
+	Link     []byte          `json:"link,omitempty"` // SHA-256 of its link certificate
 	Cause    string          `json:"cause"`
 	Proposal string          `json:"proposal,omitempty"` // whose quorum allowed it: the mandate of that id
 	By       []string        `json:"by,omitempty"`       // what they gave as reason stands in what they signed
@@ -183,7 +185,7 @@ func (l *Ledger) PutKey(ctx context.Context, k Key) error {
 
 // sole: there is one active key of these purposes for a token, so that everybody knows whose turn it is.
 func sole(p policy.Purpose) bool {
-	return p == policy.PurposeMDoc || p == policy.PurposeSDJWT || p == policy.PurposeList
+	return p == policy.PurposeIACA || p == policy.PurposeMDoc || p == policy.PurposeSDJWT || p == policy.PurposeList
 }
 
 // ChangeKeys records steps of keys' lives, all of them in one commit, and with it that a proposal was carried out.
@@ -303,6 +305,9 @@ func (l *Ledger) keyRows(ctx context.Context, at time.Time, c KeyChange) (k Key,
 		}
 		if len(k.Chain) > 0 && e.To != KeyGenerated {
 			e.Leaf = hashed(k.Chain[0])
+		}
+		if len(k.Link) > 0 {
+			e.Link = hashed(k.Link)
 		}
 		value := encode(e)
 		k.Entries, k.Last = k.Entries+1, hashed(value)

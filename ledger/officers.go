@@ -204,7 +204,7 @@ func (l *Ledger) executed(ctx context.Context, x *Execution, leaf *Leaf, rows []
 		leaf.Operation = x.Action
 	}
 	rows = append(rows, Row{Table: TableProposals, Key: []byte(x.ID), Value: encode(r), If: If(p.revision)})
-	if strings.HasPrefix(x.Action, "key.") { // proposals are forgotten, what became of keys by them is not
+	if len(leaf.Keys) > 0 { // proposals are forgotten, what became of keys by them is not
 		registry, err := l.Registry(ctx)
 		if err != nil {
 			return nil, err

@@ -78,7 +78,7 @@ func (w *town) request(op policy.Operation, person byte, p *phone.Phone, replace
 	w.nonces++
 	w.requests++
 	at := w.clock.Now()
-	nonce, _ := w.verifier.Nonce(office, resident, at, [16]byte{byte(w.nonces), byte(w.nonces >> 8)})
+	nonce, _ := w.verifier.Nonce(office, resident, at, [16]byte{byte(w.nonces), byte(w.nonces >> 8), byte(w.nonces >> 16)})
 	aud := "https://ward-office-1.example"
 	v, err := w.verifier.Verify(evidence.About{Client: office, DocumentType: resident, Audience: aud, At: at},
 		evidence.Bundle{Proof: p.Prove(0, aud, nonce, at, p.Attest(w.provider, nonce, at))})

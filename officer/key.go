@@ -29,7 +29,7 @@ type Generate struct {
 	Reason    string         `json:"reason"`
 }
 
-// profiles are the certificates of keys that officers plan. Roots are made by ceremonies.
+// profiles are the certificates of keys that officers plan so. The first roots are made by ceremonies, the next ones by a Rollover.
 var profiles = map[policy.Purpose]string{policy.PurposeMDoc: "document-signer", policy.PurposeSDJWT: "sdjwt-issuer", policy.PurposeList: "status-signer"}
 
 // keyForm is that of a file's name on the public listener.
@@ -106,6 +106,53 @@ func (p *Generate) text() []string {
 		out = append(out, fmt.Sprintf("  It signs %d times an hour at most.", p.PerHour))
 	}
 	return append(out, "  Reason: "+p.Reason)
+}
+
+// Rollover is one plan for one root: it is made on the token of the root before it, certifies itself, is linked to that one, announced, and certifies in
+// its place from a time on.
+type Rollover struct {
+	ID        string    `json:"key"`
+	Succeeds  string    `json:"succeeds"`
+	Algorithm string    `json:"algorithm"`
+	Name      string    `json:"name"` // common name of its certificate
+	Announce  time.Time `json:"announce"`
+	Activate  time.Time `json:"activate"`
+	UseUntil  time.Time `json:"use_until"`
+	Until     time.Time `json:"certificate_until"`
+	Reason    string    `json:"reason"`
+}
+
+func (p *Rollover) check() error {
+	errs := []error{name("succeeds", p.Succeeds), reason(p.Reason), instant("announce", p.Announce), instant("activate", p.Activate), instant("use_until", p.UseUntil),
+		instant("certificate_until", p.Until)}
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if !keyForm.MatchString(p.ID) {
+		fail("key %.40q: a new key's name has 1 to 32 small letters, digits and -", p.ID)
+	}
+	if p.ID == p.Succeeds {
+		fail("a root does not succeed itself")
+	}
+	if p.Algorithm != "ES256" && p.Algorithm != "ES384" {
+		fail("algorithm %.20q: a root's is ES256 or ES384", p.Algorithm)
+	}
+	if !plain(p.Name, 1, 64) {
+		fail("the common name has 1 to 64 printable characters")
+	}
+	if p.Activate.Before(p.Announce) || !p.Activate.Before(p.UseUntil) || !p.UseUntil.Before(p.Until) {
+		fail("announce, activate, use_until and certificate_until follow each other in this order")
+	}
+	return errors.Join(errs...)
+}
+
+func (p *Rollover) text() []string {
+	return []string{fmt.Sprintf("Make IACA key %s, %s, which takes the place of %s, on the same token.", p.ID, p.Algorithm, p.Succeeds),
+		fmt.Sprintf("  It certifies itself: common name %q,", p.Name),
+		"  valid from when it is made until " + at(p.Until) + ".",
+		"  Key " + p.Succeeds + " signs one link certificate for it, which is good as long as both are:", "  with it, whoever trusts " + p.Succeeds + " comes to trust " + p.ID + ".",
+		"  Both are published from " + at(p.Announce) + " on.",
+		"  It certifies from " + at(p.Activate) + " on, and key " + p.Succeeds + " certifies nothing more from then:", "  what that one certified stays valid, and its revocation list goes on.",
+		fmt.Sprintf("  It certifies until %s, which is %d days before its certificate ends.", at(p.UseUntil), int(p.Until.Sub(p.UseUntil)/day)),
+		"  Reason: " + p.Reason}
 }
 
 // Activate has a key sign from now on, in the place of another one.

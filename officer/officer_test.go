@@ -140,6 +140,7 @@ func TestEveryActionIsProposedShownAndRead(t *testing.T) {
 		BackupKey: &Backup{root, 2, []string{"kim", "lee", "park"}, "{}"},
 		KeyGenerate: &Generate{ID: "ds-2", Purpose: "mdoc", Token: "online", Algorithm: "ES256", Name: "Document signer 2", Succeeds: "ds-1", Announce: noon, Activate: noon.Add(day),
 			UseUntil: noon.Add(300 * day), Until: noon.Add(400 * day), Uses: 1000, PerHour: 10, Reason: "rotation"}, KeyActivate: &Activate{"ds-2", "ds-1", "rotation"},
+		IACARollover:  &Rollover{ID: "iaca-2", Succeeds: "iaca-1", Algorithm: "ES384", Name: "IACA 2", Announce: noon, Activate: noon.Add(90 * day), UseUntil: noon.Add(2000 * day), Until: noon.Add(3000 * day), Reason: "its end is near"},
 		KeyDeactivate: &Deactivate{"ds-1", "rotation"}, KeyCompromise: &Compromise{"ds-1", "found outside"}, KeyDestroy: &Destroy{"ds-1", "over"},
 		IssuingStop: &Reason{"wrong photographs"}, IssuingResume: &Reason{"repaired"}, ClientEnrol: &Enrol{Clients: []policy.Enrolment{{ID: "office-1", Role: "issuance", Office: "11110", Life: 86400}}, Until: noon, Reason: "new office"},
 		ClientRevoke: &Dismiss{[]string{"office-1"}, "closed"},

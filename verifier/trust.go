@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -26,6 +27,7 @@ type TrustedKey struct {
 	NotBefore   time.Time
 	NotAfter    time.Time
 	Certificate *x509.Certificate
+	Link        *x509.Certificate // of a root that took the place of another: the certificate by which that one vouches for it; nil: none
 }
 
 const (
@@ -48,6 +50,7 @@ func ParseTrust(data []byte) (*Trust, error) {
 			NotBefore   time.Time `json:"not_before"`
 			NotAfter    time.Time `json:"not_after"`
 			Certificate []byte    `json:"certificate"`
+			Link        []byte    `json:"link"`
 		} `json:"keys"`
 	}
 	if err := json.Unmarshal(data, &f, jsontext.AllowDuplicateNames(false)); err != nil {
@@ -62,24 +65,62 @@ func ParseTrust(data []byte) (*Trust, error) {
 		if err != nil {
 			return nil, fmt.Errorf("the trust bundle: certificate of key %.40q: %w", k.ID, err)
 		}
-		t.Keys = append(t.Keys, TrustedKey{k.ID, k.Purpose, k.State, k.NotBefore, k.NotAfter, cert})
+		key := TrustedKey{k.ID, k.Purpose, k.State, k.NotBefore, k.NotAfter, cert, nil}
+		if len(k.Link) > 0 {
+			if key.Link, err = x509.ParseCertificate(k.Link); err != nil {
+				return nil, fmt.Errorf("the trust bundle: link certificate of key %.40q: %w", k.ID, err)
+			}
+		}
+		t.Keys = append(t.Keys, key)
 	}
 	return t, nil
 }
 
-// Roots are the bundle's IACA certificates that are anchors already.
-func (t *Trust) Roots(anchors []*x509.Certificate) (roots []*x509.Certificate) {
-	for _, k := range t.Keys {
-		if k.Purpose != "iaca" || k.State == "compromised" {
-			continue
-		}
-		for _, a := range anchors {
-			if bytes.Equal(a.Raw, k.Certificate.Raw) {
-				roots = append(roots, k.Certificate)
+// Roots are the bundle's IACA certificates that are anchors already, and those to which an anchor leads by link certificates that are good at an
+// instant. Whether a link was revoked is said by the revocation list that it points to; a bundle that is fetched shows it, too: its key is compromised.
+func (t *Trust) Roots(anchors []*x509.Certificate, at time.Time) (roots []*x509.Certificate) {
+	taken := make([]bool, len(t.Keys))
+	for again := true; again; { // a link leads to a root from which another one leads on
+		again = false
+		for i, k := range t.Keys {
+			if taken[i] || k.Purpose != "iaca" || k.State == "compromised" || !slices.ContainsFunc(anchors, k.Certificate.Equal) && !k.linked(roots, at) {
+				continue
 			}
+			roots, taken[i], again = append(roots, k.Certificate), true, true
 		}
 	}
 	return roots
+}
+
+// linked says whether one of the roots vouches for this one.
+func (k TrustedKey) linked(roots []*x509.Certificate, at time.Time) bool {
+	return k.Link != nil && slices.ContainsFunc(roots, func(root *x509.Certificate) bool { return Linked(k.Certificate, k.Link, root, at) == nil })
+}
+
+// Linked says why a root is not to be believed by the word of another one: link has to be a certificate of the same key and name as the new root's,
+// signed by the old one, and all three have to be good at that instant.
+func Linked(root, link, old *x509.Certificate, at time.Time) error {
+	for _, c := range []*x509.Certificate{root, link, old} {
+		if at.Before(c.NotBefore.Add(-leeway)) || at.After(c.NotAfter) {
+			return fmt.Errorf("certificate %s is valid from %s to %s", c.Subject, c.NotBefore.Format(time.RFC3339), c.NotAfter.Format(time.RFC3339))
+		}
+		if !c.BasicConstraintsValid || !c.IsCA || c.KeyUsage&x509.KeyUsageCertSign == 0 {
+			return fmt.Errorf("certificate %s is no CA's", c.Subject)
+		}
+	}
+	switch {
+	case !bytes.Equal(link.RawSubjectPublicKeyInfo, root.RawSubjectPublicKeyInfo), !bytes.Equal(link.RawSubject, root.RawSubject):
+		return errors.New("the link certificate is another root's")
+	case !bytes.Equal(link.RawIssuer, old.RawSubject):
+		return errors.New("the link certificate was issued by another root")
+	}
+	if err := root.CheckSignatureFrom(root); err != nil {
+		return fmt.Errorf("the new root: %w", err)
+	}
+	if err := link.CheckSignatureFrom(old); err != nil {
+		return fmt.Errorf("the link certificate: %w", err)
+	}
+	return nil
 }
 
 // Believes says why a signer is not believed, although its chain is good: nobody announced it, or it is compromised. Call it with the Signer of

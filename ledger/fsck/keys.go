@@ -3,6 +3,7 @@ package fsck
 import (
 	"bytes"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -132,10 +133,12 @@ func (f *run) keysLives() error {
 			c.fail("key %s is %s, its history ends with %s", id, k.State, e.To)
 		case known && len(e.SPKI) > 0 && !bytes.Equal(e.SPKI, spki[:]), known && !bytes.Equal(e.CKAID, k.CKAID):
 			c.fail("key %s is another key than its history says", id)
+		case known && (len(e.Link) > 0 || len(k.Link) > 0) && !bytes.Equal(e.Link, hashOf(k.Link)):
+			c.fail("key %s has another link certificate than its history says", id)
 		case known && (!k.NotBefore.Equal(e.Window.NotBefore) || !k.NotAfter.Equal(e.Window.NotAfter) || !k.Until.Equal(e.Window.Until)):
 			c.fail("key %s may be used from %s to %s, which its history does not say", id, k.NotBefore, k.NotAfter)
 		}
-		if k.State == ledger.KeyActive && (k.Purpose == policy.PurposeMDoc || k.Purpose == policy.PurposeSDJWT || k.Purpose == policy.PurposeList) {
+		if k.State == ledger.KeyActive && (k.Purpose == policy.PurposeIACA || k.Purpose == policy.PurposeMDoc || k.Purpose == policy.PurposeSDJWT || k.Purpose == policy.PurposeList) {
 			place := string(k.Purpose) + " on token " + k.Token
 			if other := active[place]; other != "" {
 				c.fail("keys %s and %s are both active for %s", min(other, id), max(other, id), place)
@@ -146,6 +149,45 @@ func (f *run) keysLives() error {
 	}
 	for id := range last {
 		c.fail("key %s has a history and is not registered", id)
+	}
+	return f.links()
+}
+
+func hashOf(b []byte) []byte {
+	if len(b) == 0 {
+		return nil
+	}
+	sum := sha256.Sum256(b)
+	return sum[:]
+}
+
+// links: a root that took the place of another has a link certificate, which says that it is this key and verifies with the other one (I1).
+func (f *run) links() error {
+	c := f.r.check("I1", "a root that takes the place of another is linked to it")
+	issued := map[string]ledger.Certificate{}
+	if err := f.a.Certificates(f.ctx, func(_ uint64, s ledger.Certificate) error {
+		if s.Profile == "iaca-link" {
+			issued[string(s.DER)] = s
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	for id, k := range f.keys {
+		if k.Purpose != policy.PurposeIACA || k.Plan == nil || len(k.Chain) == 0 {
+			continue
+		}
+		c.Checked++
+		row, there := issued[string(k.Link)]
+		cert, err := x509.ParseCertificate(k.Link)
+		switch {
+		case err != nil:
+			c.fail("root %s takes the place of %s without a link certificate: %v", id, k.Plan.Succeeds, err)
+		case !bytes.Equal(cert.RawSubjectPublicKeyInfo, k.SPKI):
+			c.fail("the link certificate of root %s is for another key", id)
+		case !there || row.CA != k.Plan.Succeeds:
+			c.fail("the link certificate of root %s was not issued by %s", id, k.Plan.Succeeds)
+		}
 	}
 	return nil
 }
@@ -209,6 +251,25 @@ func permits(parameters officer.Parameters, e ledger.KeyEntry) bool {
 			return e.Cause == ledger.CausePlan && !p.Activate.IsZero() && !e.At.Before(p.Activate) || e.Cause == ledger.CauseStandby && p.Activate.IsZero()
 		case ledger.KeyDeactivated:
 			return e.Cause == ledger.CauseEnded && !e.At.Before(p.UseUntil) || e.Cause == ledger.CauseUsed && p.Uses > 0
+		}
+	case *officer.Rollover:
+		if e.Key == p.Succeeds {
+			return e.Cause == ledger.CausePlan && to == ledger.KeyDeactivated && !e.At.Before(p.Activate)
+		}
+		if e.Key != p.ID || to != ledger.KeyPlanned && to != ledger.KeyGenerated && (!e.Window.NotAfter.Equal(p.UseUntil) || e.Window.Until.After(p.Until)) {
+			return false
+		}
+		switch to {
+		case ledger.KeyPlanned:
+			return byOfficers
+		case ledger.KeyGenerated:
+			return e.Cause == ledger.CausePlan
+		case ledger.KeyCertified:
+			return e.Cause == ledger.CausePlan && len(e.Link) > 0
+		case ledger.KeyAnnounced:
+			return e.Cause == ledger.CausePlan && !e.At.Before(p.Announce)
+		case ledger.KeyActive:
+			return e.Cause == ledger.CausePlan && !e.At.Before(p.Activate)
 		}
 	case *officer.Activate:
 		return byOfficers && (e.Key == p.ID && to == ledger.KeyActive || e.Key == p.Succeeds && to == ledger.KeyDeactivated)

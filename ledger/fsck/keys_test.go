@@ -45,7 +45,7 @@ func governed(t *testing.T) *house {
 		people = append(people, fmt.Sprintf(`{"id":%q,"name":%q,"role":"officer","key":%q}`, id, strings.ToUpper(id), base64.StdEncoding.EncodeToString(der)))
 	}
 	var err error
-	h.r, err = officer.ParseRegistry([]byte(`{"epoch":1,"officers":[` + strings.Join(people, ",") + `]}`))
+	h.r, err = officer.ParseRegistry([]byte(`{"epoch":1,"officers":[` + strings.Join(people, ",") + `],"rules":{"iaca.rollover":{"need":2,"delay":"0s","life":"168h0m0s"}}}`))
 	must(t, err)
 	h.open()
 	data, err := h.r.JSON()

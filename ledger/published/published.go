@@ -18,9 +18,10 @@ import (
 )
 
 const (
-	maxMeta = 1 << 16
-	maxList = 64 << 20
-	maxCRL  = 16 << 20
+	maxMeta  = 1 << 16
+	maxList  = 64 << 20
+	maxCRL   = 16 << 20
+	maxTrust = 4 << 20
 )
 
 // Read reads lists and CRLs. Keys are the ledger's: a list counts if its signer's certificate is under their root, also if the signer was made after
@@ -37,6 +38,7 @@ func Read(dir string, keys []ledger.Key) (p ledger.Published, err error) {
 			roots = append(roots, root)
 		}
 	}
+	roots = append(roots, linked(dir, roots)...)
 	metas, err := filepath.Glob(filepath.Join(dir, "status-lists", "*.json"))
 	if err != nil {
 		return p, err
@@ -78,6 +80,19 @@ func Read(dir string, keys []ledger.Key) (p ledger.Published, err error) {
 		p.CRLs[m.ID] = max(p.CRLs[m.ID], m.Version)
 	}
 	return p, nil
+}
+
+// linked are roots that took the place of the ledger's after it: what is published of keys has them, and the certificates by which the ledger's vouch for them.
+func linked(dir string, roots []*x509.Certificate) []*x509.Certificate {
+	data, err := read(filepath.Join(dir, "trust.json"), maxTrust)
+	if err != nil {
+		return nil
+	}
+	t, err := verifier.ParseTrust(data)
+	if err != nil {
+		return nil
+	}
+	return t.Roots(roots, t.AsOf)
 }
 
 func list(path, id string, roots []*x509.Certificate) ledger.Shown {

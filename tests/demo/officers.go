@@ -895,7 +895,7 @@ func (l *load) get(path string, h *holder) (code string, err error) {
 	if err != nil {
 		return "", err
 	}
-	roots := trust.Roots([]*x509.Certificate{l.g.root})
+	roots := trust.Roots([]*x509.Certificate{l.g.root}, time.Now())
 	for _, c := range a.Credentials {
 		if c.Format != "mso_mdoc" {
 			s, err := verifier.VerifySDJWT([]byte(c.Credential), roots, time.Now())

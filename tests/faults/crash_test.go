@@ -137,6 +137,7 @@ var crashes = []crash{
 	// Of a key's life: TestKeysSurviveEveryCrash.
 	{point: "ca.keys.generated", by: elsewhere},
 	{point: "ca.keys.certified", by: elsewhere},
+	{point: "ca.keys.linked", by: elsewhere},
 	{point: "ca.keys.turn", by: elsewhere},
 	{point: "ca.keys.destroyed", by: elsewhere},
 	{point: "ledger.key.before-commit", by: elsewhere},

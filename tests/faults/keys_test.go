@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,9 +13,11 @@ import (
 
 	"sealkeeper/client"
 	"sealkeeper/contract"
+	"sealkeeper/ledger"
 	"sealkeeper/officer"
 	"sealkeeper/policy"
 	"sealkeeper/tests/appliance"
+	"sealkeeper/verifier"
 )
 
 // board is three officers with keys in memory, in front of an appliance that they govern.
@@ -30,6 +33,7 @@ func boarded(t *testing.T, edit ...func(bundle string) string) *board {
 	t.Helper()
 	b := &board{appliance.Install(t), t, &officer.Registry{Rules: officer.DefaultRules()}, map[string]crypto.Signer{}}
 	b.r.Rules[officer.KeyDestroy] = officer.Rule{Need: 2, Life: time.Hour}
+	b.r.Rules[officer.IACARollover] = officer.Rule{Need: 2, Life: time.Hour}
 	for _, id := range []string{"kim", "lee", "park"} {
 		public, key, err := ed25519.GenerateKey(rand.Reader)
 		must(t, err)
@@ -155,4 +159,65 @@ func TestKeysSurviveEveryCrash(t *testing.T) {
 	}
 	b.Stop()
 	b.Check()
+}
+
+// A root is planned, made, certified by itself and by the one before it, announced, and takes that one's place, with the daemon killed at each step (plain
+// `go test`: where a certificate was made that nothing knows of yet, and at the hand-over). It ends as it was decided: one root certifies, one link leads
+// to it, and both have a revocation list.
+func TestRootsSurviveEveryCrash(t *testing.T) {
+	b := boarded(t)
+	b.Start()
+	now := time.Now().UTC().Truncate(time.Second)
+	id := b.approved(officer.IACARollover, &officer.Rollover{ID: "iaca-2", Succeeds: "iaca-1", Algorithm: "ES256", Name: "IACA 2", Announce: now, Activate: now, UseUntil: now.AddDate(7, 0, 0),
+		Until: now.AddDate(9, 0, 0), Reason: "its time comes"})
+	executed := func() {
+		if _, body, err := b.Post("officers", "/v1/officers/executions", "", contract.ProposalQuery{ID: id}); err == nil {
+			t.Errorf("it was answered: %s", body)
+		}
+	}
+	points := []string{"ca.keys.certified", "ca.keys.linked", "ca.keys.turn"}
+	if all {
+		b.crash("ledger.key.before-commit", executed)
+		points = []string{"ca.keys.generated", "ledger.key.before-commit", "ledger.key.after-commit", "ledger.reserve.cert.after-commit", "ledger.settle.cert.before-commit", "ca.keys.certified",
+			"ledger.reserve.cert.after-commit", "ledger.settle.cert.before-commit", "ledger.settle.cert.after-commit", "ca.keys.linked", "ledger.key.before-commit", "ledger.key.after-commit",
+			"ledger.key.before-commit", "ledger.key.after-commit", "ca.keys.turn", "ledger.key.before-commit", "ledger.key.after-commit"}
+	}
+	b.crash("ledger.key.after-commit", executed) // it is planned; from here on it goes by itself
+	for _, point := range points {
+		b.crash(point, nil)
+	}
+	b.Start()
+	b.until("iaca-2", "active")
+	if s := b.Operations(); b.state("iaca-1") != "deactivated" || len(s.Orphans) != 0 {
+		t.Errorf("%+v, orphans %v", s.Keys, s.Orphans)
+	}
+	trust, err := verifier.ParseTrust(b.Get("/trust.json"))
+	must(t, err)
+	if roots := trust.Roots(b.Roots, time.Now()); len(roots) != 2 {
+		t.Errorf("%d roots by the link", len(roots))
+	}
+	for _, name := range []string{"iaca", "iaca-2"} {
+		for began := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+			if _, err := os.Stat(filepath.Join(b.Dir, "data", "publish", "crl", name+".crl")); err == nil {
+				break
+			}
+			if time.Since(began) > 20*time.Second {
+				t.Fatalf("root %s has no list", name)
+			}
+		}
+	}
+	b.Stop()
+	b.Check()
+	s, err := ledger.OpenSQLite(t.Context(), filepath.Join(b.Dir, "data", "ledger.db"))
+	must(t, err)
+	defer s.Close()
+	rows, err := s.Scan(t.Context(), ledger.TableCertificates, nil, 1000)
+	must(t, err)
+	certs := 0
+	for _, row := range rows {
+		certs += strings.Count(string(row.Value), `"profile":"iaca-link"`)
+	}
+	if certs != 1 {
+		t.Errorf("%d link certificates were made", certs)
+	}
 }

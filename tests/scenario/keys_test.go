@@ -149,7 +149,7 @@ func (l *load) check(subject string, body []byte) {
 		l.fail("trust bundle: %v", err)
 		return
 	}
-	roots := t.Roots(l.g.Roots)
+	roots := t.Roots(l.g.Roots, time.Now())
 	m, s := byFormat(out)
 	raw, err := base64.RawURLEncoding.DecodeString(m.Credential)
 	if err != nil {

@@ -107,7 +107,7 @@ func (g *governed) registry(ids ...string) string {
 		people = append(people, map[string]string{"id": id, "name": strings.ToUpper(id[:1]) + id[1:], "role": "officer", "key": g.pub[id]})
 	}
 	out, err := json.Marshal(map[string]any{"officers": people, "rules": map[string]any{
-		"officers.change": map[string]any{"need": 2, "delay": "0s", "life": "1h0m0s"}, "flood.confirm": map[string]any{"need": 2, "delay": "24h0m0s", "life": "48h0m0s"}}})
+		"officers.change": map[string]any{"need": 2, "delay": "0s", "life": "1h0m0s"}, "iaca.rollover": map[string]any{"need": 2, "delay": "0s", "life": "1h0m0s"}, "flood.confirm": map[string]any{"need": 2, "delay": "24h0m0s", "life": "48h0m0s"}}})
 	if err != nil {
 		g.t.Fatal(err)
 	}
