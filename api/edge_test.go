@@ -546,7 +546,7 @@ func TestEveryCodeOfEveryRoomHasItsPlace(t *testing.T) {
 		}
 	}
 	// Codes that only the ledger gives are explained in its room.
-	elsewhere := map[string]bool{"event.id_reused": true, "event.letters_full": true, "event.not_dead": true, "issuing.stopped": true, "key.rate": true, "key.used_up": true, "officer.registered": true, "campaign.unknown": true, "proposal.unknown": true, "flood.unknown": true, "flood.deciding": true, "line.reported": true, "nonce.replayed": true, "ledger.fenced": true, "ledger.full": true}
+	elsewhere := map[string]bool{"event.id_reused": true, "event.letters_full": true, "event.not_dead": true, "issuing.stopped": true, "key.rate": true, "key.used_up": true, "officer.registered": true, "campaign.unknown": true, "certificate.hold": true, "certificate.not_held": true, "certificate.root": true, "certificate.unknown": true, "proposal.unknown": true, "flood.unknown": true, "flood.deciding": true, "line.reported": true, "nonce.replayed": true, "ledger.fenced": true, "ledger.full": true}
 	for code := range exact {
 		if explained[code].Explanation == "" && !elsewhere[code] {
 			t.Errorf("%s has a status and no explanation", code)

@@ -181,6 +181,8 @@ var Codes = map[string]string{
 	"subject.ambiguous":     "The request names a person and a session: the session names the person already.",
 	"subject.malformed":     "The subject number is empty, too long or has characters that are not allowed.",
 	"key.unregistered":      "No key of that name is in the registry.",
+	"certificate.other":     "The certificate is another one's than the proposal says: look at sealctl clients and propose it again.",
+	"certificate.own":       "It is the certificate of the client through which this is asked: who would take the hold back? Have it carried out through another one.",
 	"key.root":              "The key is that of a CA which certified: it ends when another root takes its place (iaca.rollover), that of the clients' CA never by a proposal.",
 	"key.exists":            "There is or was a key of that name: each key has a name of its own.",
 	"key.plan":              "The plan for a key would not come to its end; the detail says why.",

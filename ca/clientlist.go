@@ -2,6 +2,7 @@ package ca
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -13,14 +14,25 @@ import (
 
 // Clients lists everybody who ever had a certificate or was approved for one: who may do what, until when, and when they were there last.
 func (a *Authority) Clients(context.Context) (contract.Clients, error) {
-	out := contract.Clients{Clients: []contract.ClientInfo{}}
+	out, now := contract.Clients{Clients: []contract.ClientInfo{}}, a.o.Clock.Now()
 	for _, e := range a.o.Ledger.Clients() {
 		i := contract.ClientInfo{Client: e.ID, Role: e.Role, State: string(e.State), Office: e.Office, District: e.District, Carrier: e.Carrier, Enrolled: !e.Named,
-			May: map[string][]string{}, Until: e.Ends(), Seen: a.LastSeen(e.ID), Revoked: e.Revoked, Reason: e.Reason}
+			May: map[string][]string{}, Until: e.Ends(), Seen: a.LastSeen(e.ID), Revoked: e.Revoked, Reason: e.Reason, Certificates: []contract.ClientCertificate{}}
+		held := false
+		for _, c := range e.Certificates {
+			if now.Before(c.NotAfter) {
+				r, _ := a.o.Ledger.RevokedCertificate(pad(c.Serial))
+				i.Certificates = append(i.Certificates, contract.ClientCertificate{Serial: hex.EncodeToString(pad(c.Serial)), Until: c.NotAfter, Revoked: string(r.Reason)})
+				held = held || r.Reason == policy.CertificateHold
+			}
+		}
 		if w, ok := a.WhoAmI(Caller{ID: e.ID, Role: e.Role}); ok {
 			i.May = w.May
 		} else if e.State != ledger.ClientRevoked {
 			i.State = "unknown"
+		}
+		if held && e.State == ledger.ClientActive {
+			i.State = "held"
 		}
 		out.Clients = append(out.Clients, i)
 	}
@@ -94,7 +106,7 @@ func (a *Authority) listDismissed(ctx context.Context) error {
 		}
 		for _, c := range e.Certificates {
 			serial := pad(c.Serial)
-			if _, known := a.o.Ledger.RevokedCertificate(serial); known || now.After(c.NotAfter) {
+			if _, known := a.o.Ledger.RevokedCertificate(serial); known && !a.onHold(serial) || now.After(c.NotAfter) {
 				continue
 			}
 			err := a.o.Ledger.RevokeCertificates(ctx, [][]byte{serial}, policy.PrivilegeWithdrawn, nil)

@@ -41,7 +41,17 @@ func (a *Authority) facts(id string, now time.Time) policy.ClientFacts {
 	if !known {
 		return policy.ClientFacts{}
 	}
-	return e.Facts(now)
+	f := e.Facts(now)
+	for _, c := range e.Certificates {
+		f.Held = f.Held || now.Before(c.NotAfter) && a.onHold(pad(c.Serial))
+	}
+	return f
+}
+
+// onHold says whether a certificate is.
+func (a *Authority) onHold(serial []byte) bool {
+	r, known := a.o.Ledger.RevokedCertificate(serial)
+	return known && r.Reason == policy.CertificateHold
 }
 
 // CertifyNamed issues a certificate for a client that the policy bundle names, and registers its key. Whoever asks has the machine.

@@ -313,8 +313,10 @@ var executors map[officer.Action]func(*Authority, context.Context, Caller, *offi
 
 func init() {
 	executors = map[officer.Action]func(*Authority, context.Context, Caller, *officer.Quorum, *ledger.Execution) error{
-		officer.OfficersChange: (*Authority).changeOfficers,
-		officer.BackupKey:      (*Authority).changeBackupKey,
+		officer.OfficersChange:  (*Authority).changeOfficers,
+		officer.BackupKey:       (*Authority).changeBackupKey,
+		officer.CertificateHold: (*Authority).holdCertificates,
+		officer.CertificateLift: (*Authority).liftCertificates,
 		officer.PolicyActivate: func(a *Authority, ctx context.Context, c Caller, q *officer.Quorum, x *ledger.Execution) error {
 			_, err := a.activateFor(ctx, c, contract.PolicyRequest{Bundle: q.Parameters().(*officer.Bundle).File}, x)
 			return err

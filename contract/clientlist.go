@@ -11,7 +11,7 @@ type Clients struct {
 type ClientInfo struct {
 	Client   string              `json:"client"`
 	Role     string              `json:"role"`
-	State    string              `json:"state"` // approved (it has no key yet), active, revoked, unknown to the policy
+	State    string              `json:"state"` // approved (it has no key yet), active, held (a certificate of it is on hold), revoked, unknown to the policy
 	Office   string              `json:"office,omitempty"`
 	District string              `json:"district,omitempty"`
 	Carrier  string              `json:"carrier,omitempty"`
@@ -21,4 +21,13 @@ type ClientInfo struct {
 	Seen     time.Time           `json:"seen,omitzero"` // last request since the daemon started
 	Revoked  time.Time           `json:"revoked,omitzero"`
 	Reason   string              `json:"reason,omitempty"`
+
+	Certificates []ClientCertificate `json:"certificates"` // that have not ended
+}
+
+// ClientCertificate is one certificate of a client.
+type ClientCertificate struct {
+	Serial  string    `json:"serial"` // 40 hexadecimal digits
+	Until   time.Time `json:"until"`
+	Revoked string    `json:"revoked,omitempty"` // why; "certificateHold": that can be taken back
 }

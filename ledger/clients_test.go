@@ -267,3 +267,44 @@ func TestRevokeClients(t *testing.T) {
 		t.Errorf("a client of the bundle: %+v", e)
 	}
 }
+
+// A hold meets a certificate that is being made for the same client: what was judged before the hold, or before it was taken back, is judged again.
+func TestHoldMeetsACertificate(t *testing.T) {
+	g := newRegistry(t)
+	g.enrol(office2("office-1"))
+	token, err := g.token("office-1")
+	must(t, err)
+	k := newKey(t)
+	first, d := g.approveCert("office-1", g.byToken(token, k))
+	if first == nil {
+		t.Fatal(d.Code, d.Detail)
+	}
+	g.own(first, d, "client-ca", policy.PurposeClientCA, "DER of the first")
+	e, _ := g.Client("office-1")
+	serial := e.Certificates[0].Serial
+	renewing := func() *policy.Approval {
+		t.Helper()
+		by, err := evidence.Renewing(spki(t, k), g.clock.Now())
+		must(t, err)
+		a, d := g.approveCert("office-1", by)
+		if a == nil {
+			t.Fatal(d.Code, d.Detail)
+		}
+		return a
+	}
+	late := renewing()
+	must(t, g.RevokeCertificates(t.Context(), [][]byte{serial}, policy.CertificateHold, g.proposal("certificate.hold")))
+	if err := g.certify(late); !errors.Is(err, ErrConflict) {
+		t.Errorf("a certificate that was judged before the hold: %v", err)
+	}
+	late = renewing() // who judges asks for the hold, which is the authority's to do
+	must(t, g.LiftHolds(t.Context(), [][]byte{serial}, g.proposal("certificate.lift")))
+	if err := g.certify(late); !errors.Is(err, ErrConflict) {
+		t.Errorf("a certificate that was judged before the hold was taken back: %v", err)
+	}
+	must(t, g.certify(renewing()))
+	g.again()
+	if e, _ := g.Client("office-1"); len(e.Certificates) != 2 {
+		t.Errorf("%+v", e)
+	}
+}

@@ -82,7 +82,36 @@ func (l *Ledger) RevokeCertificates(ctx context.Context, serials [][]byte, reaso
 	if err != nil || len(rows) == 0 && x == nil {
 		return err
 	}
-	return l.execute(ctx, x, leaf, rows, applied)
+	met, shown := l.meeting(rows)
+	return l.execute(ctx, x, leaf, append(rows, met...), func(seq uint64) { applied(seq); shown(seq) })
+}
+
+// meeting writes the rows of clients again whose certificates change: a certificate that is being made for one meanwhile is judged again.
+func (l *Ledger) meeting(certificates []Row) (rows []Row, shown func(seq uint64)) {
+	var all []ClientEntry
+	for _, row := range certificates {
+		e, known := l.ClientBySerial(row.Key)
+		if !known || slices.ContainsFunc(all, func(o ClientEntry) bool { return o.ID == e.ID }) {
+			continue
+		}
+		all = append(all, *e)
+		rows = append(rows, Row{Table: TableClients, Key: []byte(e.ID), Value: encode(e.ClientRecord), If: If(e.Revision)})
+	}
+	return rows, func(seq uint64) {
+		for _, e := range all {
+			e.Revision = seq + 1
+			l.showClient(e)
+		}
+	}
+}
+
+// Certificate of a serial number; nil: none was issued.
+func (l *Ledger) Certificate(ctx context.Context, serial []byte) (*Certificate, error) {
+	if l.dead.Load() {
+		return nil, ErrStopped
+	}
+	c, _, err := get[Certificate](ctx, l, TableCertificates, serial)
+	return c, err
 }
 
 // LiftHolds has certificates that are on hold listed no more.
@@ -103,7 +132,8 @@ func (l *Ledger) LiftHolds(ctx context.Context, serials [][]byte, x *Execution) 
 		rows = append(rows, Row{Table: TableRevocations, Key: serial, If: If(rev)})
 		leaf.Certificates = append(leaf.Certificates, LeafCertificate{Serial: serial, CA: r.CA, State: "lifted"})
 	}
-	return l.execute(ctx, x, leaf, rows, func(uint64) { l.noteRevocations(rows) })
+	met, shown := l.meeting(rows)
+	return l.execute(ctx, x, leaf, append(slices.Clone(rows), met...), func(seq uint64) { l.noteRevocations(rows); shown(seq) })
 }
 
 // revoking is for whoever has more to say in the same commit: the rows, what goes into the leaf, and what is to be called when it is durable.

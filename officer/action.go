@@ -45,6 +45,8 @@ const (
 	ClientRevoke    Action = "client.revoke"
 	RestoreOpen     Action = "restore.open"
 	BackupKey       Action = "backup.key"
+	CertificateHold Action = "certificate.hold"
+	CertificateLift Action = "certificate.lift"
 )
 
 // Parameters of an action: what its text says, and nothing that it does not say.
@@ -87,6 +89,8 @@ var actions = map[Action]action{
 	ClientRevoke:    {func() Parameters { return new(Dismiss) }, Rule{2, 0, day}},
 	RestoreOpen:     {func() Parameters { return new(Fence) }, Rule{2, 0, day}},
 	BackupKey:       {func() Parameters { return new(Backup) }, Rule{2, 0, 7 * day}},
+	CertificateHold: {func() Parameters { return new(Withhold) }, Rule{2, 0, day}},
+	CertificateLift: {func() Parameters { return new(Restore) }, Rule{2, 0, day}},
 }
 
 // Actions lists all of them, by name.

@@ -2,9 +2,11 @@ package officer
 
 import (
 	"cmp"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -94,6 +96,68 @@ func (p *Dismiss) check() error {
 		errs = append(errs, errors.New("a client is named twice"))
 	}
 	return errors.Join(append(errs, reason(p.Reason))...)
+}
+
+// held are certificates of one name that are put on hold, or back to use.
+type held struct {
+	Certificates []string `json:"certificates"` // serial numbers, 40 hexadecimal digits each
+	Of           string   `json:"of"`           // the name that all of them have: for who approves, and held against what was issued
+	Reason       string   `json:"reason"`
+}
+
+// Withhold puts certificates on hold: nobody is to believe them until that is taken back.
+type Withhold struct{ held }
+
+// Restore takes a hold of certificates back.
+type Restore struct{ held }
+
+// mostHeld certificates of one client there are.
+const mostHeld = 16
+
+var serialForm = regexp.MustCompile(`^[0-9a-f]{40}$`)
+
+// Serials are the certificates' serial numbers, of 20 octets.
+func (p *held) Serials() (all [][]byte) {
+	for _, s := range p.Certificates {
+		b, _ := hex.DecodeString(s) // check said that it is one
+		all = append(all, b)
+	}
+	return all
+}
+
+func (p *held) check() error {
+	errs := []error{reason(p.Reason)}
+	if len(p.Certificates) == 0 || len(p.Certificates) > mostHeld {
+		errs = append(errs, fmt.Errorf("it is about 1 to %d certificates", mostHeld))
+	}
+	for _, s := range p.Certificates {
+		if !serialForm.MatchString(s) {
+			errs = append(errs, fmt.Errorf("%.50q is no serial number: they have 40 hexadecimal digits", s))
+		}
+	}
+	if sorted := slices.Sorted(slices.Values(p.Certificates)); len(slices.Compact(sorted)) != len(p.Certificates) {
+		errs = append(errs, errors.New("a certificate is named twice"))
+	}
+	if !plain(p.Of, 1, 64) {
+		errs = append(errs, errors.New("of is the name in the certificates, of 1 to 64 printable characters"))
+	}
+	return errors.Join(errs...)
+}
+
+func (p *Withhold) text() []string {
+	out := []string{fmt.Sprintf("Put %d certificates of %q on hold:", len(p.Certificates), p.Of)}
+	for _, s := range p.Certificates {
+		out = append(out, "  "+s)
+	}
+	return append(out, "  Who comes with one gets nothing from then on, and no other certificate; its CA's list names it.", "  It can be taken back: certificate.lift.", "  Reason: "+p.Reason)
+}
+
+func (p *Restore) text() []string {
+	out := []string{fmt.Sprintf("Take the hold of %d certificates of %q back:", len(p.Certificates), p.Of)}
+	for _, s := range p.Certificates {
+		out = append(out, "  "+s)
+	}
+	return append(out, "  They are good again, and their CA's next list does not name them.", "  Reason: "+p.Reason)
 }
 
 func (p *Dismiss) text() []string {

@@ -143,6 +143,7 @@ func TestEveryActionIsProposedShownAndRead(t *testing.T) {
 		IACARollover:  &Rollover{ID: "iaca-2", Succeeds: "iaca-1", Algorithm: "ES384", Name: "IACA 2", Announce: noon, Activate: noon.Add(90 * day), UseUntil: noon.Add(2000 * day), Until: noon.Add(3000 * day), Reason: "its end is near"},
 		KeyDeactivate: &Deactivate{"ds-1", "rotation"}, KeyCompromise: &Compromise{"ds-1", "found outside"}, KeyDestroy: &Destroy{"ds-1", "over"},
 		IssuingStop: &Reason{"wrong photographs"}, IssuingResume: &Reason{"repaired"}, ClientEnrol: &Enrol{Clients: []policy.Enrolment{{ID: "office-1", Role: "issuance", Office: "11110", Life: 86400}}, Until: noon, Reason: "new office"},
+		CertificateHold: &Withhold{held{[]string{strings.Repeat("4a", 20)}, "ward-office-1", "its machine is missing"}}, CertificateLift: &Restore{held{[]string{strings.Repeat("4a", 20)}, "ward-office-1", "it was found"}},
 		ClientRevoke: &Dismiss{[]string{"office-1"}, "closed"},
 	}
 	for _, a := range Actions() {

@@ -87,6 +87,7 @@ type ClientFacts struct {
 	Revision  uint64
 	Approved  bool      // it has not registered a key yet
 	Revoked   bool      //
+	Held      bool      // one of its certificates is on hold
 	Until     time.Time // until when it may register its first key
 	Token     []byte    // SHA-256 of the id of the newest token
 	Key       []byte    // registered SubjectPublicKeyInfo
@@ -181,6 +182,9 @@ func DecideClientCert(b *Bundle, f ClientFacts, p *evidence.ClientKey, c CertFac
 		return nil, b.denied(ruleEnrolment, code, detail)
 	}
 	e := f.Enrolment
+	if f.Held {
+		return deny("held", "a certificate of client %s is on hold: it gets no other one until that is taken back", e.ID)
+	}
 	r := Registers{Client: e.ID, Revision: f.Revision, Key: p.SPKI()}
 	if known, ok := b.client(e.ID); !ok || known.Role != e.Role || !f.Named && !b.Admits(e) {
 		return deny("forbidden", "the policy lets no client %s of role %s in", e.ID, e.Role)
@@ -240,6 +244,8 @@ func DecideNamedCert(b *Bundle, f ClientFacts, c CertFacts, at time.Time) (*Appr
 		return nil, b.denied(ruleEnrolment, "enrolment.forbidden", fmt.Sprintf("the policy names no client %s of role %s", e.ID, e.Role))
 	case f.Revoked:
 		return nil, b.denied(ruleEnrolment, "enrolment.revoked", "client "+e.ID+" is revoked, for ever")
+	case f.Held:
+		return nil, b.denied(ruleEnrolment, "enrolment.held", "a certificate of client "+e.ID+" is on hold: it gets no other one until that is taken back")
 	}
 	c.Cert.Profile, c.Cert.Name, c.Cert.Hosts, c.Cert.URIs = e.profile(), e.ID, nil, []string{e.URI()}
 	if c.Cert.NotAfter = c.Cert.NotBefore.Add(e.Lifetime()); c.Cert.NotAfter.After(c.IssuerNotAfter) {

@@ -9,6 +9,7 @@ var Codes = map[string]string{
 
 	"enrolment.unknown":     "No client of this name was enrolled.",
 	"enrolment.revoked":     "The client was revoked, which is for ever: enrol it under another id.",
+	"enrolment.held":        "A certificate of the client is on hold, so it gets no other one: officers take that back, or revoke the client.",
 	"enrolment.registered":  "The client registered its key before, so it gets no more tokens: it renews its certificate with that key.",
 	"enrolment.late":        "The enrolment's time to register a key is over: enrol the client under another id.",
 	"enrolment.forbidden":   "The bundle has no group for clients of this role and channel, or names the client itself.",

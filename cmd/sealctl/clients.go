@@ -17,7 +17,7 @@ func clientsCommand(o *options) *cobra.Command {
 	var within time.Duration
 	c := &cobra.Command{Use: "clients", Short: "List the clients: who may do what, until when, and when they were there last",
 		Long: `clients lists everybody who has a certificate, had one, or was approved for one. UNTIL is when the newest certificate ends, SEEN the last request since the
-daemon started. A client that only the policy bundle names shows once it has a certificate.`,
+daemon started. With --json each has the serial numbers of its certificates, for certificate.hold. A client that only the policy bundle names shows once it has a certificate.`,
 		Example: "  sealctl clients --identity clients/operator-1\n  sealctl clients --within 168h --json",
 		Args:    cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := o.client()

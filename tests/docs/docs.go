@@ -44,7 +44,7 @@ var rooms = []struct{ name, what string }{
 	{"format", "what was asked for"},
 	{"copies", "what was asked for"},
 	{"officer", "what security officers sign"}, {"proposal", "what they were asked"}, {"campaign", "what they had done about many cards"}, {"issuing", "not now"},
-	{"backup", "what backups are made to"},
+	{"backup", "what backups are made to"}, {"certificate", "what officers put on hold"},
 	{"bundle", "a policy bundle that is not put to use"},
 	{"phones", "a status of attestation keys and wallets that is not taken"},
 	{"claims", "what shall stand in the card"},
