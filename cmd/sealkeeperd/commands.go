@@ -517,7 +517,7 @@ func workerCommand() *cobra.Command {
 			o.Sync = func() error { return softhsm.Sync(dir) }
 		}
 		thrift()
-		return worker.Run(os.NewFile(3, "daemon"), o)
+		return leave(worker.Run(os.NewFile(3, "daemon"), o))
 	}}
 	c.Flags().StringVar(&dir, "token-dir", "", "directory of the embedded token")
 	return c

@@ -47,6 +47,9 @@ var (
 
 // Main prepares, runs the tests and cleans up: func TestMain(m *testing.M) { os.Exit(appliance.Main(m)) }.
 func Main(m *testing.M) int {
+	if Race && os.Getenv("GORACE") == "" {
+		os.Setenv("GORACE", "atexit_sleep_ms=0") // or each command, and each daemon that stops, would sleep for a second
+	}
 	dir, err := os.MkdirTemp("", "sealkeeper-appliance-")
 	if err == nil {
 		defer os.RemoveAll(dir)
@@ -217,7 +220,7 @@ func (a *Appliance) Write(name, text string) {
 func (a *Appliance) Start(env ...string) *Appliance {
 	a.t.Helper()
 	a.Launch(env...)
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		r, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/readyz", a.Ports[2]))
 		if err == nil {
@@ -270,7 +273,7 @@ func (a *Appliance) Wait() int {
 	a.t.Helper()
 	select {
 	case <-a.Exited:
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		a.t.Fatalf("the daemon does not end\n%s", a.Log.String())
 	}
 	code := a.Daemon.ProcessState.ExitCode()
@@ -433,7 +436,7 @@ func (a *Appliance) Status(ref contract.StatusRef) byte {
 // Eventually waits for a status in the published list.
 func (a *Appliance) Eventually(ref contract.StatusRef, want byte) {
 	a.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for got := a.Status(ref); got != want; got = a.Status(ref) {
 		if time.Now().After(deadline) {
 			a.t.Fatalf("entry %d stays %d, wanted %d", ref.Index, got, want)

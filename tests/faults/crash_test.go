@@ -273,18 +273,36 @@ func TestEveryCrashPointIsTried(t *testing.T) {
 
 // TestCrashes kills the daemon at every point; then: what was acknowledged is there, retries get their answers, fsck is clean.
 func TestCrashes(t *testing.T) {
-	var a *appliance.Appliance // shared by all points under load
+	t.Parallel()
+	var loaded [3][]crash // points under load: as many installations, which are killed again and again
+	n := 0
 	for _, c := range crashes {
-		if c.by == elsewhere || !all && !c.few {
+		switch {
+		case c.by == elsewhere || !all && !c.few:
+		case c.by == "":
+			loaded[n%len(loaded)] = append(loaded[n%len(loaded)], c)
+			n++
+		default:
+			t.Run(c.by+" "+c.point, func(t *testing.T) {
+				t.Parallel()
+				c.run(t, nil)
+			})
+		}
+	}
+	for i, points := range loaded {
+		if len(points) == 0 {
 			continue
 		}
-		if c.by == "" && a == nil {
-			a = appliance.Install(t)
+		t.Run(fmt.Sprint("load ", i+1), func(t *testing.T) {
+			t.Parallel()
+			a := appliance.Install(t)
 			a.Start()
 			a.Issue(appliance.NewPhone(t, 1), "before-all", false)
 			a.Stop()
-		}
-		t.Run(c.by+" "+c.point, func(t *testing.T) { c.run(t, a) })
+			for _, c := range points {
+				t.Run(c.point, func(t *testing.T) { c.run(t, a) })
+			}
+		})
 	}
 }
 
@@ -394,7 +412,7 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 		died(t, a)
 		a.Start()
 		renewed := map[int]bool{}
-		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 			all, err := a.As("officers").Campaigns(t.Context())
 			must(t, err)
 			if c := all.Campaigns[0]; !c.Done.IsZero() {
@@ -547,7 +565,7 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 		a.Launch(env)
 		died(t, a)
 		a.Start()
-		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 			h, err := a.As("auditor").Holder(t.Context(), contract.StateRequest{DocumentType: appliance.KR, Subject: "given-up-1"})
 			must(t, err)
 			if !h.Bound && len(h.Credentials) > 0 && h.Credentials[0].Status == "revoked" {
@@ -795,7 +813,7 @@ func died(t *testing.T, a *appliance.Appliance) {
 	t.Helper()
 	select {
 	case <-a.Exited:
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatalf("the daemon does not come to its crash point\n%s", tail(a))
 	}
 	if s, ok := a.Daemon.ProcessState.Sys().(syscall.WaitStatus); !ok || s.Signal() != syscall.SIGKILL {

@@ -54,6 +54,7 @@ func newClientKey(t *testing.T) key {
 // A client is approved, gets a token, registers its key, renews and is revoked, and at each step the daemon is killed before and after what is durable: a token
 // registers one key, whoever died meanwhile, the same key may come again with it, and who is revoked stays so.
 func TestEnrolmentSurvivesEveryCrash(t *testing.T) {
+	t.Parallel()
 	b := enrolling(t)
 	b.Launch()
 	b.UntilUp()

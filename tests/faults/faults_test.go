@@ -103,6 +103,7 @@ const workers = "deadline: 500ms"
 
 // TestHSM has every fault of the module under load, in one installation.
 func TestHSM(t *testing.T) {
+	t.Parallel()
 	a := appliance.Install(t)
 	s := newShim(t, a, workers)
 	a.Start()
@@ -160,7 +161,7 @@ func (f *hsmFault) run(t *testing.T, a *appliance.Appliance, s *shim) {
 // waitReady waits until both workers are back.
 func waitReady(t testing.TB, a *appliance.Appliance) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); sum(a.Metrics(), `workers_ready\{token="online"`) < 2; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); sum(a.Metrics(), `workers_ready\{token="online"`) < 2; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("the workers do not come back:\n%s", tail(a))
 		}
@@ -170,6 +171,7 @@ func waitReady(t testing.TB, a *appliance.Appliance) {
 // Two signatures of one key with the same r give it away. The module here knows the keys, because it weakened them when they were made, and
 // signs validly with a nonce that never changes: only the first such signature of each key may leave.
 func TestRepeatedNonce(t *testing.T) {
+	t.Parallel()
 	if !all || !nonces {
 		t.Skip("SEAL_FAULTS=all, and the headers of OpenSSL (libssl-dev)")
 	}
@@ -226,11 +228,13 @@ func sum(metrics, expression string) (total float64) {
 
 // A refused or locked PIN is tried once, over three starts: the next try could lock the token for good.
 func TestPINIsTriedOnce(t *testing.T) {
+	t.Parallel()
 	for name, rv := range map[string]string{"incorrect": "0xa0", "locked": "0xa4"} {
 		if name == "locked" && !all {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			a := appliance.Install(t)
 			s := newShim(t, a, workers)
 			a.Start()
@@ -261,6 +265,7 @@ func TestPINIsTriedOnce(t *testing.T) {
 
 // A PIN that is refused while the appliance runs costs one worker, not the appliance: who is logged in goes on.
 func TestPINRefusedWhileServing(t *testing.T) {
+	t.Parallel()
 	if !all {
 		t.Skip("SEAL_FAULTS=all")
 	}
@@ -309,6 +314,7 @@ func rearm(t testing.TB, a *appliance.Appliance) {
 
 // Keys that are not what the registry says are not used: neither at the start nor by a worker that is started later.
 func TestKeysThatAreNotWhatTheyWere(t *testing.T) {
+	t.Parallel()
 	if !all {
 		t.Skip("SEAL_FAULTS=all")
 	}
@@ -355,6 +361,7 @@ func TestKeysThatAreNotWhatTheyWere(t *testing.T) {
 
 // A MAC that is wrong at the start would give every person another pseudonym, and a second phone with it.
 func TestCorruptDerivationIsNotedAtStart(t *testing.T) {
+	t.Parallel()
 	a := appliance.Install(t)
 	s := newShim(t, a, workers)
 	a.Start()

@@ -222,7 +222,7 @@ func (l *load) verify() {
 			used[ref] = true
 		}
 	}
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		wrong := l.wrong()
 		if len(wrong) == 0 {

@@ -129,11 +129,13 @@ var serverFaults = []struct {
 // An HSM in the network hangs, dies and comes back, under load. With a server for each of two workers no request fails. With one, requests
 // wait for it: each is answered once it is back. Which keys sign is looked up anew each time, and no other key's signature leaves.
 func TestServersOfTheHSM(t *testing.T) {
+	t.Parallel()
 	for _, n := range []int{2, 1} {
 		if !all && n == 1 {
 			continue
 		}
 		t.Run(fmt.Sprintf("workers %d", n), func(t *testing.T) {
+			t.Parallel()
 			a := appliance.Install(t)
 			servers := newServers(t, a, n)
 			a.Start()

@@ -39,9 +39,13 @@ var restores = []restore{
 // Ledger, token or both are put back behind the daemon's back. What is older than what was seen outside is FENCED each time; once that is
 // accepted, over all credentials that were ever released no index is there twice, no list of before is used again, and versions only grow.
 func TestRestoredBehindItsBack(t *testing.T) {
+	t.Parallel()
 	for _, r := range restores {
 		if all || r.few {
-			t.Run(r.name, r.run)
+			t.Run(r.name, func(t *testing.T) {
+				t.Parallel()
+				r.run(t)
+			})
 		}
 	}
 }

@@ -76,18 +76,21 @@ func corrupted(t *testing.T, n, rate int) {
 }
 
 func TestRandomKills(t *testing.T) {
+	t.Parallel()
 	if n := 8; all {
 		kills(t, n)
 	}
 }
 
 func TestOrderlyEnds(t *testing.T) {
+	t.Parallel()
 	if n := 5; all {
 		terms(t, n)
 	}
 }
 
 func TestCorruptedSignatures(t *testing.T) {
+	t.Parallel()
 	if n := 2000; all {
 		corrupted(t, n, 100)
 	}

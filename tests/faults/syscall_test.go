@@ -24,20 +24,24 @@ func TestSystemCalls(t *testing.T) {
 	if _, err := exec.LookPath("strace"); err != nil {
 		t.Skip("strace is not installed")
 	}
-	a := appliance.Install(t)
+	t.Parallel()
 	for _, call := range []string{"fsync,fdatasync", "pwrite64", "write", "renameat,renameat2", "openat"} {
-		for _, fault := range []string{"error=EIO", "error=ENOSPC", "signal=KILL"} {
-			for _, when := range []string{"1", "2", "4+3"} {
-				t.Run(fmt.Sprintf("%s %s %s", call, fault, when), func(t *testing.T) {
-					if !traced(t, a, call, fault, when) {
-						if when == "1" {
-							t.Error("the fault never came: this test proves nothing")
+		t.Run(call, func(t *testing.T) {
+			t.Parallel()
+			a := appliance.Install(t)
+			for _, fault := range []string{"error=EIO", "error=ENOSPC", "signal=KILL"} {
+				for _, when := range []string{"1", "2", "4+3"} {
+					t.Run(fault+" "+when, func(t *testing.T) {
+						if !traced(t, a, call, fault, when) {
+							if when == "1" {
+								t.Error("the fault never came: this test proves nothing")
+							}
+							t.Log("no thread made so many of these calls")
 						}
-						t.Log("no thread made so many of these calls")
-					}
-				})
+					})
+				}
 			}
-		}
+		})
 	}
 }
 

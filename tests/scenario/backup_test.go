@@ -10,6 +10,7 @@ import (
 
 // A backup made beside the running daemon brings everything back: the same person keeps the phone, the same keys sign, locks still act.
 func TestBackupAndRestore(t *testing.T) {
+	t.Parallel()
 	a := install(t).start()
 	first := a.Issue(newPhone(t, 1), "backup-1", false)
 	_, sd := byFormat(first)

@@ -12,6 +12,7 @@ import (
 
 // The daemon runs in its sandbox, and so do its workers; what holds is in the log, in the status and in a metric.
 func TestHardening(t *testing.T) {
+	t.Parallel()
 	a := install(t).start()
 	processes := []int{a.Daemon.Process.Pid}
 	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", a.Daemon.Process.Pid))

@@ -9,6 +9,7 @@ import (
 
 // A crash between the TLS key's file and its certificate's leaves a pair that serves nobody: init makes another, and leaves a good one alone.
 func TestInitMendsTheTLSCertificate(t *testing.T) {
+	t.Parallel()
 	a := install(t)
 	cert, key := filepath.Join(a.Dir, "data", "tls", "server.pem"), filepath.Join(a.Dir, "data", "tls", "server.key")
 	read := func(path string) []byte {

@@ -176,7 +176,7 @@ func TestSchedules(t *testing.T) {
 	_, sd := byFormat(out)
 	now := time.Now().Truncate(time.Second)
 	order := func(who string, bend func(*contract.ScheduleRequest)) error {
-		r := contract.ScheduleRequest{DocumentType: kr, Subject: "order-1", Schedule: "case-1", Operation: "lock", Reason: "admin_hold", From: now.Add(2 * time.Second), To: now.Add(5 * time.Second)}
+		r := contract.ScheduleRequest{DocumentType: kr, Subject: "order-1", Schedule: "case-1", Operation: "lock", Reason: "admin_hold", From: now.Add(3 * time.Second), To: now.Add(18 * time.Second)}
 		if bend != nil {
 			bend(&r)
 		}
@@ -205,7 +205,7 @@ func TestSchedules(t *testing.T) {
 		t.Errorf("ordered: %+v", h)
 	}
 	a.Stop()
-	time.Sleep(time.Until(now.Add(2500 * time.Millisecond))) // it begins while the appliance is down
+	time.Sleep(time.Until(now.Add(3500 * time.Millisecond))) // it begins while the appliance is down
 	a.start()
 	a.Eventually(sd.Status, verifier.Suspended)
 	a.Eventually(sd.Status, verifier.Valid)

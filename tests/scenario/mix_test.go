@@ -178,6 +178,7 @@ func TestEveryItemInEveryPlace(t *testing.T) {
 		dry, ask func(contract.IssueRequest) error
 	}
 	var all []asked
+	began := time.Now()
 	add := func(c, method string, p *phone.Phone, subject string) {
 		of := asked{name: fmt.Sprintf("%s by %s for %s", method, c, subject), Case: a.Case(by, c, method, p, subject)}
 		as, ctx := a.As(c), context.Background()
@@ -329,6 +330,11 @@ func TestEveryItemInEveryPlace(t *testing.T) {
 	}
 	done := map[string]bool{}
 	for _, c := range all {
+		for i, e := range c.Request.Evidence {
+			if e.Kind == evidence.KindInPerson && time.Since(began) > 80*time.Second { // on a slow machine the officer vouches once more
+				c.Request.Evidence[i] = by.Say(c.Case, by.Good(c.Case, e.Kind, "1111051500"), nil)
+			}
+		}
 		if err := c.dry(c.Request); err != nil {
 			t.Errorf("%s, afterwards: %v", c.name, err)
 		}

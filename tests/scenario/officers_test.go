@@ -127,7 +127,7 @@ func (g *governed) bundle(version int) string {
 // sealctl as an officer runs it, with --json.
 func (g *governed) sealctl(want int, args ...string) string {
 	g.t.Helper()
-	ctx, cancel := context.WithTimeout(g.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(g.t.Context(), 2*time.Minute)
 	defer cancel()
 	args = append(args, "--json")
 	if len(g.Ports) > 0 {

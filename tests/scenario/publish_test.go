@@ -21,6 +21,7 @@ import (
 
 // The IACA's HSM does not answer and its CRL is due: locks are published all the same.
 func TestLocksDontWaitForTheCRL(t *testing.T) {
+	t.Parallel()
 	a := install(t).start()
 	a.Stop()
 	conf, err := os.ReadFile(filepath.Join(a.Dir, "sealkeeper.yaml"))
@@ -45,6 +46,7 @@ func TestLocksDontWaitForTheCRL(t *testing.T) {
 
 // One list can't be written: the others are published, and it is, once it can be.
 func TestOneBrokenListHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
 	a := install(t).start()
 	m, s := byFormat(a.Issue(newPhone(t, 1), "broken-1", false))
 	file := filepath.Join(a.Dir, "data", "publish", "status-lists", path.Base(s.Status.URI)+".jwt")
@@ -78,6 +80,7 @@ func TestOneBrokenListHoldsUpNoOther(t *testing.T) {
 // Replacements, refreshes, locks, unlocks, revocations and retries for one person, in any order and at once: whoever holds two cards and
 // looks at one signed list never sees two phones valid, and what the ledger says in the end is what the lists say.
 func TestOneDeviceWhateverRaces(t *testing.T) {
+	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	if v := os.Getenv("SEAL_SEED"); v != "" {
 		var err error

@@ -83,6 +83,7 @@ func (a *appliance) serialOf(name string) []byte {
 // before is fenced by the published numbers, also if nothing but the lists themselves is left of them; when the fence is lifted numbers have
 // jumped, and what was revoked in the lost part stays so.
 func TestRevokedCertificatesAreListed(t *testing.T) {
+	t.Parallel()
 	a := install(t).start()
 	first, clients := a.crl("iaca"), a.crl("client-ca")
 	a.Stop()

@@ -16,6 +16,7 @@ import (
 // The issuance listener's certificate renews itself while the daemon runs. A connection that is open goes on; whoever connects is shown the new
 // one. A start finds a pair that fits, also after a renewal that was killed between its two files.
 func TestServerCertificateRenewsItself(t *testing.T) {
+	t.Parallel()
 	a := install(t)
 	conf, err := os.ReadFile(filepath.Join(a.Dir, "sealkeeper.yaml"))
 	if err != nil {

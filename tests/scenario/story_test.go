@@ -24,6 +24,7 @@ import (
 
 // The main job: a phone gets its card, is lost, is found, and is replaced.
 func TestStory(t *testing.T) {
+	t.Parallel()
 	a := install(t).start()
 	const subject = "900101-1234567"
 	phone1, phone2 := newPhone(t, 1), newPhone(t, 1)
@@ -104,6 +105,7 @@ func TestStory(t *testing.T) {
 
 // A request may carry several attested keys of one device: copies, each with its own index; a lock acts on all of them.
 func TestCopies(t *testing.T) {
+	t.Parallel()
 	a := install(t).start()
 	p := newPhone(t, 3)
 	out := a.Issue(p, "copies-1", false)
@@ -132,6 +134,7 @@ func TestCopies(t *testing.T) {
 
 // 1,000 device keys for one subject at once (acceptance 3; requirements.md T1, fact 15).
 func TestRaceOfAThousandPhones(t *testing.T) {
+	t.Parallel()
 	n := 1000
 	if race || testing.Short() { // the race detector's daemon is some ten times slower; the full crowd comes without it
 		n = 40
@@ -214,6 +217,7 @@ func TestRaceOfAThousandPhones(t *testing.T) {
 
 // The same key and body give the same bytes: at once, after a restart, and after a crash at each step (acceptance 4).
 func TestRetries(t *testing.T) {
+	t.Parallel()
 	a := install(t).start()
 	body, key := a.Request(newPhone(t, 1), "retry-0"), client.NewKey()
 	post := func(key string, body any) (int, []byte) {
@@ -251,10 +255,12 @@ func TestRetries(t *testing.T) {
 }
 
 func TestRetryAfterCrash(t *testing.T) {
+	t.Parallel()
 	points := []string{"ca.issue.drafted", "ledger.reserve.issue.before-commit", "ledger.reserve.issue.after-commit", "ca.issue.reserved", "ca.issue.signed", "ca.issue.joined",
 		"ledger.settle.issue.before-commit", "ledger.settle.issue.after-commit", "ca.issue.settled", "ca.publish.reserved", "ca.publish.settled", "ca.publish.token-written"}
 	for i, point := range points {
 		t.Run(point, func(t *testing.T) {
+			t.Parallel()
 			a := install(t).start()
 			subject := fmt.Sprintf("crash-%d", i)
 			before := a.Issue(newPhone(t, 1), subject, false)
@@ -350,6 +356,9 @@ func TestWorkersDieUnderLoad(t *testing.T) {
 			break // one at a time, so that there is always another one to go to
 		}
 		time.Sleep(300 * time.Millisecond)
+		for !done.Load() && !strings.Contains(a.Metrics(), "sealkeeper_workers_ready{token=\"online\"} 2\n") { // on a slow machine the last one's successor is not there yet
+			time.Sleep(50 * time.Millisecond)
+		}
 	}
 	if hits.Load() < 2 {
 		t.Fatalf("only %d workers were hit", hits.Load())
@@ -371,6 +380,7 @@ func mustPhone() *phone.Phone {
 
 // A graceful stop under load fails no accepted request.
 func TestDrain(t *testing.T) {
+	t.Parallel()
 	a := install(t).start()
 	requests := make([]contract.IssueRequest, 16)
 	for i := range requests {
@@ -385,7 +395,7 @@ func TestDrain(t *testing.T) {
 			started <- struct{}{}
 			st, b, err := a.Post("ward-office-1", "/v1/credentials", client.NewKey(), requests[i])
 			if err != nil {
-				if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.ECONNRESET) && !strings.Contains(err.Error(), "EOF") {
+				if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) && !strings.Contains(err.Error(), "EOF") && !strings.Contains(err.Error(), "server closed idle connection") {
 					t.Errorf("request %d: %v", i, err)
 				}
 				return
@@ -406,6 +416,7 @@ func TestDrain(t *testing.T) {
 // An old ledger put back is FENCED: nothing is signed, the exit code says so; after the fence is lifted no index repeats and list versions
 // have jumped ahead.
 func TestOldLedgerIsFenced(t *testing.T) {
+	t.Parallel()
 	a := install(t).start()
 	first := a.Issue(newPhone(t, 1), "fence-1", false)
 	a.Stop()
