@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -418,17 +417,21 @@ func (r *Replay) believed(kind, client string, s StatementInput) string {
 	return ""
 }
 
-func (s StatementInput) kind() (string, error) {
-	kinds := map[string]bool{evidence.KindInPerson: s.InPerson != nil, evidence.KindRegistryMatch: s.RegistryMatch != nil,
-		evidence.KindFaceMatch: s.FaceMatch != nil, evidence.KindChipRead: s.ChipRead != nil, evidence.KindLineOwnership: s.LineOwnership != nil}
-	maps.DeleteFunc(kinds, func(_ string, set bool) bool { return !set })
-	if len(kinds) != 1 {
+func (s StatementInput) kind() (kind string, err error) {
+	n := 0
+	for _, k := range [...]struct {
+		name string
+		set  bool
+	}{{evidence.KindInPerson, s.InPerson != nil}, {evidence.KindRegistryMatch, s.RegistryMatch != nil}, {evidence.KindFaceMatch, s.FaceMatch != nil},
+		{evidence.KindChipRead, s.ChipRead != nil}, {evidence.KindLineOwnership, s.LineOwnership != nil}} {
+		if k.set {
+			kind, n = k.name, n+1
+		}
+	}
+	if n != 1 {
 		return "", errors.New("it must have the member of exactly one kind, such as in_person")
 	}
-	for kind := range kinds {
-		return kind, nil
-	}
-	return "", nil
+	return kind, nil
 }
 
 // same says whether two nodes accept the same values, whatever they are called in credentials. Nodes of both bundles live as long as r.
