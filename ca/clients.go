@@ -270,6 +270,7 @@ func (a *Authority) certifyEnrolled(ctx context.Context, c Caller, what string, 
 		return none, err
 	}
 	var client string
+	var expires time.Time
 	der, err := a.certifyClient(ctx, func(now time.Time, f policy.CertFacts) (*policy.Approval, policy.Decision, error) {
 		k, id, err := verify(now)
 		if err != nil {
@@ -277,18 +278,18 @@ func (a *Authority) certifyEnrolled(ctx context.Context, c Caller, what string, 
 		}
 		client = id
 		approval, d := policy.DecideClientCert(a.rules().bundle, a.facts(id, now), k, f, c.ID, now)
+		if approval != nil {
+			approved, _ := approval.Cert()
+			expires = approved.NotAfter.UTC()
+		}
 		return approval, d, nil
 	})
 	if err != nil {
 		a.o.Log.Warn("a client got no certificate", "what", what, "client", client, "through", c.ID, "error", err)
 		return none, problem(err, nil)
 	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return none, problem(err, nil)
-	}
-	a.o.Log.Info("a client got a certificate", "what", what, "client", client, "through", c.ID, "until", cert.NotAfter)
-	return contract.CertificateAnswer{Certificate: text(der), Issuer: text(root), Expires: cert.NotAfter}, nil
+	a.o.Log.Info("a client got a certificate", "what", what, "client", client, "through", c.ID, "until", expires)
+	return contract.CertificateAnswer{Certificate: text(der), Issuer: text(root), Expires: expires}, nil
 }
 
 // binary is what unpadded base64url says; nothing if it says nothing, which nobody takes for a request or a key.

@@ -150,7 +150,7 @@ func (a *Authority) certifyFor(ctx context.Context, c policy.Cert, decide func(p
 	var issuerCert []byte
 	if len(issuer.Chain) > 0 {
 		issuerCert = issuer.Chain[0]
-		parsed, err := x509.ParseCertificate(issuerCert)
+		parsed, err := profile.Issuer(issuerCert)
 		if err != nil {
 			return nil, fmt.Errorf("certificate of %s: %w", issuer.ID, err)
 		}

@@ -16,7 +16,7 @@ import (
 	"time"
 
 	zx509 "github.com/zmap/zcrypto/x509"
-	"github.com/zmap/zlint/v3"
+	_ "github.com/zmap/zlint/v3" // its rules
 	"github.com/zmap/zlint/v3/lint"
 )
 
@@ -82,24 +82,30 @@ var forbidden = map[int]string{30: "nameConstraints", 33: "policyMappings", 36: 
 // Lint checks a certificate (any signature) against its profile: own rules for ISO, zlint for RFC 5280. Empty: clean.
 // Bounds that policy checked before are checked again here, from the bytes and independently of it.
 func Lint(name string, der []byte) []Finding {
+	_, f := read(name, der)
+	return f
+}
+
+// read is Lint, and what it parsed; nil: that can't be parsed.
+func read(name string, der []byte) (*x509.Certificate, []Finding) {
 	p, ok := profiles[name]
 	if !ok {
-		return []Finding{{"profile", "sealkeeper", fmt.Sprintf("profile %q is not known", name)}}
+		return nil, []Finding{{"profile", "sealkeeper", fmt.Sprintf("profile %q is not known", name)}}
 	}
 	if len(der) > maxCertificate {
-		return []Finding{{"size", "sealkeeper", fmt.Sprintf("%d bytes, at most %d are read", len(der), maxCertificate)}}
+		return nil, []Finding{{"size", "sealkeeper", fmt.Sprintf("%d bytes, at most %d are read", len(der), maxCertificate)}}
 	}
 	if f := longOID(der, 0); f != nil {
-		return f
+		return nil, f
 	}
 	c, err := x509.ParseCertificate(der)
 	if err != nil {
-		return []Finding{{"parse", "RFC 5280 4.1", err.Error()}}
+		return nil, []Finding{{"parse", "RFC 5280 4.1", err.Error()}}
 	}
 	l := &linter{clause: p.clause}
 	l.certificate(c, p)
 	l.zlintCertificate(der)
-	return l.found
+	return c, l.found
 }
 
 // longOID finds an object identifier that is too long, also within extensions' values. It looks at the bytes, before any parser that writes
@@ -378,7 +384,10 @@ func (l *linter) zlintCertificate(der []byte) {
 		l.found = append(l.found, Finding{"parse", "zlint", err.Error()})
 		return
 	}
-	l.results(zlint.LintCertificateEx(c, r), r)
+	for _, rule := range r.CertificateLints().Lints() {
+		l.zlint(&rule.LintMetadata, rule.Execute(c, r.GetConfiguration()))
+	}
+	l.sort()
 }
 
 func (l *linter) zlintCRL(der []byte) {
@@ -392,21 +401,20 @@ func (l *linter) zlintCRL(der []byte) {
 		l.found = append(l.found, Finding{"parse", "zlint", err.Error()})
 		return
 	}
-	l.results(zlint.LintRevocationListEx(c, r), r)
+	for _, rule := range r.RevocationListLints().Lints() {
+		l.zlint(&rule.LintMetadata, rule.Execute(c, r.GetConfiguration()))
+	}
+	l.sort()
 }
 
-func (l *linter) results(s *zlint.ResultSet, r lint.Registry) {
-	for name, result := range s.Results {
-		if result.Status < lint.Error { // what zlint warns of is a SHOULD, as that of http (not https) CRL distribution points
-			continue
-		}
-		f := Finding{Lint: name, Source: "zlint", Detail: result.Status.String() + " " + result.Details}
-		if c := r.CertificateLints().ByName(name); c != nil {
-			f.Source, f.Detail = c.Citation, c.Description
-		} else if c := r.RevocationListLints().ByName(name); c != nil {
-			f.Source, f.Detail = c.Citation, c.Description
-		}
-		l.found = append(l.found, f)
+// zlint takes the result of one of its rules. All of them are run, one by one: its own set of results sorts the names of all rules for every certificate,
+// which costs more than the rules.
+func (l *linter) zlint(rule *lint.LintMetadata, result *lint.LintResult) {
+	if result.Status >= lint.Error { // what zlint warns of is a SHOULD, as that of http (not https) CRL distribution points
+		l.found = append(l.found, Finding{Lint: rule.Name, Source: rule.Citation, Detail: rule.Description})
 	}
+}
+
+func (l *linter) sort() {
 	slices.SortStableFunc(l.found, func(a, b Finding) int { return strings.Compare(a.Lint, b.Lint) })
 }

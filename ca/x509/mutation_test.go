@@ -315,10 +315,7 @@ func rebuild(t *testing.T, profile, algorithm string, change func(c *x509.Certif
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := throwaway(algorithm)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := newPair(t, "throwaway", "", algorithm).private
 	m := &x509.Certificate{SerialNumber: c.SerialNumber, NotBefore: c.NotBefore, NotAfter: c.NotAfter, RawSubject: c.RawSubject, RawIssuer: c.RawIssuer, PublicKey: c.PublicKey,
 		SubjectKeyId: c.SubjectKeyId, ExtraExtensions: c.Extensions}
 	m.Issuer.SerialNumber = profile
@@ -364,10 +361,7 @@ func TestEveryRuleOfRevocationListsIsHeld(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		key, err := throwaway(algorithm)
-		if err != nil {
-			t.Fatal(err)
-		}
+		key := newPair(t, "throwaway", "", algorithm).private
 		l := &x509.RevocationList{Number: big.NewInt(7), ThisUpdate: start.Add(2 * day), NextUpdate: start.Add(32 * day),
 			RevokedCertificateEntries: []x509.RevocationListEntry{entry(5), entry(6)}}
 		if kind != "iaca" {
@@ -379,8 +373,9 @@ func TestEveryRuleOfRevocationListsIsHeld(t *testing.T) {
 		if change != nil {
 			change(l)
 		}
-		parent.PublicKey = key.Public()
-		out, err := x509.CreateRevocationList(nil, l, parent, key)
+		by := *parent
+		by.PublicKey = key.Public()
+		out, err := x509.CreateRevocationList(nil, l, &by, key)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,28 +1,28 @@
 // Package x509 builds certificates and revocation lists by the profiles of ISO/IEC 18013-5 Annex B and RFC 5280, and lints the very bytes
 // that are then signed.
 //
-// The DER is made by the standard library, with a signature that is thrown away: crypto/x509 only builds what it can sign, and the real key
-// is in an HSM that takes nothing but the finished TBS of a committed reservation. The throwaway key is a public constant, so that a draft
-// can never be mistaken for a certificate, and drafting needs no randomness: the same approval gives the same bytes.
+// The DER is made by the standard library up to the point where it would be signed: crypto/x509 only builds what it can sign, and the real key is in
+// an HSM that takes nothing but the finished TBS of a committed reservation. So what it is given as key takes the bytes and signs nothing. A
+// draft can never be mistaken for a certificate, and drafting needs no randomness: the same approval gives the same bytes.
 package x509
 
 import (
 	"bytes"
+	"cmp"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/elliptic"
 	"crypto/sha1"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 
 	"sealkeeper/ledger"
 	"sealkeeper/policy"
@@ -32,8 +32,7 @@ import (
 // TBS is a drafted and linted TBSCertificate or TBSCertList. Only Draft and DraftCRL make one.
 type TBS struct {
 	der       []byte
-	signature []byte // AlgorithmIdentifier in DER, the one inside the TBS
-	algorithm string // "ES256", "ES384", "EdDSA"
+	algorithm string // of algorithms
 }
 
 // Bytes is the DER that is to be signed.
@@ -95,10 +94,6 @@ func draft(c policy.Cert, issuer ledger.Key, issuerCert []byte, p Params) (*TBS,
 	if err != nil {
 		return nil, fmt.Errorf("public key of %s: %w", c.Name, err)
 	}
-	throwaway, err := throwaway(issuer.Algorithm)
-	if err != nil {
-		return nil, fmt.Errorf("issuer key %s: %w", issuer.ID, err)
-	}
 	t := &x509.Certificate{SerialNumber: new(big.Int).SetBytes(c.Serial[:]), NotBefore: c.NotBefore.UTC(), NotAfter: c.NotAfter.UTC(),
 		KeyUsage: rules.usage, SubjectKeyId: id}
 	if t.RawSubject, err = name(p, c.Name); err != nil {
@@ -109,7 +104,7 @@ func draft(c policy.Cert, issuer ledger.Key, issuerCert []byte, p Params) (*TBS,
 		if !bytes.Equal(c.SPKI, issuer.SPKI) || issuerCert != nil {
 			return nil, fmt.Errorf("a %s certificate is self-signed: its key must be %s, without an issuer's certificate", c.Profile, issuer.ID)
 		}
-		parent = &x509.Certificate{RawSubject: t.RawSubject, SubjectKeyId: id}
+		parent = &x509.Certificate{RawSubject: t.RawSubject, SubjectKeyId: id, PublicKey: pub}
 	} else if parent, err = issuing(issuer, issuerCert); err != nil {
 		return nil, err
 	}
@@ -118,19 +113,21 @@ func draft(c policy.Cert, issuer ledger.Key, issuerCert []byte, p Params) (*TBS,
 	}
 	// Also on roots, where it is optional: then no lint depends on whether a signature that is not there yet is a root's own.
 	t.AuthorityKeyId = parent.SubjectKeyId
-	parent.PublicKey = throwaway.Public()
 	if err := extend(t, c, p); err != nil {
 		return nil, err
 	}
-	der, err := x509.CreateCertificate(nil, t, parent, pub, throwaway)
+	tbs, err := unsigned(issuer.Algorithm, parent.PublicKey, func(k crypto.Signer) error { _, err := x509.CreateCertificate(nil, t, parent, pub, k); return err })
 	if err != nil {
 		return nil, fmt.Errorf("building the %s certificate of %s: %w", c.Profile, c.Name, err)
 	}
-	out, err := x509.ParseCertificate(der)
+	der, err := tbs.join(tbs.blank())
 	if err != nil {
-		return nil, fmt.Errorf("reading the drafted %s certificate of %s: %w", c.Profile, c.Name, err)
+		return nil, err
 	}
-	f := Lint(c.Profile, der)
+	out, f := read(c.Profile, der)
+	if out == nil {
+		return nil, fmt.Errorf("reading the drafted %s certificate of %s: %s", c.Profile, c.Name, findings(f))
+	}
 	if !bytes.Equal(out.RawSubjectPublicKeyInfo, c.SPKI) {
 		f = append(f, Finding{"spki", "RFC 5480 2", "the key can't be encoded as it was approved"})
 	}
@@ -140,7 +137,7 @@ func draft(c policy.Cert, issuer ledger.Key, issuerCert []byte, p Params) (*TBS,
 	if len(f) > 0 {
 		return nil, fmt.Errorf("the %s certificate of %s breaks its profile: %s", c.Profile, c.Name, findings(f))
 	}
-	return newTBS(der, out.RawTBSCertificate, issuer.Algorithm)
+	return tbs, nil
 }
 
 // extend fills what differs between the profiles (formats.md 3.3).
@@ -233,10 +230,6 @@ func draftCRL(c policy.CRL, issuer ledger.Key, issuerCert []byte) (*TBS, error) 
 	if err != nil {
 		return nil, err
 	}
-	throwaway, err := throwaway(issuer.Algorithm)
-	if err != nil {
-		return nil, fmt.Errorf("issuer key %s: %w", issuer.ID, err)
-	}
 	t := &x509.RevocationList{Number: new(big.Int).SetUint64(c.Number), ThisUpdate: c.ThisUpdate.UTC(), NextUpdate: c.NextUpdate.UTC()}
 	for _, r := range c.Revoked {
 		e := x509.RevocationListEntry{SerialNumber: new(big.Int).SetBytes(r.Serial), RevocationTime: r.At.UTC()}
@@ -256,18 +249,18 @@ func draftCRL(c policy.CRL, issuer ledger.Key, issuerCert []byte) (*TBS, error) 
 		}
 		t.ExtraExtensions = []pkix.Extension{{Id: oidIDP, Critical: true, Value: point}}
 	}
-	der, err := x509.CreateRevocationList(nil, t, parent, throwaway)
+	tbs, err := unsigned(issuer.Algorithm, parent.PublicKey, func(k crypto.Signer) error { _, err := x509.CreateRevocationList(nil, t, parent, k); return err })
 	if err != nil {
 		return nil, fmt.Errorf("building revocation list %d: %w", c.Number, err)
 	}
-	out, err := x509.ParseRevocationList(der)
+	der, err := tbs.join(tbs.blank())
 	if err != nil {
-		return nil, fmt.Errorf("reading the drafted revocation list %d: %w", c.Number, err)
+		return nil, err
 	}
 	if f := LintCRL(c.Profile, c.Scope, der); len(f) > 0 {
 		return nil, fmt.Errorf("revocation list %d breaks its profile: %s", c.Number, findings(f))
 	}
-	return newTBS(der, out.RawTBSRevocationList, issuer.Algorithm)
+	return tbs, nil
 }
 
 // Join makes the signed DER. It refuses a signature over other bytes.
@@ -286,7 +279,7 @@ func Join(t *TBS, c *release.Checked, i int) ([]byte, error) {
 
 // join assembles SEQUENCE { tbs, algorithm, BIT STRING } from a raw signature: r‖s of the curve's length, or Ed25519's 64 bytes.
 func (t *TBS) join(raw []byte) ([]byte, error) {
-	want := map[string]int{"ES256": 64, "ES384": 96, "EdDSA": 64}[t.algorithm]
+	want := algorithms[t.algorithm].size
 	if want == 0 || len(raw) != want {
 		return nil, fmt.Errorf("an %s signature has %d bytes, not %d", t.algorithm, want, len(raw))
 	}
@@ -300,28 +293,66 @@ func (t *TBS) join(raw []byte) ([]byte, error) {
 	der, err := asn1.Marshal(struct {
 		TBS, Algorithm asn1.RawValue
 		Signature      asn1.BitString
-	}{asn1.RawValue{FullBytes: t.der}, asn1.RawValue{FullBytes: t.signature}, asn1.BitString{Bytes: raw, BitLength: 8 * len(raw)}})
+	}{asn1.RawValue{FullBytes: t.der}, asn1.RawValue{FullBytes: algorithms[t.algorithm].identifier}, asn1.BitString{Bytes: raw, BitLength: 8 * len(raw)}})
 	if err != nil {
 		return nil, fmt.Errorf("assembling: %w", err)
 	}
 	return der, nil
 }
 
-// newTBS takes the AlgorithmIdentifier from the drafted whole: the standard library put the same one inside the TBS.
-func newTBS(der, tbs []byte, algorithm string) (*TBS, error) {
-	var whole struct {
-		TBS, Algorithm asn1.RawValue
-		Signature      asn1.BitString
-	}
-	if _, err := asn1.Unmarshal(der, &whole); err != nil {
-		return nil, fmt.Errorf("taking the draft apart: %w", err)
-	}
-	return &TBS{der: bytes.Clone(tbs), signature: whole.Algorithm.FullBytes, algorithm: algorithm}, nil
+// algorithms that sign certificates and lists: how long a raw signature is, and the AlgorithmIdentifier (RFC 5758 3.2, RFC 8410 3). That in the TBS is the
+// standard library's; where the two differed, no parser would read the draft.
+var algorithms = map[string]struct {
+	size       int
+	identifier []byte
+}{
+	"ES256": {64, []byte{0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02}},
+	"ES384": {96, []byte{0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x03}},
+	"EdDSA": {64, []byte{0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70}},
 }
 
-// issuing parses the issuer's certificate, which must be the one of its registered key, and gives it the throwaway key's place.
+// unsigned is what create would have signed.
+func unsigned(algorithm string, public crypto.PublicKey, create func(crypto.Signer) error) (*TBS, error) {
+	if _, ok := algorithms[algorithm]; !ok {
+		return nil, fmt.Errorf("algorithm %q can't sign certificates", algorithm)
+	}
+	d := &drafting{public: public}
+	if err := create(d); !errors.Is(err, errDrafted) {
+		return nil, cmp.Or(err, errors.New("it was built without being signed"))
+	}
+	return &TBS{der: d.tbs, algorithm: algorithm}, nil
+}
+
+// drafting stands where the standard library wants a key: it takes the bytes that are to be signed, and ends there.
+type drafting struct {
+	public crypto.PublicKey
+	tbs    []byte
+}
+
+var errDrafted = errors.New("nothing is signed here")
+
+func (d *drafting) Public() crypto.PublicKey { return d.public }
+
+func (d *drafting) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+	return nil, errors.New("a digest is no draft")
+}
+
+// SignMessage is what crypto.SignMessage calls with the bytes themselves.
+func (d *drafting) SignMessage(_ io.Reader, tbs []byte, _ crypto.SignerOpts) ([]byte, error) {
+	d.tbs = bytes.Clone(tbs)
+	return nil, errDrafted
+}
+
+// blank is a signature in form alone, for parsers and lints: r and s are 1.
+func (t *TBS) blank() []byte {
+	b := make([]byte, algorithms[t.algorithm].size)
+	b[len(b)/2-1], b[len(b)-1] = 1, 1
+	return b
+}
+
+// issuing parses the issuer's certificate, which must be the one of its registered key.
 func issuing(issuer ledger.Key, der []byte) (*x509.Certificate, error) {
-	c, err := x509.ParseCertificate(der)
+	c, err := Issuer(der)
 	if err != nil {
 		return nil, fmt.Errorf("certificate of issuer key %s: %w", issuer.ID, err)
 	}
@@ -334,22 +365,19 @@ func issuing(issuer ledger.Key, der []byte) (*x509.Certificate, error) {
 	return c, nil
 }
 
-// throwaway keys are constants that everybody knows (private scalar 1, zero seed): what they sign proves nothing.
-func throwaway(algorithm string) (crypto.Signer, error) {
-	one := func(c elliptic.Curve) (crypto.Signer, error) {
-		d := make([]byte, (c.Params().BitSize+7)/8)
-		d[len(d)-1] = 1
-		return ecdsa.ParseRawPrivateKey(c, d)
+// issuers are certificates by their bytes: an installation has a handful of CAs, and each certificate needs its issuer's several times.
+var issuers sync.Map
+
+// Issuer parses the certificate of a CA. It is everybody's: nobody changes it.
+func Issuer(der []byte) (*x509.Certificate, error) {
+	if c, ok := issuers.Load(string(der)); ok {
+		return c.(*x509.Certificate), nil
 	}
-	switch algorithm {
-	case "ES256":
-		return one(elliptic.P256())
-	case "ES384":
-		return one(elliptic.P384())
-	case "EdDSA":
-		return ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)), nil
+	c, err := x509.ParseCertificate(der)
+	if err == nil {
+		issuers.Store(string(der), c)
 	}
-	return nil, fmt.Errorf("algorithm %q can't sign certificates", algorithm)
+	return c, err
 }
 
 // keyID is SHA-1 over the public key's bits (RFC 5280 4.2.1.2 method 1, which ISO/IEC 18013-5 Annex B demands; Go's default is another).
