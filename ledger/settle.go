@@ -87,7 +87,7 @@ func (l *Ledger) settle(ctx context.Context, r *Reservation, s Settlement) (answ
 	case policy.KindIssue:
 		rows, applied, changed, err = l.settleIssue(ctx, r, rec, s.Answer)
 	default:
-		rows, applied, err = l.settleOwn(ctx, rec, &leaf, s.Answer)
+		rows, applied, err = l.settleOwn(ctx, rec, r.wrote != nil, &leaf, s.Answer)
 	}
 	if err != nil {
 		return nil, false, false, err
@@ -201,8 +201,9 @@ func (l *Ledger) settleIssue(ctx context.Context, r *Reservation, rec *Reservati
 	}, len(changes) > 0, nil
 }
 
-// settleOwn stores a public object. If a newer one is there already it changes rec to Dropped.
-func (l *Ledger) settleOwn(ctx context.Context, rec *ReservationRecord, leaf *Leaf, object []byte) (rows []Row, applied func(uint64), err error) {
+// settleOwn stores a public object. If a newer one is there already it changes rec to Dropped. first says that nothing has moved yet since Reserve,
+// which looked for a certificate of this serial number: should there be one since, its row is in the way of the commit, and all is read.
+func (l *Ledger) settleOwn(ctx context.Context, rec *ReservationRecord, first bool, leaf *Leaf, object []byte) (rows []Row, applied func(uint64), err error) {
 	applied = func(uint64) {}
 	if rec.Kind != policy.KindSelftest && rec.Kind != policy.KindToken { // a token is nowhere at rest
 		if len(object) == 0 {
@@ -232,13 +233,15 @@ func (l *Ledger) settleOwn(ctx context.Context, rec *ReservationRecord, leaf *Le
 			}
 		}
 	case rec.Cert != nil:
-		last, _, err := get[Certificate](ctx, l, TableCertificates, rec.Cert.Serial)
-		if err != nil {
-			return nil, nil, err
-		}
-		if last != nil {
-			rec.Progress = Dropped
-			return nil, applied, nil
+		if !first {
+			last, _, err := get[Certificate](ctx, l, TableCertificates, rec.Cert.Serial)
+			if err != nil {
+				return nil, nil, err
+			}
+			if last != nil {
+				rec.Progress = Dropped
+				return nil, applied, nil
+			}
 		}
 		c := *rec.Cert
 		c.DER = object
