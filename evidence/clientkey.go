@@ -111,40 +111,9 @@ var claimLimits = strict.Limits{Bytes: MaxToken, Depth: 3}
 
 // ByToken verifies a one-time token and the certificate request that came with it.
 func (e Enrolment) ByToken(text string, request []byte) (*ClientKey, error) {
-	if len(text) > MaxToken {
-		return nil, refuse("token_malformed", "the token is larger than 4 KiB")
-	}
-	t, ok := split(text)
-	if !ok {
-		return nil, refuse("token_malformed", "the token is not a compact JWS")
-	}
-	var h tokenHeader
-	if strict.JSON(t.header, claimLimits, &h) != nil || h.Typ != TokenType {
-		return nil, refuse("token_malformed", "the token's header is not that of a one-time token")
-	}
-	t.alg = h.Alg
-	i := slices.IndexFunc(e.Keys, func(k TokenKey) bool { return k.ID == h.Kid })
-	if i < 0 {
-		return nil, refuse("token_foreign", "no key of this appliance signed the token")
-	}
-	key, err := x509.ParsePKIXPublicKey(e.Keys[i].SPKI)
-	if err != nil || !t.signedBy(key) {
-		return nil, refuse("token_signature", "the token's signature does not verify")
-	}
-	var c tokenClaims
-	if strict.JSON(t.payload, claimLimits, &c) != nil {
-		return nil, refuse("token_malformed", "the token's claims are not those of a one-time token")
-	}
-	id, idOK := decode64(c.ID)
-	from, fromOK := instant(c.NotBefore)
-	until, untilOK := instant(c.Expires)
-	switch {
-	case !fromOK || !untilOK || !idOK || len(id) != 16 || c.Subject == "":
-		return nil, refuse("token_malformed", "the token's claims are not those of a one-time token")
-	case e.Issuer == "" || e.Audience == "" || c.Issuer != e.Issuer || c.Audience != e.Audience:
-		return nil, refuse("token_foreign", "the token is for another registration authority")
-	case e.At.Before(from) || !e.At.Before(until):
-		return nil, refuse("token_expired", "the token is not valid now: ask for another one")
+	c, until, err := e.token(text, true)
+	if err != nil {
+		return nil, err
 	}
 	spki, err := Requested(request)
 	if err != nil {
@@ -153,10 +122,64 @@ func (e Enrolment) ByToken(text string, request []byte) (*ClientKey, error) {
 	return &ClientKey{way: ByToken, client: c.Subject, token: c.ID, spki: spki, until: until, at: e.At}, nil
 }
 
+// Token verifies a one-time token alone, and makes nothing of it: for whoever only passes tokens on, and keeps from the appliance what is none.
+func (e Enrolment) Token(text string) error {
+	_, _, err := e.token(text, true)
+	return err
+}
+
+// Shape is Token without the signature: what it refuses can't be a token, and what it takes is not known to be one.
+func (e Enrolment) Shape(text string) error {
+	_, _, err := e.token(text, false)
+	return err
+}
+
+func (e Enrolment) token(text string, signed bool) (c tokenClaims, until time.Time, _ error) {
+	if len(text) > MaxToken {
+		return c, until, refuse("token_malformed", "the token is larger than 4 KiB")
+	}
+	t, ok := split(text)
+	if !ok {
+		return c, until, refuse("token_malformed", "the token is not a compact JWS")
+	}
+	var h tokenHeader
+	if strict.JSON(t.header, claimLimits, &h) != nil || h.Typ != TokenType {
+		return c, until, refuse("token_malformed", "the token's header is not that of a one-time token")
+	}
+	t.alg = h.Alg
+	i := slices.IndexFunc(e.Keys, func(k TokenKey) bool { return k.ID == h.Kid })
+	if i < 0 {
+		return c, until, refuse("token_foreign", "no key of this appliance signed the token")
+	}
+	if signed && !signedByKey(&t, e.Keys[i].SPKI) {
+		return c, until, refuse("token_signature", "the token's signature does not verify")
+	}
+	if strict.JSON(t.payload, claimLimits, &c) != nil {
+		return c, until, refuse("token_malformed", "the token's claims are not those of a one-time token")
+	}
+	id, idOK := decode64(c.ID)
+	from, fromOK := instant(c.NotBefore)
+	until, untilOK := instant(c.Expires)
+	switch {
+	case !fromOK || !untilOK || !idOK || len(id) != 16 || c.Subject == "":
+		return c, until, refuse("token_malformed", "the token's claims are not those of a one-time token")
+	case e.Issuer == "" || e.Audience == "" || c.Issuer != e.Issuer || c.Audience != e.Audience:
+		return c, until, refuse("token_foreign", "the token is for another registration authority")
+	case e.At.Before(from) || !e.At.Before(until):
+		return c, until, refuse("token_expired", "the token is not valid now: ask for another one")
+	}
+	return c, until, nil
+}
+
+func signedByKey(t *token, spki []byte) bool {
+	key, err := x509.ParsePKIXPublicKey(spki)
+	return err == nil && t.signedBy(key)
+}
+
 // Renewing takes the word of whoever asks for the renewal of a certificate: it proves nothing, and so is good for nothing but a certificate for
 // the very key that is registered, which is of use to nobody who does not hold that key.
 func Renewing(spki []byte, at time.Time) (*ClientKey, error) {
-	if err := publicKey(spki); err != nil {
+	if _, err := publicKey(spki); err != nil {
 		return nil, err
 	}
 	return &ClientKey{way: ByRenewal, spki: bytes.Clone(spki), at: at}, nil
@@ -239,42 +262,42 @@ func Requested(der []byte) (spki []byte, _ error) {
 	if rest, err := asn1.Unmarshal(r.Info.FullBytes, &info); err != nil || len(rest) > 0 || info.Version != 0 {
 		return nil, refuse("request_malformed", "the certificate request is not one of version 1")
 	}
-	if err := publicKey(info.Key.FullBytes); err != nil {
+	key, err := publicKey(info.Key.FullBytes)
+	if err != nil {
 		return nil, err
 	}
-	key, err := x509.ParsePKIXPublicKey(info.Key.FullBytes)
-	if err != nil || !possessed(key, r.Algorithm.FullBytes, r.Info.FullBytes, r.Signature.RightAlign()) {
+	if !possessed(key, r.Algorithm.FullBytes, r.Info.FullBytes, r.Signature.RightAlign()) {
 		return nil, refuse("request_signature", "the certificate request is not signed by its own key")
 	}
 	return bytes.Clone(info.Key.FullBytes), nil
 }
 
 // publicKey refuses keys that no client has: P-256, P-384 and Ed25519 are taken, each in its one encoding.
-func publicKey(spki []byte) error {
+func publicKey(spki []byte) (crypto.PublicKey, error) {
 	bad := refuse("client_key", "the key is none of P-256, P-384 and Ed25519, in DER")
 	if len(spki) > 256 {
-		return bad
+		return nil, bad
 	}
 	key, err := x509.ParsePKIXPublicKey(spki)
 	if err != nil {
-		return bad
+		return nil, bad
 	}
 	switch k := key.(type) {
 	case *ecdsa.PublicKey:
 		if k.Curve != elliptic.P256() && k.Curve != elliptic.P384() {
-			return bad
+			return nil, bad
 		}
 	case ed25519.PublicKey:
 		if !edPoint(k) {
-			return bad
+			return nil, bad
 		}
 	default:
-		return bad
+		return nil, bad
 	}
 	if again, err := x509.MarshalPKIXPublicKey(key); err != nil || !bytes.Equal(again, spki) {
-		return bad
+		return nil, bad
 	}
-	return nil
+	return key, nil
 }
 
 // possessed verifies the request's signature with the one algorithm of the key's kind.

@@ -1,14 +1,11 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -31,13 +28,13 @@ import (
 	cas "github.com/smallstep/certificates/cas/apiv1"
 	"github.com/smallstep/certificates/db"
 	"github.com/smallstep/certificates/errs"
-	"go.step.sm/crypto/jose"
 
 	"sealkeeper/client"
 	"sealkeeper/contract"
 )
 
-// ra is smallstep's authority with the appliance in the place of its keys.
+// ra is smallstep's authority with the appliance in the place of its keys and of its database. Enrolment it does itself: the authority would verify token
+// and request, remember tokens and make a certificate from a template, of which the appliance believes nothing and does all again.
 type ra struct {
 	url       string
 	appliance *client.Client
@@ -46,19 +43,23 @@ type ra struct {
 	log       *slog.Logger
 	tls       atomic.Pointer[tls.Certificate]
 
-	mu     sync.Mutex
-	tokens map[[32]byte]string // by SHA-256 of the certificate request, while its /sign is under way
+	enrolling atomic.Pointer[enrolling]
+	following sync.Mutex   // one question about new token keys at a time
+	wary      atomic.Int64 // until when, in unix ns, tokens' signatures are verified here
 }
 
 // callTimeout bounds what the appliance is asked: the authority's interface gives no context.
 const callTimeout = 15 * time.Second
 
-func newAuthority(ctx context.Context, appliance *client.Client, database string, log *slog.Logger) (*ra, error) {
+func newAuthority(ctx context.Context, appliance *client.Client, log *slog.Logger) (*ra, error) {
 	asked, err := appliance.Enrolling(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("asking the appliance what it enrols by: %w", err)
 	}
-	r := &ra{url: asked.URL, appliance: appliance, log: log, tokens: map[[32]byte]string{}}
+	r := &ra{url: asked.URL, appliance: appliance, log: log}
+	if err := r.learn(asked); err != nil {
+		return nil, err
+	}
 	block, _ := pem.Decode([]byte(asked.Root))
 	if block == nil {
 		return nil, errors.New("the appliance named no root")
@@ -70,16 +71,8 @@ func newAuthority(ctx context.Context, appliance *client.Client, database string
 	if err != nil {
 		return nil, err
 	}
-	c := &config.Config{Address: u.Host, DNSNames: []string{u.Hostname()}, CommonName: u.Hostname(), DB: &db.Config{Type: "bbolt", DataSource: database},
-		AuthorityConfig: &config.AuthConfig{Provisioners: provisioner.List{}}}
-	for _, k := range asked.Keys {
-		var jwk jose.JSONWebKey
-		if err := json.Unmarshal(k, &jwk); err != nil {
-			return nil, fmt.Errorf("a token key: %w", err)
-		}
-		c.AuthorityConfig.Provisioners = append(c.AuthorityConfig.Provisioners, &provisioner.JWK{Type: "JWK", Name: asked.Issuer, Key: &jwk})
-	}
-	if r.step, err = authority.NewEmbedded(authority.WithConfig(c), authority.WithX509CAService(r), authority.WithX509RootCerts(r.root), authority.WithQuietInit()); err != nil {
+	c := &config.Config{Address: u.Host, DNSNames: []string{u.Hostname()}, CommonName: u.Hostname(), AuthorityConfig: &config.AuthConfig{Provisioners: provisioner.List{}}}
+	if r.step, err = authority.NewEmbedded(authority.WithConfig(c), authority.WithX509CAService(r), authority.WithDatabase(nothing{}), authority.WithX509RootCerts(r.root), authority.WithQuietInit()); err != nil {
 		return nil, err
 	}
 	return r, r.renewServer()
@@ -138,13 +131,14 @@ func (r *ra) server() *http.Server {
 	router := chi.NewRouter()
 	router.Use(func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-			q.Body = http.MaxBytesReader(w, q.Body, 64<<10)
+			q.Body = http.MaxBytesReader(w, q.Body, maxBody)
 			next.ServeHTTP(w, q.WithContext(authority.NewContext(q.Context(), r.step)))
 		})
-	}, r.withToken)
-	router.Route("/1.0", func(x chi.Router) { api.Route(x) })
-	router.Post("/sealkeeper/rekey", r.rekey)
+	})
+	router.Route("/1.0", func(x chi.Router) { api.Route(x); x.Post("/sign", r.sign) })
 	api.Route(router)
+	router.Post("/sign", r.sign)
+	router.Post("/sealkeeper/rekey", r.rekey)
 	roots := x509.NewCertPool()
 	roots.AddCert(r.root)
 	return &http.Server{Handler: router, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute,
@@ -153,73 +147,21 @@ func (r *ra) server() *http.Server {
 			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return r.tls.Load(), nil }}}
 }
 
-// withToken keeps the token of a /sign beside its certificate request: the authority verifies it and does not pass it on, and the appliance
-// wants to verify it itself.
-func (r *ra) withToken(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		if q.Method != http.MethodPost || strings.TrimPrefix(q.URL.Path, "/1.0") != "/sign" {
-			next.ServeHTTP(w, q)
-			return
-		}
-		body, err := io.ReadAll(q.Body)
-		if err != nil {
-			http.Error(w, `{"status":413,"message":"the request is too large"}`, http.StatusRequestEntityTooLarge)
-			return
-		}
-		q.Body = io.NopCloser(bytes.NewReader(body))
-		var asked struct {
-			CSR string `json:"csr"`
-			OTT string `json:"ott"`
-		}
-		if json.Unmarshal(body, &asked) == nil {
-			if block, _ := pem.Decode([]byte(asked.CSR)); block != nil && asked.OTT != "" {
-				name := sha256.Sum256(block.Bytes)
-				if !r.hold(name, asked.OTT) {
-					http.Error(w, `{"status":409,"message":"this certificate request is under way"}`, http.StatusConflict)
-					return
-				}
-				defer r.drop(name)
-			}
-		}
-		next.ServeHTTP(w, q)
-	})
-}
-
-func (r *ra) hold(name [32]byte, token string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if _, held := r.tokens[name]; held {
-		return false
-	}
-	r.tokens[name] = token
-	return true
-}
-
-func (r *ra) drop(name [32]byte) { r.mu.Lock(); defer r.mu.Unlock(); delete(r.tokens, name) }
-
-func (r *ra) held(csr []byte) string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.tokens[sha256.Sum256(csr)]
-}
-
 func (r *ra) call() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), callTimeout)
 }
 
 var b64 = base64.RawURLEncoding
 
-// CreateCertificate has the appliance certify: its template is not sent, and would not be read.
+// CreateCertificate has the appliance certify the registration authority's own server; nobody else gets a certificate here. The template is not sent, and
+// would not be read.
 func (r *ra) CreateCertificate(q *cas.CreateCertificateRequest) (*cas.CreateCertificateResponse, error) {
+	if !q.IsCAServerCert {
+		return nil, errs.Forbidden("clients enrol by one-time token")
+	}
 	ctx, cancel := r.call()
 	defer cancel()
-	var a contract.CertificateAnswer
-	var err error
-	if q.IsCAServerCert {
-		a, err = r.appliance.ServerCertificate(ctx, contract.ServerRequest{CSR: b64.EncodeToString(q.CSR.Raw)})
-	} else {
-		a, err = r.appliance.Register(ctx, contract.RegisterRequest{Token: r.held(q.CSR.Raw), CSR: b64.EncodeToString(q.CSR.Raw)})
-	}
+	a, err := r.appliance.ServerCertificate(ctx, contract.ServerRequest{CSR: b64.EncodeToString(q.CSR.Raw)})
 	cert, chain, err := answer(a, err)
 	if err != nil {
 		return nil, err
@@ -268,38 +210,6 @@ func (r *ra) RevokeCertificate(q *cas.RevokeCertificateRequest) (*cas.RevokeCert
 	return &cas.RevokeCertificateResponse{Certificate: q.Certificate}, nil
 }
 
-// rekey carries a statement by which a client changes its key.
-func (r *ra) rekey(w http.ResponseWriter, q *http.Request) {
-	w.Header().Set("Content-Type", "application/json")
-	var asked contract.RekeyRequest
-	if err := json.NewDecoder(q.Body).Decode(&asked); err != nil {
-		http.Error(w, `{"status":400,"message":"this is no request for another key"}`, http.StatusBadRequest)
-		return
-	}
-	a, err := r.appliance.RekeyClient(q.Context(), asked)
-	cert, chain, err := answer(a, err)
-	if err != nil {
-		status := http.StatusInternalServerError
-		var s interface{ StatusCode() int }
-		if errors.As(err, &s) {
-			status = s.StatusCode()
-		}
-		w.WriteHeader(status)
-		_ = json.NewEncoder(w).Encode(map[string]any{"status": status, "message": err.Error()})
-		return
-	}
-	all := []string{text(cert)}
-	for _, c := range chain {
-		all = append(all, text(c))
-	}
-	w.WriteHeader(http.StatusCreated)
-	_ = json.NewEncoder(w).Encode(map[string]any{"crt": all[0], "certChain": all})
-}
-
-func text(c *x509.Certificate) string {
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
-}
-
 func answer(a contract.CertificateAnswer, err error) (*x509.Certificate, []*x509.Certificate, error) {
 	if err != nil {
 		return nil, nil, refusal(err)
@@ -324,13 +234,19 @@ func answer(a contract.CertificateAnswer, err error) (*x509.Certificate, []*x509
 
 // refusal passes on what the appliance said, with a status that `step` understands.
 func refusal(err error) error {
-	var p *client.Problem
-	if !errors.As(err, &p) {
-		return errs.New(http.StatusServiceUnavailable, "the appliance can't be reached: try again later")
-	}
-	status := http.StatusForbidden
-	if p.Status == http.StatusServiceUnavailable || p.Status == http.StatusTooManyRequests {
-		status = http.StatusServiceUnavailable
-	}
-	return errs.New(status, "%s: %s", p.Code, p.Detail)
+	status, text := said(err)
+	return errs.New(status, "%s", text)
 }
+
+// nothing is the authority's database: what there is to know about tokens, certificates and revocations, the appliance knows.
+type nothing struct{}
+
+func (nothing) IsRevoked(string) (bool, error)                   { return false, nil }
+func (nothing) IsSSHRevoked(string) (bool, error)                { return false, db.ErrNotImplemented }
+func (nothing) Revoke(*db.RevokedCertificateInfo) error          { return nil }
+func (nothing) RevokeSSH(*db.RevokedCertificateInfo) error       { return db.ErrNotImplemented }
+func (nothing) GetCertificate(string) (*x509.Certificate, error) { return nil, db.ErrNotImplemented }
+func (nothing) UseToken(string, string) (bool, error)            { return false, db.ErrNotImplemented }
+func (nothing) IsSSHHost(string) (bool, error)                   { return false, db.ErrNotImplemented }
+func (nothing) GetSSHHostPrincipals() ([]string, error)          { return nil, db.ErrNotImplemented }
+func (nothing) Shutdown() error                                  { return nil }

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -24,13 +25,15 @@ func main() {
 	flag.StringVar(&o.appliance, "appliance", "", "https://host:port of the appliance's issuance listener")
 	flag.StringVar(&o.identity, "identity", "", "directory of its own key.pem, cert.pem and ca.pem, of role ra")
 	flag.StringVar(&o.listen, "listen", ":9443", "address to listen on")
-	flag.StringVar(&o.database, "database", "", "file of its database: which certificates it saw, and which were revoked")
 	flag.Parse()
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400) // its heap is small, and nearly all of it is the authority's, which stays: a collection walks all of that
+	}
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if o.appliance == "" || o.identity == "" || o.database == "" || flag.NArg() > 0 {
-		fmt.Fprintln(os.Stderr, "usage: sealkeeper-ra --appliance https://host:port --identity DIR --database FILE [--listen ADDRESS]")
+	if o.appliance == "" || o.identity == "" || flag.NArg() > 0 {
+		fmt.Fprintln(os.Stderr, "usage: sealkeeper-ra --appliance https://host:port --identity DIR [--listen ADDRESS]")
 		os.Exit(2)
 	}
 	if err := run(ctx, o, log); err != nil {
@@ -39,7 +42,7 @@ func main() {
 	}
 }
 
-type options struct{ appliance, identity, listen, database string }
+type options struct{ appliance, identity, listen string }
 
 func run(ctx context.Context, o options, log *slog.Logger) error {
 	id, err := client.LoadIdentity(o.identity, "")
@@ -51,7 +54,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 		return err
 	}
 	defer appliance.Close()
-	ra, err := newAuthority(ctx, appliance, o.database, log)
+	ra, err := newAuthority(ctx, appliance, log)
 	if err != nil {
 		return err
 	}

@@ -158,7 +158,7 @@ func (o *office) serve(binary string) {
 	o.t.Helper()
 	u, err := url.Parse(o.ra)
 	must(o.t, err)
-	c := exec.Command(binary, "--appliance", fmt.Sprintf("https://127.0.0.1:%d", o.Ports[0]), "--identity", filepath.Join(o.Dir, "clients", "ra-1"), "--listen", u.Host, "--database", filepath.Join(o.Dir, "ra.db"))
+	c := exec.Command(binary, "--appliance", fmt.Sprintf("https://127.0.0.1:%d", o.Ports[0]), "--identity", filepath.Join(o.Dir, "clients", "ra-1"), "--listen", u.Host)
 	var log bytes.Buffer
 	c.Stdout, c.Stderr = &log, &log
 	must(o.t, c.Start())
