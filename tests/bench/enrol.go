@@ -201,7 +201,7 @@ func (b *bench) ours(ctx context.Context, clients []string) (a *authority, g *bo
 		return nil, nil, nil, err
 	}
 	ra := exec.Command(filepath.Join(b.bin, "sealkeeper-ra"), "--appliance", fmt.Sprintf("https://127.0.0.1:%d", g.ports[0]), "--identity", filepath.Join(dir, "clients", "ra-1"),
-		"--listen", fmt.Sprintf("127.0.0.1:%d", a.port), "--database", filepath.Join(dir, "ra.db"))
+		"--listen", fmt.Sprintf("127.0.0.1:%d", a.port))
 	end, err := serving(ctx, dir, a.port, ra)
 	if err != nil {
 		return nil, nil, nil, err
@@ -348,7 +348,9 @@ func (b *bench) enrol(ctx context.Context) error {
 	var of [2][]result
 	var verify, hsm []float64
 	for round, ids := range clients {
-		for i, a := range []*authority{ours, theirs} {
+		for i := range 2 {
+			i ^= round & 1 // in turns, so that neither always comes after the floors
+			a := []*authority{ours, theirs}[i]
 			r, err := a.enrol(ctx, ids)
 			if err != nil {
 				return fmt.Errorf("enrolling at %s: %w", a.name, err)

@@ -100,7 +100,7 @@ type size struct {
 }
 
 var (
-	full  = size{3, map[int]int{1: 800, 8: 2500, 32: 5000, 64: 6000}, 200, 3, 60000, 5 * time.Second, 5, 1500}
+	full  = size{3, map[int]int{1: 800, 8: 2500, 32: 5000, 64: 6000}, 200, 3, 60000, 5 * time.Second, 9, 1000}
 	short = size{1, map[int]int{1: 300, 8: 1000, 32: 2000, 64: 4000}, 40, 1, 20000, 2 * time.Second, 1, 800}
 )
 
