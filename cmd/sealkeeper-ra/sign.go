@@ -93,8 +93,8 @@ func (e *enrolling) verify(token string, signature bool) error {
 	return v.Shape(token)
 }
 
-// body reads a request, within bounds, strictly; it answers itself if that is none.
-func body(w http.ResponseWriter, q *http.Request, v any) bool {
+// read reads a request, within bounds; it answers itself if that can't be.
+func read(w http.ResponseWriter, q *http.Request) ([]byte, bool) {
 	b, err := io.ReadAll(q.Body)
 	var large *http.MaxBytesError
 	switch {
@@ -102,17 +102,14 @@ func body(w http.ResponseWriter, q *http.Request, v any) bool {
 		refuse(w, http.StatusRequestEntityTooLarge, "ra.too_large: the request has more than 64 KiB")
 	case err != nil:
 		refuse(w, http.StatusBadRequest, "ra.malformed: the request ended too early")
-	default:
-		if err = strict.JSON(b, strict.Limits{Bytes: maxBody, Depth: maxDepth}, v); err == nil {
-			return true
-		}
-		refuse(w, http.StatusBadRequest, "ra.malformed: the request is not the JSON that is asked for here")
 	}
-	return false
+	return b, err == nil
 }
 
-// sign is where clients enrol. Of the request's form `step` decides: lives and templates that it may ask for are not read.
-func (r *ra) sign(w http.ResponseWriter, q *http.Request) {
+var limits = strict.Limits{Bytes: maxBody, Depth: maxDepth}
+
+// signing takes a request of enrolment apart: the certificate request in DER, and the token. Lives and templates that `step` may ask for are not read.
+func signing(body []byte) (csr []byte, token string, err error) {
 	var asked struct {
 		CSR       string          `json:"csr"`
 		OTT       string          `json:"ott"`
@@ -120,22 +117,35 @@ func (r *ra) sign(w http.ResponseWriter, q *http.Request) {
 		NotBefore json.RawMessage `json:"notBefore"`
 		Template  json.RawMessage `json:"templateData"`
 	}
-	if !body(w, q, &asked) {
-		return
+	if strict.JSON(body, limits, &asked) != nil {
+		return nil, "", errors.New("ra.malformed: the request is not the JSON that is asked for here")
 	}
 	block, rest := pem.Decode([]byte(asked.CSR))
 	if block == nil || len(rest) > 0 || (block.Type != "CERTIFICATE REQUEST" && block.Type != "NEW CERTIFICATE REQUEST") || len(block.Bytes) > evidence.MaxRequest {
-		refuse(w, http.StatusBadRequest, "ra.malformed: csr is not one certificate request in PEM, of 16 KiB at most")
+		return nil, "", errors.New("ra.malformed: csr is not one certificate request in PEM, of 16 KiB at most")
+	}
+	return block.Bytes, asked.OTT, nil
+}
+
+// sign is where clients enrol.
+func (r *ra) sign(w http.ResponseWriter, q *http.Request) {
+	body, ok := read(w, q)
+	if !ok {
+		return
+	}
+	csr, token, err := signing(body)
+	if err != nil {
+		refuse(w, http.StatusBadRequest, err.Error())
 		return
 	}
 	ctx, cancel := r.call() // what is begun is ended, whether or not somebody waits for it
 	defer cancel()
-	if err := r.known(ctx, asked.OTT); err != nil {
+	if err := r.known(ctx, token); err != nil {
 		refuse(w, http.StatusUnauthorized, err.Error())
 		return
 	}
 	r.certified(w, func() (contract.CertificateAnswer, error) {
-		a, err := r.appliance.Register(ctx, contract.RegisterRequest{Token: asked.OTT, CSR: b64.EncodeToString(block.Bytes)})
+		a, err := r.appliance.Register(ctx, contract.RegisterRequest{Token: token, CSR: b64.EncodeToString(csr)})
 		if client.Code(err) == "evidence.token_signature" {
 			r.log.Warn("somebody sends forged tokens: they are verified here for a while", "from", q.RemoteAddr)
 			r.wary.Store(time.Now().Add(waryFor).UnixNano())
@@ -146,8 +156,13 @@ func (r *ra) sign(w http.ResponseWriter, q *http.Request) {
 
 // rekey carries a statement by which a client changes its key.
 func (r *ra) rekey(w http.ResponseWriter, q *http.Request) {
+	body, ok := read(w, q)
+	if !ok {
+		return
+	}
 	var asked contract.RekeyRequest
-	if !body(w, q, &asked) {
+	if strict.JSON(body, limits, &asked) != nil {
+		refuse(w, http.StatusBadRequest, "ra.malformed: this is no request for another key")
 		return
 	}
 	ctx, cancel := r.call() // what is begun is ended, whether or not somebody waits for it
