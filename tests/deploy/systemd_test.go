@@ -17,6 +17,8 @@ import (
 const (
 	units  = "../../deploy/systemd"
 	daemon = "sealkeeperd.service"
+
+	authority = "sealkeeper-ra.service"
 )
 
 func analyze(t *testing.T) string {
@@ -34,7 +36,7 @@ func analyze(t *testing.T) string {
 func TestUnitExposure(t *testing.T) {
 	const most = 1.1
 	tool := analyze(t)
-	for _, unit := range []string{daemon, "sealkeeper-fsck.service"} {
+	for _, unit := range []string{daemon, "sealkeeper-fsck.service", authority} {
 		out, err := exec.Command(tool, "security", "--offline=true", "--no-pager", filepath.Join(units, unit)).CombinedOutput()
 		m := regexp.MustCompile(`Overall exposure level for ` + regexp.QuoteMeta(unit) + `: ([0-9.]+)`).FindSubmatch(out)
 		if m == nil {
@@ -55,7 +57,7 @@ func TestUnitsAreUnderstood(t *testing.T) {
 		t.Fatal(err)
 	}
 	names, err := filepath.Glob(filepath.Join(units, "*.*"))
-	if err != nil || len(names) < 7 {
+	if err != nil || len(names) < 8 {
 		t.Fatal(names, err)
 	}
 	args := []string{"verify", "--man=no"}
@@ -65,7 +67,7 @@ func TestUnitsAreUnderstood(t *testing.T) {
 			t.Fatal(err)
 		}
 		to := filepath.Join(dir, filepath.Base(name))
-		if err := os.WriteFile(to, regexp.MustCompile(`/usr/bin/seal(keeperd|ctl)`).ReplaceAll(b, []byte(program)), 0o644); err != nil {
+		if err := os.WriteFile(to, regexp.MustCompile(`/usr/bin/(sealkeeperd|sealctl|sealkeeper-ra)`).ReplaceAll(b, []byte(program)), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		args = append(args, to)
@@ -140,4 +142,30 @@ func TestUnitFitsTheDaemon(t *testing.T) {
 	one(t, daemon, "WatchdogSec")
 	one(t, daemon, "TasksMax")
 	one(t, daemon, "MemoryMax")
+}
+
+// The registration authority is another machine's: its unit leans on none of the daemon's, may write its own identity alone, and is started for as long as the
+// appliance does not answer.
+func TestUnitOfTheRegistrationAuthority(t *testing.T) {
+	for key, want := range map[string]string{"User": "sealkeeper-ra", "StateDirectory": "sealkeeper-ra", "StartLimitIntervalSec": "0", "Restart": "on-failure", "ProtectSystem": "strict"} {
+		if got := one(t, authority, key); got != want {
+			t.Errorf("%s=%s, want %s", key, got, want)
+		}
+	}
+	if len(all(t, authority, "ReadWritePaths")) > 0 || len(all(t, authority, "LoadCredentialEncrypted")) > 0 {
+		t.Error("it has more to write than its identity, or secrets of the daemon's")
+	}
+	flags := regexp.MustCompile(`--[a-z]+`).FindAllString(one(t, authority, "ExecStart"), -1)
+	source, err := os.ReadFile("../../cmd/sealkeeper-ra/main.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range flags {
+		if !strings.Contains(string(source), `"`+strings.TrimPrefix(f, "--")+`"`) {
+			t.Errorf("the program has no %s", f)
+		}
+	}
+	if !strings.Contains(one(t, authority, "ExecStart"), " --identity /var/lib/"+one(t, authority, "StateDirectory")+"/") || len(flags) != 3 {
+		t.Errorf("its identity lies elsewhere than its state: %q", flags)
+	}
 }
