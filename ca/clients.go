@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -252,12 +253,17 @@ func (a *Authority) RenewClient(ctx context.Context, c Caller, r contract.RenewC
 	})
 }
 
-// RekeyClient certifies another key of a client, for which the registered one signed.
+// RekeyClient certifies another key of a client, for which the registered one signed. Who comes with the registered key itself had a change of key whose
+// answer was lost, and gets what a renewal of it is: its old key can't sign for anything any more.
 func (a *Authority) RekeyClient(ctx context.Context, c Caller, r contract.RekeyRequest) (contract.CertificateAnswer, error) {
 	return a.certifyEnrolled(ctx, c, "rekey", func(now time.Time) (*evidence.ClientKey, string, error) {
 		var registered []byte
 		if e, ok := a.o.Ledger.Client(r.Client); ok {
 			registered = e.Key
+		}
+		if spki, err := evidence.Requested(binary(r.CSR)); err == nil && bytes.Equal(spki, registered) {
+			k, err := evidence.Renewing(spki, now)
+			return k, r.Client, err
 		}
 		k, err := evidence.Rekeying(r.Client, registered, r.Statement, binary(r.CSR), a.o.RA.rekeying(), now)
 		return k, r.Client, err

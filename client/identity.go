@@ -155,8 +155,11 @@ func (i *Identity) Run(ctx context.Context, failed func(error)) {
 	}
 }
 
-// Renew gets another certificate for the same key.
+// Renew gets another certificate for the same key; if a change of key was begun whose answer was lost, it ends that instead.
 func (i *Identity) Renew(ctx context.Context) error {
+	if _, err := os.Stat(filepath.Join(i.dir, "next-key.pem")); err == nil {
+		return i.Rekey(ctx)
+	}
 	now := i.now.Load()
 	body, err := i.ask(ctx, &now.certificate, "/1.0/renew", nil)
 	if err != nil {

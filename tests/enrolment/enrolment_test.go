@@ -14,7 +14,9 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -258,7 +260,23 @@ func TestOwnClientRenewsItself(t *testing.T) {
 	file := func(name string) string { return filepath.Join(dir, name) }
 	old, err := os.ReadFile(file("key.pem"))
 	must(t, err)
+	was, err := os.ReadFile(file("cert.pem"))
+	must(t, err)
 	must(t, id.Rekey(ctx))
+	// As an answer that was lost leaves it: the next key is registered, and the client does not know.
+	behind := t.TempDir()
+	for name, from := range map[string]string{"next-key.pem": file("key.pem"), "ca.pem": file("ca.pem")} {
+		b, err := os.ReadFile(from)
+		must(t, err)
+		must(t, os.WriteFile(filepath.Join(behind, name), b, 0o600))
+	}
+	must(t, os.WriteFile(filepath.Join(behind, "key.pem"), old, 0o600))
+	must(t, os.WriteFile(filepath.Join(behind, "cert.pem"), was, 0o600))
+	unaware, err := client.LoadIdentity(behind, o.ra)
+	must(t, err)
+	if err := unaware.Renew(ctx); err != nil || !id.Certificate().Leaf.PublicKey.(*ecdsa.PublicKey).Equal(unaware.Certificate().Leaf.PublicKey) {
+		t.Errorf("after a change of key whose answer was lost: %v", err)
+	}
 	if before.Equal(id.Certificate().Leaf.PublicKey) {
 		t.Error("the key did not change")
 	}
@@ -276,6 +294,32 @@ func TestOwnClientRenewsItself(t *testing.T) {
 	o.decide(officer.ClientRevoke, &officer.Dismiss{Clients: []string{"office-2"}, Reason: "the office is closed"})
 	if _, err := c.WhoAmI(ctx); client.Code(err) != "client.revoked" {
 		t.Errorf("the next request of a revoked client: %v", err)
+	}
+	o.listed(id.Certificate().Leaf)
+}
+
+// listed waits until the client CA's list that a certificate points to names it: at once, and not when somebody looks next.
+func (o *office) listed(c *x509.Certificate) {
+	o.t.Helper()
+	began := time.Now()
+	path := "/crl/" + c.CRLDistributionPoints[0][strings.LastIndexByte(c.CRLDistributionPoints[0], '/')+1:]
+	for {
+		r, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d%s", o.Ports[1], path))
+		must(o.t, err)
+		der, err := io.ReadAll(r.Body)
+		r.Body.Close()
+		must(o.t, err)
+		list, err := x509.ParseRevocationList(der)
+		must(o.t, err)
+		for _, e := range list.RevokedCertificateEntries {
+			if e.SerialNumber.Cmp(c.SerialNumber) == 0 {
+				return
+			}
+		}
+		if time.Since(began) > 5*time.Second {
+			o.t.Fatalf("%s does not name a certificate that was revoked %s ago", path, time.Since(began))
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
 }
 

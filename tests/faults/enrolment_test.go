@@ -162,6 +162,46 @@ func TestEnrolmentSurvivesEveryCrash(t *testing.T) {
 		t.Errorf("a renewal for another key: %v", err)
 	}
 
+	// Another key: until it is registered the old one is the client's, and from then on the new one, whoever died meanwhile. The change is repeated with the same
+	// key, since what was lost may be the answer alone.
+	first, next := newClientKey(t), newClientKey(t)
+	if _, err := register(token("crash-2"), first); err != nil {
+		t.Fatal(err)
+	}
+	changing := func(by, to key) contract.RekeyRequest {
+		spki, err := base64.RawURLEncoding.DecodeString(to.spki)
+		must(t, err)
+		statement, err := client.Rekeying(by.PrivateKey, "crash-2", "https://ra.example:9443/sealkeeper/rekey", spki, time.Now())
+		must(t, err)
+		return contract.RekeyRequest{Client: "crash-2", Statement: statement, CSR: to.csr}
+	}
+	owner := func(when string, its, other key) {
+		t.Helper()
+		if _, err := b.As("ra-1").RenewClient(t.Context(), contract.RenewClientRequest{Client: "crash-2", Key: other.spki}); client.Code(err) != "enrolment.other_key" {
+			t.Errorf("%s: a renewal for the other key: %v", when, err)
+		}
+		if _, err := b.As("ra-1").RekeyClient(t.Context(), changing(other, thief)); client.Code(err) != "evidence.rekey_signature" {
+			t.Errorf("%s: the other key signs for a third: %v", when, err)
+		}
+		if _, err := b.As("ra-1").RenewClient(t.Context(), contract.RenewClientRequest{Client: "crash-2", Key: its.spki}); err != nil {
+			t.Errorf("%s: a renewal for its key: %v", when, err)
+		}
+	}
+	change := func() { lost("ra-1", "/v1/ra/rekeys", changing(first, next))() }
+	b.crash("ledger.reserve.cert.before-commit", change)
+	restart()
+	owner("a change that was not committed", first, next)
+	b.crash("ledger.reserve.cert.after-commit", change)
+	restart()
+	owner("a change that was committed, and nothing signed", next, first)
+	b.crash("ledger.settle.cert.before-commit", change)
+	b.crash("ledger.settle.cert.after-commit", change)
+	restart()
+	if got, err := b.As("ra-1").RekeyClient(t.Context(), changing(first, next)); err != nil || got.Certificate == "" {
+		t.Errorf("the change again, whose answers were lost: %v", err)
+	}
+	owner("after the change", next, first)
+
 	// By its own word, and by officers.
 	retire := contract.RetireRequest{Serial: serial(t, got.Certificate), Reason: "moved"}
 	retiring := lost("ra-1", "/v1/ra/revocations", retire)
