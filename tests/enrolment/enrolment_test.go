@@ -53,7 +53,29 @@ type office struct {
 
 func open(t testing.TB) *office {
 	t.Helper()
-	o := &office{Appliance: appliance.Install(t), t: t, keys: map[string]ed25519.PrivateKey{}}
+	keys := map[string]ed25519.PrivateKey{}
+	var people []map[string]string
+	for _, id := range []string{"kim", "lee"} {
+		public, private, err := ed25519.GenerateKey(rand.Reader)
+		must(t, err)
+		der, err := x509.MarshalPKIXPublicKey(public)
+		must(t, err)
+		keys[id] = private
+		people = append(people, person(id, base64.StdEncoding.EncodeToString(der)))
+	}
+	o := founded(t, people)
+	o.keys = keys
+	return o
+}
+
+func person(id, key string) map[string]string {
+	return map[string]string{"id": id, "name": id, "role": "officer", "key": key}
+}
+
+// founded is open with officers whose keys are elsewhere.
+func founded(t testing.TB, people []map[string]string) *office {
+	t.Helper()
+	o := &office{Appliance: appliance.Install(t), t: t}
 	ports, err := port.Free(1)
 	must(t, err)
 	o.ra = fmt.Sprintf("https://127.0.0.1:%d", ports[0])
@@ -67,15 +89,6 @@ func open(t testing.TB) *office {
 	conf, err := os.ReadFile(filepath.Join(o.Dir, "sealkeeper.yaml"))
 	must(t, err)
 	o.Write("sealkeeper.yaml", string(conf)+"ra_url: "+o.ra+"\n")
-	var people []map[string]string
-	for _, id := range []string{"kim", "lee"} {
-		public, private, err := ed25519.GenerateKey(rand.Reader)
-		must(t, err)
-		der, err := x509.MarshalPKIXPublicKey(public)
-		must(t, err)
-		o.keys[id] = private
-		people = append(people, map[string]string{"id": id, "name": id, "role": "officer", "key": base64.StdEncoding.EncodeToString(der)})
-	}
 	registry, err := json.Marshal(map[string]any{"officers": people})
 	must(t, err)
 	o.Write("officers.json", string(registry))
