@@ -279,7 +279,11 @@ func unmet(d policy.Decision, err error) (_ policy.Decision, ok bool) {
 	case budget != "": // another bundle may have a larger one: what it was made of is kept
 		return d.Exhausted(budget, r.Detail()), true
 	}
-	d.Result, d.Code, d.Detail, d.Rules, d.Missing, d.Record = policy.Denied, r.Code(), r.Detail(), []string{policy.RuleEvidence}, nil, nil
+	rule := policy.RuleEvidence
+	if r.Code() == "card.held" {
+		rule = policy.RuleLocks
+	}
+	d.Result, d.Code, d.Detail, d.Rules, d.Missing, d.Record = policy.Denied, r.Code(), r.Detail(), []string{rule}, nil, nil
 	return d, true
 }
 

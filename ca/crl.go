@@ -224,6 +224,7 @@ func (a *Authority) renewCRL(ctx context.Context, ca ledger.Key, name string, no
 			return 0, fmt.Errorf("signing: %w", err)
 		}
 		crashpoint.Here("ca.crl.settled")
+		a.ring.stir() // a root's worker is there for some seconds: what is on its token can be looked at
 		if rec, err = a.o.Ledger.CRL(ctx, name); err != nil || rec == nil || string(rec.DER) != string(der) {
 			return 0, fmt.Errorf("another publisher settled number %d: %w", f.CRL.Number, errors.Join(err))
 		}

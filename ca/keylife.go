@@ -26,7 +26,8 @@ import (
 const (
 	drainFor   = time.Minute // a key that was handed over finishes what was reserved for it
 	keysEvery  = 5 * time.Second
-	overEvery  = time.Hour
+	overEvery  = time.Minute // a token is compared with the registry
+	overRetry  = 10 * time.Second
 	keyRetry   = time.Second
 	makeWithin = time.Minute // of one step that asks an HSM
 )
@@ -38,12 +39,14 @@ type keyring struct {
 	rooted   chan struct{} // something became of a root: whose turn it is to sign revocation lists
 
 	mu       sync.Mutex
-	loaded   map[string]bool   // the workers have it
-	problems map[string]string // why a key does not take its next step
-	orphans  []string          // keys on tokens that the registry does not know
+	loaded   map[string]bool          // the workers have it
+	problems map[string]string        // why a key does not take its next step
+	orphans  map[string][]string      // by token: keys on it that the registry does not know
+	due      map[string]time.Duration // by token: when it is compared with the registry again; of keepKeys alone
 }
 
 func (r *keyring) init(keys []ledger.Key, now time.Time) {
+	r.orphans, r.due = map[string][]string{}, map[string]time.Duration{}
 	r.wake, r.rooted, r.loaded, r.problems = make(chan struct{}, 1), make(chan struct{}, 1), map[string]bool{}, map[string]string{}
 	for _, k := range keys {
 		if !k.Ended() && k.State != ledger.KeyPlanned || k.Finishes(now) { // the workers were started with these
@@ -74,24 +77,39 @@ func (r *keyring) load(ids []string, there bool) {
 }
 
 // strangers are keys on tokens that the registry does not know.
-func (r *keyring) strangers() []string {
+func (r *keyring) strangers() (all []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.Clone(r.orphans)
+	for _, token := range slices.Sorted(maps.Keys(r.orphans)) {
+		all = append(all, r.orphans[token]...)
+	}
+	return all
 }
 
-// lookOver compares what the tokens have with the registry. A key that is planned is known: a crash may have left it there.
+// on is how many of them a token has.
+func (r *keyring) on(token string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.orphans[token])
+}
+
+// lookOver compares what tokens have with the registry, each as often as it is due. One that no worker is ready for is looked at when there is one: the
+// root's only while it is used, which is also when somebody else may have used it. What was found stays until another look. A key that is planned is
+// known: a crash may have left it there.
 func (a *Authority) lookOver(ctx context.Context) {
-	var orphans []string
+	now := a.o.Clock.Elapsed()
 	for _, h := range a.o.Signer.Health() {
-		if h.Wanted == 0 || h.Ready == 0 { // the root's token is only used when there is something to sign
+		if due, looked := a.ring.due[h.Token]; h.Ready == 0 || looked && now < due {
 			continue
 		}
 		ids, err := a.o.Signer.KeysOn(ctx, h.Token)
 		if err != nil {
+			a.ring.due[h.Token] = now + overRetry
 			a.o.Log.Warn("the keys on a token can't be listed", "token", h.Token, "error", err)
-			return
+			continue
 		}
+		a.ring.due[h.Token] = now + overEvery
+		var orphans []string
 		for _, id := range ids {
 			if !slices.ContainsFunc(a.o.Ledger.Keys(), func(k ledger.Key) bool {
 				return k.Token == h.Token && bytes.Equal(k.CKAID, id) && k.State != ledger.KeyDestroyed
@@ -99,13 +117,13 @@ func (a *Authority) lookOver(ctx context.Context) {
 				orphans = append(orphans, fmt.Sprintf("%s %x", h.Token, id))
 			}
 		}
-	}
-	a.ring.mu.Lock()
-	news := !slices.Equal(orphans, a.ring.orphans)
-	a.ring.orphans = orphans
-	a.ring.mu.Unlock()
-	if news && len(orphans) > 0 {
-		a.o.Log.Error("keys on a token that nobody registered", "keys", orphans)
+		a.ring.mu.Lock()
+		news := !slices.Equal(orphans, a.ring.orphans[h.Token])
+		a.ring.orphans[h.Token] = orphans
+		a.ring.mu.Unlock()
+		if news && len(orphans) > 0 {
+			a.o.Log.Error("keys on a token that nobody registered", "token", h.Token, "keys", orphans)
+		}
 	}
 }
 
@@ -160,13 +178,10 @@ func (r *keyring) troubles() map[string]string {
 
 // keepKeys has every key take its next step at its time.
 func (a *Authority) keepKeys(ctx context.Context) {
-	for looked := time.Duration(-1); ; {
+	for {
 		now := a.o.Guard.ForLists()
 		wait := a.stepKeys(ctx, now)
-		if e := a.o.Clock.Elapsed(); looked < 0 || e-looked >= overEvery {
-			looked = e
-			a.lookOver(ctx)
-		}
+		a.lookOver(ctx)
 		if ctx.Err() != nil {
 			return
 		}

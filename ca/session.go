@@ -1,9 +1,12 @@
 package ca
 
 import (
+	"bytes"
 	"context"
+	"crypto/x509"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,6 +32,15 @@ func (a *Authority) newRules(b *policy.Bundle) *rules {
 			t.Authorities[i].Off = true
 		}
 	}
+	t.WalletProviders = slices.DeleteFunc(t.WalletProviders, func(root *x509.Certificate) bool {
+		key := rootKey(root)
+		for _, o := range off {
+			if bytes.Equal(o.Key, key) {
+				return true
+			}
+		}
+		return false
+	})
 	t.Android, t.Apple = b.Phones()
 	return &rules{bundle: b.With(a.enrolled), evidence: evidence.NewVerifier(t)}
 }

@@ -81,6 +81,9 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 			note("worker-restarts", Warning, "look at the log for the reason: hung, died, quarantined or session", "token %s: %d workers were replaced within ten minutes", h.Token, h.Restarts)
 		}
 	}
+	if all := a.ring.strangers(); len(all) > 0 {
+		note("orphan-key", Critical, "find out who used the token; the appliance uses no such key", "%d keys are on tokens that no plan and no ceremony made: %s", len(all), strings.Join(all, ", "))
+	}
 	troubles := a.ring.troubles()
 	s.Orphans = a.ring.strangers()
 	if severity, what := a.clientsEnding(now); severity != "" {
@@ -309,6 +312,7 @@ func (a *Authority) look() {
 		m.WorkersReady.WithLabelValues(h.Token).Set(float64(h.Ready))
 		m.WorkersWanted.WithLabelValues(h.Token).Set(float64(h.Wanted))
 		m.PINRefused.WithLabelValues(h.Token).Set(truth(h.PINRefused))
+		m.OrphanKeys.WithLabelValues(h.Token).Set(float64(a.ring.on(h.Token)))
 		for _, reason := range []string{"hung", "died", "quarantined", "session"} {
 			m.WorkerRestarts.WithLabelValues(h.Token, reason)
 		}

@@ -2,8 +2,12 @@ package ca
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"sealkeeper/contract"
@@ -26,15 +30,20 @@ var adminLocks = []string{"admin_hold", "fraud", "court"}
 func (a *Authority) switchAuthority(ctx context.Context, _ Caller, q *officer.Quorum, x *ledger.Execution) error {
 	p := q.Parameters().(*officer.Switch)
 	_, is := a.o.Ledger.SwitchedOff()[p.Authority]
+	key, known := a.walletKey(p.Wallet())
 	switch {
 	case is == p.Off:
 		return moot("evidence authority %s is switched %s already", p.Authority, map[bool]string{true: "off", false: "on"}[p.Off])
+	case p.Wallet() != "":
+		if p.Off && key == nil {
+			return moot("there is no wallet provider %s: there are %s", p.Wallet(), strings.Join(known, ", "))
+		}
 	case p.Off && !a.rules().evidence.Knows(p.Authority):
 		return moot("the policy bundle has no evidence authority %s", p.Authority)
 	}
 	a.activating.Lock()
 	defer a.activating.Unlock()
-	if err := a.o.Ledger.SwitchAuthority(ctx, p.Authority, p.Off, p.Reason, x); err != nil {
+	if err := a.o.Ledger.SwitchAuthority(ctx, p.Authority, key, p.Off, p.Reason, x); err != nil {
 		return err
 	}
 	a.ruling.Store(a.newRules(a.rules().bundle))
@@ -44,6 +53,32 @@ func (a *Authority) switchAuthority(ctx context.Context, _ Caller, q *officer.Qu
 		a.past.rules[i] = a.newRules(r.bundle)
 	}
 	return nil
+}
+
+// rootKey names the key of a wallet provider's root: whoever has it can certify under any name.
+func rootKey(root *x509.Certificate) []byte {
+	sum := sha256.Sum256(root.RawSubjectPublicKeyInfo)
+	return sum[:]
+}
+
+// walletKey finds a wallet provider's root by the id that the bundle gives it, or, of those in the configuration, which have none, by the first 40
+// hexadecimal digits of its key's SHA-256. nil: there is none; known are those that there are.
+func (a *Authority) walletKey(id string) (key []byte, known []string) {
+	if id == "" {
+		return nil, nil
+	}
+	if root := a.rules().bundle.WalletProvider(id); root != nil {
+		return rootKey(root), nil
+	}
+	for _, root := range a.o.Trust.WalletProviders {
+		sum := rootKey(root)
+		name := hex.EncodeToString(sum[:20])
+		if name == id {
+			return sum, nil
+		}
+		known = append(known, name+" ("+root.Subject.CommonName+")")
+	}
+	return nil, append(known, "those of the policy bundle")
 }
 
 const maxRaise = 31 * day

@@ -364,3 +364,66 @@ func FuzzChargeKeys(f *testing.F) {
 		return err == nil
 	})
 }
+
+// A limit that officers raised holds until its instant, in its own windows alone and through a restart; then the bundle's holds again, and after a day the row is
+// forgotten with a leaf that says so.
+func TestRaisedLimitEndsByItself(t *testing.T) {
+	w := newTown(t)
+	w.limited(noon, 1, 100)
+	person := byte(0)
+	want := func(code string) {
+		t.Helper()
+		person++
+		_, _, err := w.tryReserve(w.request(policy.OpIssue, person, w.phone(), false))
+		if code == "" {
+			must(t, err)
+		} else {
+			refused(t, err, code)
+		}
+	}
+	want("")
+	want("budget.exhausted")
+	until := noon.Add(30 * time.Minute)
+	must(t, w.RaiseBudget(t.Context(), "each-client", WindowHour, Raised{Limit: 2, Until: until, Reason: "a queue"}, w.proposed("budget.raise")))
+	w.again()
+	w.clock.Advance(until.Sub(w.clock.Now()) - time.Second)
+	want("") // the second of the hour, in the last second of the raise
+	want("budget.exhausted")
+	w.clock.Advance(time.Second)
+	for _, at := range []time.Duration{-time.Second, 0} {
+		if got, right := w.Limit("each-client", time.Hour, 1, until.Add(at)), map[bool]uint64{true: 2, false: 1}[at < 0]; got != right {
+			t.Errorf("%s after its end the hour's limit is %d", at, got)
+		}
+	}
+	if w.Limit("other", time.Hour, 1, noon) != 1 || w.Limit("each-client", time.Hour, 9, noon) != 9 {
+		t.Error("a raise is of one budget, and lowers nothing")
+	}
+	want("budget.exhausted")
+	w.clock.Advance(time.Hour)
+	want("")
+	want("budget.exhausted") // one in the hour, as the bundle says
+
+	left := func() (n int) {
+		must(t, w.Audit().Switches(t.Context(), func(name string) error { n++; return nil }))
+		return n
+	}
+	w.clock.Advance(budgetsKept - 2*time.Hour)
+	must(t, w.sweep(t.Context()))
+	if left() != 1 {
+		t.Errorf("%d raises are kept", left())
+	}
+	w.clock.Advance(2 * time.Hour)
+	must(t, w.sweep(t.Context()))
+	w.again()
+	over := 0
+	must(t, w.Audit().Journal(t.Context(), func(_ uint64, l Leaf, _ []byte) error {
+		if l.Kind == "budget" && l.State == "over" {
+			over++
+		}
+		return nil
+	}))
+	if left() != 0 || over != 1 {
+		t.Errorf("%d raises are kept, %d were forgotten", left(), over)
+	}
+	w.check()
+}

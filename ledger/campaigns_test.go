@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -250,5 +251,66 @@ func TestCampaignRevokes(t *testing.T) {
 	}
 	w.wants(1, "mso_mdoc valid", "dc+sd-jwt valid")
 	w.wants(2, "mso_mdoc revoked", "dc+sd-jwt revoked")
+	w.check()
+}
+
+// A campaign that ended as long ago as its proposal is kept is forgotten with its cards, one that is under way or ended since is not, and what a crash
+// leaves of it is forgotten by the next process.
+func TestCampaignsAreSwept(t *testing.T) {
+	w := newTown(t)
+	cut := w.clock.Now()
+	for i := range 5 {
+		w.issue(w.request(policy.OpIssue, byte(i+1), w.phone(), false))
+	}
+	run := func(operation string) string {
+		t.Helper()
+		w.clock.Advance(time.Second)
+		x := w.proposed(operation + ".mass")
+		must(t, w.StartCampaign(t.Context(), CampaignRecord{Operation: operation, Selection: Selection{DocumentType: resident, From: cut}, PerSecond: 10, At: w.clock.Now()}, x))
+		for range 3 {
+			w.clock.Advance(time.Second)
+			must(t, w.AdvanceCampaigns(t.Context(), w.clock.Now()))
+		}
+		return x.ID
+	}
+	open := run(CampaignReissue) // nobody comes
+	done := run(CampaignRevoke)
+	w.campaign(open)
+	if c := w.campaign(done); c.Done.IsZero() || c.Total() != 5 {
+		t.Fatalf("%+v", c)
+	}
+	ids := func() (all []string) {
+		for _, c := range w.Campaigns() {
+			all = append(all, c.ID)
+		}
+		slices.Sort(all)
+		return all
+	}
+	both := ids()
+	w.clock.Advance(KeepCampaigns - time.Second)
+	must(t, w.sweep(t.Context()))
+	if !slices.Equal(ids(), both) {
+		t.Errorf("swept too early: %v of %v", ids(), both)
+	}
+	w.clock.Advance(2 * time.Second)
+	if gone, err := w.sweepCards(t.Context(), w.campaign(done), w.clock.Now(), 3); gone || err != nil { // and the process dies
+		t.Fatal(gone, err)
+	}
+	w.again()
+	if n := w.campaign(done).Total(); n != 2 {
+		t.Errorf("%d cards are left", n)
+	}
+	must(t, w.sweep(t.Context()))
+	w.again()
+	rows := 0
+	must(t, w.Audit().CampaignCards(t.Context(), func(id string, _ CardRecord) error {
+		if id == done {
+			rows++
+		}
+		return nil
+	}))
+	if slices.Contains(ids(), done) || rows != 0 {
+		t.Errorf("campaigns %v, and %d cards of the one that was swept", ids(), rows)
+	}
 	w.check()
 }

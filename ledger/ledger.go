@@ -115,10 +115,10 @@ type Refusal struct{ code, detail, budget string }
 func (r *Refusal) Code() string  { return r.code }
 func (r *Refusal) Error() string { return r.code + ": " + r.detail }
 
-// Denies says that a condition of an approval did not hold, which makes a denial of what policy allowed: something was used before, or a budget,
-// whose id it gives, is used up.
+// Denies says that a condition of an approval did not hold, which makes a denial of what policy allowed: something was used before, a budget,
+// whose id it gives, is used up, or a hold of many cards came in between.
 func (r *Refusal) Denies() (budget string, ok bool) {
-	return r.budget, r.budget != "" || strings.HasSuffix(r.code, ".replayed")
+	return r.budget, r.budget != "" || r.code == "card.held" || strings.HasSuffix(r.code, ".replayed")
 }
 
 // Detail is the sentence without the code.

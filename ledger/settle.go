@@ -391,5 +391,8 @@ func (l *Ledger) sweep(ctx context.Context) error {
 	if err := l.sweepRaised(ctx, now); err != nil {
 		return err
 	}
+	if err := l.sweepCampaigns(ctx, now); err != nil {
+		return err
+	}
 	return l.sweepBudgets(ctx)
 }

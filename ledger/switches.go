@@ -20,8 +20,9 @@ const (
 	clockMeta  = "accepted-clock" // RFC 3339: until when a start does not doubt the wall clock
 )
 
-// Off is an evidence authority that officers switched off.
+// Off is an evidence authority or a wallet provider that officers switched off.
 type Off struct {
+	Key    []byte    `json:"key,omitempty"` // of a wallet provider: SHA-256 of its root's SubjectPublicKeyInfo, whatever is called by its name later
 	At     time.Time `json:"at"`
 	Reason string    `json:"reason"`
 	By     []string  `json:"by"`
@@ -75,9 +76,9 @@ func (l *Ledger) SwitchedOff() map[string]Off {
 	return out
 }
 
-// SwitchAuthority has nothing believed any more that an authority says, or believed again.
-func (l *Ledger) SwitchAuthority(ctx context.Context, id string, off bool, reason string, x *Execution) error {
-	o := Off{At: l.o.Clock.Now(), Reason: reason, By: x.By}
+// SwitchAuthority has nothing believed any more that an authority says, or believed again. key is that of a wallet provider's root.
+func (l *Ledger) SwitchAuthority(ctx context.Context, id string, key []byte, off bool, reason string, x *Execution) error {
+	o := Off{Key: key, At: l.o.Clock.Now(), Reason: reason, By: x.By}
 	leaf, row := Leaf{Kind: "authority", Name: id, State: "on", Reason: reason}, Row{Table: TableMeta, Key: []byte(offMeta + id), If: Any}
 	if off {
 		leaf.State, row.Value = "off", encode(o)

@@ -209,16 +209,35 @@ func (p *Bundle) text() []string {
 		"  Compare it with what you reviewed: sealctl policy diff."}
 }
 
-// Switch turns an evidence authority off, or on again as far as the bundle has it on.
+// Switch turns an evidence authority off, or on again as far as the bundle has it on. A wallet provider is named with its kind: wallet:ID.
 type Switch struct {
 	Authority string `json:"authority"`
 	Off       bool   `json:"off"`
 	Reason    string `json:"reason"`
 }
 
-func (p *Switch) check() error { return errors.Join(name("authority", p.Authority), reason(p.Reason)) }
+func (p *Switch) check() error {
+	if p.Authority == "wallet:" {
+		return errors.New("a wallet provider is named as wallet:ID")
+	}
+	return errors.Join(name("authority", p.Authority), reason(p.Reason))
+}
+
+// Wallet names the provider that it is about; empty: it is about an evidence authority.
+func (p *Switch) Wallet() string {
+	if id, ok := strings.CutPrefix(p.Authority, "wallet:"); ok {
+		return id
+	}
+	return ""
+}
 
 func (p *Switch) text() []string {
+	if id := p.Wallet(); id != "" {
+		if p.Off {
+			return []string{"Believe no key attestation any more under the root key of wallet provider " + id + ".", "  Its phones get no card and no refresh until that is taken back.", "  Reason: " + p.Reason}
+		}
+		return []string{"Believe key attestations under the root key of wallet provider " + id + " again,", "  as far as the policy bundle does.", "  Reason: " + p.Reason}
+	}
 	if p.Off {
 		return []string{"Believe nothing any more that evidence authority " + p.Authority + " says.", "  Reason: " + p.Reason}
 	}

@@ -133,7 +133,7 @@ func TestEveryActionIsProposedShownAndRead(t *testing.T) {
 	}
 	root := strings.Repeat("ab", 32)
 	of := map[Action]Parameters{
-		OfficersChange: change, AuthoritySwitch: &Switch{"registry", true, "taken over"}, BudgetRaise: &Raise{"office-day", "day", 500, noon.Add(day), "a queue"},
+		OfficersChange: change, AuthoritySwitch: &Switch{"wallet:state-wallet", true, "taken over"}, BudgetRaise: &Raise{"office-day", "day", 500, noon.Add(day), "a queue"},
 		FloodConfirm: &Flood{"alpha", noon, 1, 2}, FloodUndo: &Flood{"alpha", noon, 1, 2}, HoldMass: &Mass{DocumentType: "kr-resident", Cards: 9, PerSecond: 50, Reason: "broken wallet"}, HoldLift: &Lift{root, 50, "repaired"}, ReissueMass: &Mass{Key: "ds-1", From: noon.Add(-day), To: noon, Cards: 9, PerSecond: 50, Reason: "key found"},
 		RevokeMass: &Mass{DocumentType: "kr-resident", Key: "ds-1", Cards: 9, PerSecond: 50, Reason: "broken wallet"}, UnlockAdmin: &Unlock{"kr-resident", root, "officer", "court order 12"},
 		ClockAccept: &Clock{noon, "compared with two sources"}, FenceLift: &Fence{12, root, []string{"Lost: 3 of 15 journal entries."}, "restored"}, RestoreOpen: &Fence{12, root, []string{"Nothing."}, "restored"},

@@ -111,6 +111,7 @@ type WalletProviderSpec struct {
 }
 
 type walletProvider struct {
+	id   string
 	root *x509.Certificate
 	off  bool
 }
@@ -139,7 +140,7 @@ func (c *checker) walletProviders(at jsontext.Pointer, b *Bundle, specs []Wallet
 			c.wrong(at.AppendToken("certificate"), "the certificate of %s is not that of a certificate authority", s.ID)
 		}
 		seen[s.ID] = true
-		b.wallets = append(b.wallets, walletProvider{root, s.Off})
+		b.wallets = append(b.wallets, walletProvider{s.ID, root, s.Off})
 	}
 }
 
@@ -158,6 +159,16 @@ func (b *Bundle) WalletProviders(own []*x509.Certificate) []*x509.Certificate {
 		}
 	}
 	return out
+}
+
+// WalletProvider of an id; nil: the bundle names none.
+func (b *Bundle) WalletProvider(id string) *x509.Certificate {
+	for _, w := range b.wallets {
+		if w.id == id {
+			return w.root
+		}
+	}
+	return nil
 }
 
 // Authorities are those whose statements may be believed.

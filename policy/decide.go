@@ -29,6 +29,8 @@ const (
 	ruleSelftest     = "I:selftest"
 	ruleEnrolment    = "I:enrolment"
 
+	// RuleLocks is that of what stands against a card.
+	RuleLocks = ruleLocks
 	// RuleEvidence is that of what is not true, which no bundle is asked about.
 	RuleEvidence = "I:evidence"
 

@@ -76,6 +76,7 @@ type Metrics struct {
 	ClientIssued  *prometheus.GaugeVec // client: of its newest certificate, unix seconds
 	ClientExpires *prometheus.GaugeVec // client: notAfter of its newest certificate, unix seconds
 	KeyUseEnds    *prometheus.GaugeVec // key: end of private-key use, unix seconds
+	OrphanKeys    *prometheus.GaugeVec // token: keys on it that nobody registered
 	KeyUsed       *prometheus.GaugeVec // key with a limit: how much of it was signed
 	CRLIssued     *prometheus.GaugeVec // crl; thisUpdate, unix seconds
 	CRLExpires    *prometheus.GaugeVec // crl; nextUpdate, unix seconds
@@ -138,6 +139,7 @@ func New() *Metrics {
 		CRLIssued:      gauge("crl_issued_timestamp_seconds", "thisUpdate of a revocation list.", "crl"),
 		CRLExpires:     gauge("crl_expires_timestamp_seconds", "nextUpdate of a revocation list.", "crl"),
 		KeyUseEnds:     gauge("key_use_ends_timestamp_seconds", "When a key's private-key use ends: nothing more is signed with it.", "key"),
+		OrphanKeys:     gauge("orphan_keys", "Keys on a token that no plan and no ceremony made, as of the last look: once a minute, and at the root's token while it is used.", "token"),
 		KeyUsed:        gauge("key_used_ratio", "How much of the signatures that officers allowed a key it has made; a key without such a limit is not there.", "key"),
 	}
 	one := func(c prometheus.Collector) { r.MustRegister(c) }

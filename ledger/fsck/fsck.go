@@ -108,6 +108,10 @@ type run struct {
 	clock        string                 // the last that was accepted
 	begun        map[string]bool        // campaigns in leaves
 	done, marked map[string]int         // their cards, at their end and one by one
+	ended        map[string]time.Time   // when campaigns came to their end
+	forgotten    map[string]int         // cards of campaigns that were swept
+	gone         map[string]bool        // campaigns that were
+	early        []string               // and those that were too early
 	lifted       map[string]bool        // holds that the journal says were lifted
 	holding      map[string]int         // cards that have a hold's lock, by hold
 	restored     map[uint64]bool        // entries in which something was taken back from published lists
@@ -153,7 +157,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	defer a.Close()
 	f := &run{ctx: ctx, o: o, a: a, r: &Report{Ledger: o.Ledger}, leaves: map[string]leafAt{}, settled: map[string]struct{}{}, givenUp: map[string]struct{}{}, tries: map[string][]triedAt{},
 		reservations: map[string]ledger.ReservationRecord{}, credentials: map[slot]ledger.CredentialRecord{}, lists: map[string]ledger.ListRecord{}, images: map[string][]byte{}, keys: map[string]ledger.Key{}, windows: map[window]uint64{}, latches: map[string]map[uint64]int64{},
-		decisions: map[uint64]decision{}, inUse: map[string]bool{}, restored: map[uint64]bool{}, revoked: map[string][]revokedAt{}, crlNumbers: map[string]uint64{}, proposed: map[string][]string{}, executed: map[string][]uint64{}, set: map[string]bool{}, begun: map[string]bool{}, done: map[string]int{}, marked: map[string]int{}, lifted: map[string]bool{}, holding: map[string]int{},
+		decisions: map[uint64]decision{}, inUse: map[string]bool{}, restored: map[uint64]bool{}, revoked: map[string][]revokedAt{}, crlNumbers: map[string]uint64{}, proposed: map[string][]string{}, executed: map[string][]uint64{}, set: map[string]bool{}, begun: map[string]bool{}, done: map[string]int{}, marked: map[string]int{}, lifted: map[string]bool{}, ended: map[string]time.Time{}, forgotten: map[string]int{}, gone: map[string]bool{}, holding: map[string]int{},
 		custody: custody{entries: map[string]uint64{}, before: map[string]bool{}, registries: map[string]struct{}{}}}
 	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.lines, f.versions, f.certificates, f.revocations, f.published, f.budgets, f.orders, f.unfinished, f.recorded, f.proposals, f.keysLives, f.persons, f.clients} {
 		if err := step(); err != nil {

@@ -1,7 +1,9 @@
 package fsck
 
 import (
+	"fmt"
 	"slices"
+	"time"
 
 	"sealkeeper/ledger"
 )
@@ -21,7 +23,13 @@ func (f *run) governed(seq uint64, leaf ledger.Leaf) {
 		case "lifted":
 			f.lifted[leaf.Name] = true
 		case "done":
-			f.done[leaf.Name] = int(leaf.Count)
+			f.done[leaf.Name], f.ended[leaf.Name] = int(leaf.Count), leaf.At
+		case "sweeping", "swept":
+			f.forgotten[leaf.Name] += int(leaf.Count)
+			f.gone[leaf.Name] = f.gone[leaf.Name] || leaf.State == "swept"
+			if end, done := f.ended[leaf.Name]; !done || !leaf.At.After(end.Add(ledger.KeepCampaigns)) {
+				f.early = append(f.early, fmt.Sprintf("entry %d swept campaign %.12s…, which ended at %s, before its time", seq, leaf.Name, end.Format(time.RFC3339)))
+			}
 		}
 	case "authority", "budget":
 		f.set[leaf.Kind+" "+leaf.Name] = leaf.State == "off" || leaf.State == "raised"
@@ -116,12 +124,15 @@ func (f *run) campaigns() error {
 		if !f.begun[id] {
 			c.fail("campaign %.12s… was never begun by the journal", id)
 		}
+		if f.gone[id] {
+			c.fail("campaign %.12s… was swept, and is there", id)
+		}
 		n, done := f.done[id]
 		if done == r.Done.IsZero() {
 			c.fail("campaign %.12s… is done: %v, by the journal: %v", id, !r.Done.IsZero(), done)
 		}
-		if done && (n != cards[id] || waiting[id]+held[id] > 0) {
-			c.fail("campaign %.12s… ended with %d cards; there are %d, of which %d wait", id, n, cards[id], waiting[id]+held[id])
+		if done && (n != cards[id]+f.forgotten[id] || waiting[id]+held[id] > 0) {
+			c.fail("campaign %.12s… ended with %d cards; there are %d, of which %d wait", id, n, cards[id]+f.forgotten[id], waiting[id]+held[id])
 		}
 		if f.lifted[id] == r.Lifted.IsZero() {
 			c.fail("hold %.12s… is lifted: %v, by the journal: %v", id, !r.Lifted.IsZero(), f.lifted[id])
@@ -138,12 +149,18 @@ func (f *run) campaigns() error {
 	for id, n := range f.holding {
 		c.fail("%d cards have the lock of hold %.12s…, which is not there", n, id)
 	}
+	for _, p := range f.early {
+		c.fail("%s", p)
+	}
 	for id := range f.begun {
+		if f.gone[id] {
+			continue
+		}
 		c.fail("campaign %.12s… began and is not there", id)
 	}
 	for id, n := range f.marked {
-		if cards[id] != n {
-			c.fail("campaign %.12s…: the journal has marked %d cards, and there are %d", id, n, cards[id])
+		if cards[id]+f.forgotten[id] != n {
+			c.fail("campaign %.12s…: the journal has marked %d cards, and there are %d", id, n, cards[id]+f.forgotten[id])
 		}
 		delete(cards, id)
 	}

@@ -131,6 +131,8 @@ var crashes = []crash{
 
 	{point: "ledger.campaign.before-commit", by: "campaign"},
 	{point: "ledger.campaign.after-commit", by: "campaign"},
+	{point: "ledger.campaign.swept.before-commit", by: elsewhere}, // thirty days later: ledger.TestCampaignsAreSwept
+	{point: "ledger.campaign.swept.after-commit", by: elsewhere},
 	{point: "ledger.campaign-card.before-commit", by: "campaign"},
 	{point: "ledger.campaign-card.after-commit", by: "campaign"},
 

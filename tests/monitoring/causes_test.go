@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -324,6 +325,33 @@ func officers(t *testing.T, were *seen) {
 		t.Fatal(err)
 	}
 	in.must("sealctl execute --identity clients/officers " + p.ID)
+	w.quiet()
+
+	// Somebody has the PIN, and makes a key on the online token without the appliance; the alert ends when it is off the token.
+	key, err := x509.MarshalPKCS8PrivateKey(must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.write("stranger.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})), 0o600)
+	objects := func() []string { return must(filepath.Glob(in.path("data/tokens/online/tokens/*/*.object"))) }
+	in.must("systemctl stop sealkeeperd")
+	before := objects()
+	in.must(`SOFTHSM2_CONF="$SEALKEEPER_DATA/tokens/online/softhsm2.conf" softhsm2-util --import stranger.pem --token sealkeeper-online --label stranger --id 5a5a --pin "$(cat "$SEALKEEPER_DATA/pins/online")"`)
+	strange := slices.DeleteFunc(objects(), func(o string) bool { return slices.Contains(before, o) })
+	in.must("systemctl start sealkeeperd")
+	w.fires("OrphanKey")
+	if out := in.must("sealctl keys"); !strings.Contains(out, "5a5a") {
+		t.Errorf("sealctl keys does not name it: %s", out)
+	}
+	in.must("systemctl stop sealkeeperd")
+	for _, o := range strange { // a key's private and public half
+		for _, name := range []string{o, strings.TrimSuffix(o, "object") + "lock"} {
+			if err := os.Remove(name); err != nil && !os.IsNotExist(err) {
+				t.Fatal(err)
+			}
+		}
+	}
+	in.must("systemctl start sealkeeperd")
 	w.quiet()
 }
 

@@ -1,7 +1,12 @@
 package scenario
 
 import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -55,7 +60,40 @@ func TestOfficersSet(t *testing.T) {
 	has(t, g.decide(1, "authority.switch", "authority=face-matcher", "off:=true", "reason=again").Why, "proposal.moot")
 	has(t, g.decide(1, "authority.switch", "authority=nobody", "off:=true", "reason=a slip").Why, "proposal.moot")
 	g.decide(0, "authority.switch", "authority=face-matcher", "off:=false", "reason=it has another key")
+	// A hold of what a key signed is found when a card is reserved: what is refused there is journalled, too, with the rule that refused it.
+	hold := g.decide(0, "hold.mass", "key=ds-1", "cards:=1", "per_second:=100", "reason=it may be in other hands")
+	_, err := issued("set-2")
+	var held *client.Problem
+	if !errors.As(err, &held) || held.Code != "card.held" || held.Decision == nil || held.Decision.ID == "" {
+		t.Fatalf("%v: %+v", err, held)
+	}
+	var page contract.DecisionPage
+	for began := time.Now(); time.Since(began) < 10*time.Second; time.Sleep(50 * time.Millisecond) { // denials are journalled together
+		if page, err = g.As("auditor").Decisions(t.Context(), contract.DecisionQuery{Decision: held.Decision.ID}); err == nil {
+			break
+		}
+	}
+	if err != nil || len(page.Decisions) != 1 || page.Decisions[0].Decision.Code != "card.held" || fmt.Sprint(page.Decisions[0].Decision.Rules) != "[I:locks]" {
+		t.Errorf("%+v %v", page, err)
+	}
+	g.decide(0, "hold.lift", "hold="+hold.ID, "per_second:=100", "reason=it is not")
 	want("set-2", "")
+
+	// The wallet provider stands in the configuration, and so has no id but its key's.
+	block, _ := pem.Decode(harness.Provider.AnchorPEM())
+	anchor, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(anchor.RawSubjectPublicKeyInfo)
+	wallet := "authority=wallet:" + hex.EncodeToString(sum[:20])
+	has(t, g.decide(1, "authority.switch", "authority=wallet:nobody", "off:=true", "reason=a slip").Why, "proposal.moot", wallet[len("authority=wallet:"):])
+	g.decide(0, "authority.switch", wallet, "off:=true", "reason=its root key was found outside")
+	want("set-3", "evidence.attestation_untrusted")
+	again()
+	want("set-3", "evidence.attestation_untrusted")
+	has(t, g.decide(1, "authority.switch", wallet, "off:=true", "reason=again").Why, "proposal.moot")
+	g.decide(0, "authority.switch", wallet, "off:=false", "reason=it was another one's")
 
 	want("set-3", "budget.exhausted")
 	until := time.Now().UTC().Add(2 * time.Hour).Truncate(time.Second).Format(time.RFC3339)
