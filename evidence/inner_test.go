@@ -273,3 +273,28 @@ func claimsFor(p *phone.Phone, nonce string) string {
 	b, _ := json.Marshal(map[string]any{"iat": now.Unix(), "exp": now.Unix() + 60, "nonce": nonce, "attested_keys": []json.RawMessage{p.JWK(0)}})
 	return string(b)
 }
+
+// What is taken for canonical as it stands is JSON, and its canonical form is itself.
+func TestPlainIsCanonical(t *testing.T) {
+	seen := 0
+	rapid.Check(t, func(t *rapid.T) {
+		pieces := rapid.SliceOf(rapid.OneOf(rapid.String(), rapid.SampledFrom([]string{`"`, `\`, `\u0041`, "\n", "\x7f", "\u2028", "\xff", "\xed\xa0\x80", " ", "홍", "<&>", "{", "1"}))).Draw(t, "pieces")
+		v := []byte(rapid.SampledFrom([]string{`"`, `"`, `"`, ``, ` "`}).Draw(t, "begins") + strings.Join(pieces, "") + `"`)
+		if !plain(v) {
+			return
+		}
+		seen++
+		c := jsontext.Value(bytes.Clone(v))
+		if err := c.Canonicalize(); err != nil || !bytes.Equal(c, v) {
+			t.Fatalf("%q becomes %q: %v", v, c, err)
+		}
+	})
+	for _, v := range []string{``, `"`, `"a`, `a"`, `"a"b"`, `"\"`, `"\u0041"`, ` "a"`, `"a" `, "\"\n\"", "\"\xff\"", "\"\xed\xa0\x80\"", `1`, `{"":""}`} {
+		if plain([]byte(v)) {
+			t.Errorf("%q is no JSON string without an escape", v)
+		}
+	}
+	if seen == 0 || !plain([]byte(`""`)) || !plain([]byte(`"홍길동 <&> `+"\u2028\x7f"+`"`)) {
+		t.Error("nothing is plain: this test proves nothing")
+	}
+}

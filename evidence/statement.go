@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"slices"
 	"time"
+	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -323,14 +324,29 @@ func AttributeDigest(salt, name string, value []byte) (string, error) {
 	if !ok {
 		return "", refuse("registry_match_malformed", "the salt is not canonical base64url")
 	}
-	v := jsontext.Value(slices.Clone(value))
-	if err := v.Canonicalize(); err != nil {
-		return "", refuse("registry_match_malformed", "the value is not JSON")
+	v := jsontext.Value(value)
+	if !plain(value) {
+		v = slices.Clone(v)
+		if err := v.Canonicalize(); err != nil {
+			return "", refuse("registry_match_malformed", "the value is not JSON")
+		}
 	}
-	h := sha256.New()
-	h.Write(s)
-	h.Write([]byte(name))
-	h.Write([]byte{0})
-	h.Write(v)
-	return base64.RawURLEncoding.EncodeToString(h.Sum(nil)), nil
+	text := make([]byte, 0, 512) // most values are short
+	text = append(append(append(append(text, s...), name...), 0), v...)
+	h := sha256.Sum256(text)
+	return base64.RawURLEncoding.EncodeToString(h[:]), nil
+}
+
+// plain is a JSON string in which nothing is escaped: that is its RFC 8785 form already.
+func plain(v []byte) bool {
+	if len(v) < 2 || v[0] != '"' || v[len(v)-1] != '"' {
+		return false
+	}
+	inner := v[1 : len(v)-1]
+	for _, c := range inner {
+		if c < ' ' || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return utf8.Valid(inner)
 }

@@ -89,7 +89,7 @@ func (c *checker) authorities(at jsontext.Pointer, b *Bundle, specs []AuthorityS
 			switch {
 			case err != nil:
 				c.wrong(at.AppendToken("jwk"), "%v", err)
-			case !levelForm.MatchString(k.ID) || slices.ContainsFunc(a.Keys, func(o evidence.AuthorityKey) bool { return o.ID == k.ID }):
+			case !isLevel(k.ID) || slices.ContainsFunc(a.Keys, func(o evidence.AuthorityKey) bool { return o.ID == k.ID }):
 				c.wrong(at.AppendToken("kid"), "%q is not a kid, or is there twice", k.ID)
 			case k.NotBefore.IsZero() || !k.NotAfter.After(k.NotBefore):
 				c.wrong(at, "key %s needs a not_before and a later not_after", k.ID)

@@ -203,7 +203,6 @@ const (
 var (
 	idForm        = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
 	nameForm      = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
-	levelForm     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:+-]{0,63}$`) // attested levels are others' words
 	elementForm   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
 	uriForm       = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*:[!-~]{1,255}$`)
 	mediaTypeForm = regexp.MustCompile(`^[a-z]+/[a-z0-9][a-z0-9.+-]{0,63}$`)
@@ -231,6 +230,18 @@ var (
 	// reservedNames of SD-JWT VC payloads: set by the builder, or never selectively disclosable (SD-JWT VC 2.2.2.2, RFC 9901 4.1).
 	reservedNames = []string{"iss", "sub", "aud", "iat", "nbf", "exp", "jti", "cnf", "vct", "vct#integrity", "aka_vcts", "status", "_sd", "_sd_alg", "..."}
 )
+
+// isLevel: attested levels, offices and ids of keys are others' words: letters and digits, and after the first also _ . : + -, 64 at most.
+func isLevel(s string) bool {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		case i == 0 || strings.IndexByte("_.:+-", c) < 0:
+			return false
+		}
+	}
+	return 1 <= len(s) && len(s) <= 64
+}
 
 // Bundle is a parsed, validated, immutable policy bundle.
 type Bundle struct {
@@ -657,12 +668,12 @@ func (c *checker) docType(at jsontext.Pointer, name string, s TypeSpec) *docType
 		}
 	}
 	for i, k := range s.Evidence.KeyStorage {
-		if !levelForm.MatchString(k) {
+		if !isLevel(k) {
 			c.wrong(pointer(at+"/evidence/key_storage", i), "level %q is not a word of at most 64 letters, digits and _.:+-", k)
 		}
 	}
 	for i, k := range s.Evidence.UserAuthentication {
-		if !levelForm.MatchString(k) {
+		if !isLevel(k) {
 			c.wrong(pointer(at+"/evidence/user_authentication", i), "level %q is not a word of at most 64 letters, digits and _.:+-", k)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"go/token"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -271,6 +272,19 @@ func TestEveryCodeIsExplained(t *testing.T) {
 	for code, text := range Codes {
 		if !said[code] || !strings.HasSuffix(text, ".") {
 			t.Errorf("%s is never said, or its explanation is no sentence", code)
+		}
+	}
+}
+
+func TestWordsOfOthers(t *testing.T) {
+	form := regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:+-]{0,63}$`)
+	words := []string{"", "a", "Z9", "-a", "a-b_c.d:e+f", "a b", "a\n", "\na", "é", "aé", "a\x00", "a/b", strings.Repeat("a", 64), strings.Repeat("a", 65)}
+	for c := range 256 {
+		words = append(words, string([]byte{byte(c)}), string([]byte{'a', byte(c)}))
+	}
+	for _, w := range words {
+		if isLevel(w) != form.MatchString(w) {
+			t.Errorf("%q: %v", w, isLevel(w))
 		}
 	}
 }

@@ -199,9 +199,9 @@ func decodeObject(d *jsontext.Decoder, o *object, path string) (values []Value, 
 		if err != nil {
 			return nil, nil, syntax(path)
 		}
-		i, known := o.index[t.String()]
+		name := t.String()
+		i, known := o.index[name]
 		if !known {
-			name := t.String()
 			if !nameForm.MatchString(name) { // names come from outside too: what could not be a name is not repeated
 				name = "(not a name)"
 			}
@@ -310,9 +310,10 @@ func decodeValue(d *jsontext.Decoder, n *node, path string) (v Value, missing []
 		}
 		v.V = s
 	case "bytes":
-		b, err := base64.RawURLEncoding.Strict().DecodeString(t.String())
+		s := t.String()
+		b, err := base64.RawURLEncoding.Strict().DecodeString(s)
 		switch size := int64(len(b)); {
-		case err != nil || strings.ContainsAny(t.String(), "\r\n"): // the decoder skips line ends
+		case err != nil || strings.ContainsAny(s, "\r\n"): // the decoder skips line ends
 			return v, nil, claimWrong("type", path, "must be unpadded base64url")
 		case size < n.min || size > n.max:
 			return v, nil, claimWrong("size", path, "must have %d to %d octets", n.min, n.max)

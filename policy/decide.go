@@ -369,7 +369,7 @@ func (b *Bundle) judgeChange(r ChangeRequest, s Slot, at time.Time) (*Approval, 
 		change.Lock = c.lock(r.Reason)
 		rules = append(rules, ruleAuthority)
 	}
-	if r.Card != "" && (r.Reason != "card_lost" || r.Operation == OpRevoke || !levelForm.MatchString(r.Card)) {
+	if r.Card != "" && (r.Reason != "card_lost" || r.Operation == OpRevoke || !isLevel(r.Card)) {
 		return nil, b.denied(ruleReasons, "reason.card", "a plastic card is named when it is lost or found (card_lost), by a word of at most 64 letters, digits and _.:+-")
 	}
 	change.Card = r.Card

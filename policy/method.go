@@ -198,7 +198,7 @@ func (rule statementRule) judge(c client, s *evidence.Statement, at time.Time) s
 	switch {
 	case s.InPerson != nil:
 		switch v := s.InPerson; {
-		case !levelForm.MatchString(v.Office) || !levelForm.MatchString(v.Officer): // budgets go by them
+		case !isLevel(v.Office) || !isLevel(v.Officer): // budgets go by them
 			return "office and officer must be words of at most 64 letters, digits and _.:+-"
 		case c.district != "" && v.District != c.district:
 			return "the officer's office is in another district than the client"

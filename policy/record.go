@@ -124,7 +124,7 @@ func (b *Bundle) recordIssue(f facts, r IssueRequest, s Slot, at time.Time, a *A
 		case s.InPerson != nil:
 			p := s.InPerson
 			w.InPerson = &evidence.InPerson{District: word(p.District), Method: word(p.Method), CardSeen: p.CardSeen}
-			if levelForm.MatchString(p.Office) && levelForm.MatchString(p.Officer) {
+			if isLevel(p.Office) && isLevel(p.Officer) {
 				rec.office, rec.officer = p.Office, p.Officer
 			}
 		case s.RegistryMatch != nil:
