@@ -11,6 +11,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"sealkeeper/ledger/state"
+	"sealkeeper/policy"
 )
 
 // An issue writes a dozen rows and two leaves. Reflection over their records cost as much as a signature, so these say themselves how they are
@@ -75,6 +76,33 @@ func (w *writer) numberIf(n string, v uint64) {
 	if v != 0 {
 		w.number(n, v)
 	}
+}
+
+func (w *writer) textsIf(n string, v []string) {
+	if len(v) == 0 {
+		return
+	}
+	w.begin(n, '[')
+	for i, t := range v {
+		if i > 0 {
+			w.b = append(w.b, ',')
+		}
+		var err error
+		if w.b, err = jsontext.AppendQuote(w.b, t); err != nil {
+			panic("encoding a text of our own: " + err.Error())
+		}
+	}
+	w.end(']')
+}
+
+func (w *writer) count(n string, v int) {
+	w.name(n)
+	w.b = strconv.AppendInt(w.b, int64(v), 10)
+}
+
+func (w *writer) bool(n string, v bool) {
+	w.name(n)
+	w.b = strconv.AppendBool(w.b, v)
 }
 
 // any is for what is hardly ever there.
@@ -247,6 +275,100 @@ func (r CredentialRecord) write(w *writer) {
 	w.b = strconv.AppendInt(w.b, int64(r.Item), 10)
 	w.text("format", string(r.Format))
 	w.time("not_after", r.NotAfter)
+}
+
+func (r DecisionRecord) write(w *writer) {
+	w.time("at", r.At)
+	w.text("client", r.Client)
+	w.text("operation", string(r.Operation))
+	w.textIf("document_type", r.DocumentType)
+	w.text("result", r.Result)
+	w.textIf("code", r.Code)
+	w.textsIf("rules", r.Rules)
+	w.textsIf("missing", r.Missing)
+	w.bytes("policy", r.Policy[:])
+	w.number("policy_version", r.PolicyVersion)
+	w.textIf("identity", r.Identity)
+	if r.Of != nil {
+		w.begin("of", '{')
+		w.input(&r.Of.Input)
+		if c := &r.Of.Claims; !reflect.ValueOf(c).Elem().IsZero() {
+			w.begin("claims", '{')
+			w.textIf("code", c.Code)
+			w.textsIf("missing", c.Missing)
+			w.textsIf("absent", c.Absent)
+			w.textsIf("uncovered", c.Uncovered)
+			if c.Age != nil {
+				w.count("age", *c.Age)
+			}
+			w.end('}')
+		}
+		w.end('}')
+	}
+	w.bytes("salt", r.Salt[:])
+}
+
+// input of a decision. omitempty leaves out no number and no bool.
+func (w *writer) input(in *policy.Input) {
+	w.begin("input", '{')
+	w.timeIf("at", in.At)
+	w.textIf("client", in.Client)
+	if in.Enrolled != nil {
+		w.any("enrolled", in.Enrolled)
+	}
+	w.textIf("operation", string(in.Operation))
+	w.textIf("type", in.DocumentType)
+	w.textIf("method", in.Method)
+	if len(in.Formats) > 0 {
+		w.any("formats", in.Formats)
+	}
+	w.bool("replace", in.Replace)
+	if len(in.Claims) > 0 {
+		w.any("claims", in.Claims)
+	}
+	w.textsIf("latched", in.Latched)
+	w.textIf("reason", in.Reason)
+	w.textIf("device", in.Device)
+	if e := &in.Evidence; !reflect.ValueOf(e).Elem().IsZero() {
+		w.begin("evidence", '{')
+		w.count("keys", e.Keys)
+		w.bool("same_device", e.SameDevice)
+		w.bool("former_key", e.FormerKey)
+		w.textsIf("kinds", e.Kinds)
+		w.textsIf("key_storage", e.KeyStorage)
+		w.textsIf("user_authentication", e.UserAuthentication)
+		w.textIf("attestation_issuer", e.AttestationIssuer)
+		w.textIf("app", e.App)
+		w.bool("reused", e.Reused)
+		if len(e.Statuses) > 0 {
+			w.any("statuses", e.Statuses)
+		}
+		if len(e.Statements) > 0 {
+			w.any("statements", e.Statements)
+		}
+		w.end('}')
+	}
+	if s := &in.Slot; !reflect.ValueOf(s).Elem().IsZero() {
+		w.begin("slot", '{')
+		w.bool("bound", s.Bound)
+		if len(s.Locks) > 0 {
+			w.any("locks", s.Locks)
+		}
+		w.count("live", s.Live)
+		w.count("msos", s.MSOs)
+		w.timeIf("newest", s.Newest)
+		w.textIf("closed", s.Closed)
+		w.textsIf("renew", s.Renew)
+		w.numberIf("attributes", s.Attributes)
+		if s.Outdated != 0 {
+			w.count("outdated", s.Outdated)
+		}
+		if len(s.Scheduled) > 0 {
+			w.any("scheduled", s.Scheduled)
+		}
+		w.end('}')
+	}
+	w.end('}')
 }
 
 func (l Leaf) write(w *writer) {
