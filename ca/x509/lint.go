@@ -149,6 +149,11 @@ func (l *linter) must(ok bool, rule, format string, args ...any) {
 	}
 }
 
+// stamp is written out only where something is found.
+type stamp time.Time
+
+func (s stamp) String() string { return time.Time(s).Format(time.RFC3339) }
+
 func (l *linter) certificate(c *x509.Certificate, p profile) {
 	l.must(c.Version == 3, "version", "X.509 version %d, must be 3", c.Version)
 	l.must(c.SerialNumber.Sign() > 0, "serial.positive", "must be positive")
@@ -169,18 +174,20 @@ func (l *linter) certificate(c *x509.Certificate, p profile) {
 	default:
 		l.must(false, "key.algorithm", "%s keys are not allowed", c.PublicKeyAlgorithm)
 	}
-	l.must(c.NotAfter.After(c.NotBefore), "validity.order", "%s to %s is never", c.NotBefore.Format(time.RFC3339), c.NotAfter.Format(time.RFC3339))
+	l.must(c.NotAfter.After(c.NotBefore), "validity.order", "%s to %s is never", stamp(c.NotBefore), stamp(c.NotAfter))
 	l.must(!c.NotAfter.After(c.NotBefore.AddDate(p.years, 0, p.days)), "validity.long", "%s to %s: at most %d years or %d days",
-		c.NotBefore.Format(time.RFC3339), c.NotAfter.Format(time.RFC3339), p.years, p.days)
+		stamp(c.NotBefore), stamp(c.NotAfter), p.years, p.days)
 	l.names(c, p)
 
-	ext := map[string]pkix.Extension{}
+	ext := map[int]pkix.Extension{} // by the last arc of 2.5.29
 	for _, e := range c.Extensions {
-		ext[e.Id.String()] = e
+		if arc, ok := standard(e.Id); ok {
+			ext[arc] = e
+		}
 	}
 	// get returns extension 2.5.29.arc and holds its presence: rules name.missing and name.absent.
 	get := func(arc int, name string, mandatory, allowed bool) (pkix.Extension, bool) {
-		e, ok := ext[fmt.Sprintf("2.5.29.%d", arc)]
+		e, ok := ext[arc]
 		l.must(ok || !mandatory, name+".missing", "%s is missing", name)
 		l.must(!ok || allowed, name+".absent", "%s must be absent", name)
 		return e, ok
@@ -219,15 +226,23 @@ func (l *linter) certificate(c *x509.Certificate, p profile) {
 		l.alternatives(c, p)
 	}
 	for _, e := range c.Extensions {
-		if len(e.Id) == 4 && e.Id[:3].Equal(asn1.ObjectIdentifier{2, 5, 29}) {
-			name := forbidden[e.Id[3]]
+		if arc, ok := standard(e.Id); ok {
+			name := forbidden[arc]
 			l.must(name == "", "forbidden", "%s must be absent", name)
-			if slices.Contains([]int{14, 15, 17, 18, 19, 31, 35, 37}, e.Id[3]) {
+			if slices.Contains([]int{14, 15, 17, 18, 19, 31, 35, 37}, arc) {
 				continue
 			}
 		}
 		l.must(!e.Critical, "critical", "extension %s must not be critical", e.Id)
 	}
+}
+
+// standard is the last arc of an extension of X.509 itself, 2.5.29.
+func standard(id asn1.ObjectIdentifier) (arc int, ok bool) {
+	if len(id) != 4 || id[0] != 2 || id[1] != 5 || id[2] != 29 {
+		return 0, false
+	}
+	return id[3], true
 }
 
 // names: subject C and CN for all under the IACA, leaves repeat C and ST of the issuer, roots are their own issuer, bytewise.
