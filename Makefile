@@ -112,13 +112,13 @@ soak: ## the same hundreds of times, for hours; an interrupted one goes on where
 
 FUZZTIME ?= 60s
 fuzz: ## every fuzz target for FUZZTIME
-	@for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep ^Fuzz); do \
-		echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
+	@for d in . cmd/sealkeeper-ra; do cd $(CURDIR)/$$d; for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep ^Fuzz); do \
+		echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done; done
 
 FUZZ_INPUTS ?= 1000000
 fuzz-scale: ## FUZZ_INPUTS inputs for every fuzz target, changed along their structure, in one process each; what was counted is in .fuzz/state.jsonl
-	@mkdir -p .fuzz && for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep ^Fuzz); do echo "== $$p $$f"; \
-		SEAL_FUZZ_INPUTS=$(FUZZ_INPUTS) SEAL_FUZZ_STATE=$(CURDIR)/.fuzz/state.jsonl GOGC=off GOMEMLIMIT=96MiB nice -n 19 $(GO) test -count 1 -timeout 0 -run "^$$f$$" $$p || exit 1; done; done
+	@mkdir -p .fuzz && for d in . cmd/sealkeeper-ra; do cd $(CURDIR)/$$d; for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep ^Fuzz); do echo "== $$p $$f"; \
+		SEAL_FUZZ_INPUTS=$(FUZZ_INPUTS) SEAL_FUZZ_STATE=$(CURDIR)/.fuzz/state.jsonl GOGC=off GOMEMLIMIT=96MiB nice -n 19 $(GO) test -count 1 -timeout 0 -run "^$$f$$" $$p || exit 1; done; done; done
 
 clean:
 	rm -rf bin .demo .bench .soak .fuzz

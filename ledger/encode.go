@@ -14,8 +14,8 @@ import (
 	"sealkeeper/policy"
 )
 
-// An issue writes a dozen rows and two leaves, an enrolment nearly as many. Reflection over their records cost as much as a signature, so these say themselves how they are
-// written: the same bytes as the encoder's of any other record, which a test compares.
+// An issue writes a dozen rows and two leaves, an enrolment nearly as many. Reflection over their records cost as much as a signature, so these say
+// themselves how they are written: the same bytes as the encoder's of any other record, which a test compares.
 
 // writer writes one JSON object. Members come in the order of their struct's fields.
 type writer struct{ b []byte }
@@ -100,10 +100,7 @@ func (w *writer) textsIf(n string, v []string) {
 	w.end(']')
 }
 
-func (w *writer) count(n string, v int) {
-	w.name(n)
-	w.b = strconv.AppendInt(w.b, int64(v), 10)
-}
+func (w *writer) count(n string, v int) { w.integer(n, int64(v)) }
 
 func (w *writer) bool(n string, v bool) {
 	w.name(n)
@@ -280,7 +277,7 @@ func (c ClientRecord) write(w *writer) {
 	w.integer("life", c.Life)
 	w.text("state", string(c.State))
 	if c.Named {
-		w.any("named", true)
+		w.bool("named", true)
 	}
 	w.textIf("proposal", c.Proposal)
 	w.time("at", c.At)
@@ -327,7 +324,7 @@ func (r BurnRecord) write(w *writer) { w.time("until", r.Until) }
 
 func (r CredentialRecord) write(w *writer) {
 	w.text("reservation", r.Reservation)
-	w.integer("item", int64(r.Item))
+	w.count("item", r.Item)
 	w.text("format", string(r.Format))
 	w.time("not_after", r.NotAfter)
 }
@@ -427,7 +424,7 @@ func (w *writer) input(in *policy.Input) {
 }
 
 func (l Leaf) write(w *writer) {
-	w.integer("v", int64(l.V))
+	w.count("v", l.V)
 	w.text("kind", l.Kind)
 	w.time("at", l.At)
 	w.textIf("client", l.Client)
@@ -444,11 +441,11 @@ func (l Leaf) write(w *writer) {
 		w.begin("items", '[')
 		for _, it := range l.Items {
 			w.next()
-			w.integer("item", int64(it.Item))
+			w.count("item", it.Item)
 			w.textIf("key", it.Key)
 			w.textIf("purpose", string(it.Purpose))
 			w.bytesIf("tbs_sha256", it.TBS)
-			w.integer("attempt", int64(it.Attempt))
+			w.count("attempt", it.Attempt)
 			w.textIf("worker", it.Worker)
 			w.end('}')
 		}
