@@ -125,15 +125,20 @@ func TestAsManyOfficersAsTheRuleSays(t *testing.T) {
 	}
 }
 
-func TestEveryActionIsProposedShownAndRead(t *testing.T) {
-	p := assemble(t)
+// examples are parameters of every action.
+func examples(t *testing.T, p *people) map[Action]Parameters {
+	t.Helper()
 	change, err := NewChange(p.of(0, "kim", "lee", "former"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	root := strings.Repeat("ab", 32)
-	of := map[Action]Parameters{
-		OfficersChange: change, AuthoritySwitch: &Switch{"wallet:state-wallet", true, "taken over"}, BudgetRaise: &Raise{"office-day", "day", 500, noon.Add(day), "a queue"},
+	bundle, err := os.ReadFile("../deploy/policies/demo.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[Action]Parameters{
+		PolicyActivate: &Bundle{File: string(bundle)}, OfficersChange: change, AuthoritySwitch: &Switch{"wallet:state-wallet", true, "taken over"}, BudgetRaise: &Raise{"office-day", "day", 500, noon.Add(day), "a queue"},
 		FloodConfirm: &Flood{"alpha", noon, 1, 2}, FloodUndo: &Flood{"alpha", noon, 1, 2}, HoldMass: &Mass{DocumentType: "kr-resident", Cards: 9, PerSecond: 50, Reason: "broken wallet"}, HoldLift: &Lift{root, 50, "repaired"}, ReissueMass: &Mass{Key: "ds-1", From: noon.Add(-day), To: noon, Cards: 9, PerSecond: 50, Reason: "key found"},
 		RevokeMass: &Mass{DocumentType: "kr-resident", Key: "ds-1", Cards: 9, PerSecond: 50, Reason: "broken wallet"}, UnlockAdmin: &Unlock{"kr-resident", root, "officer", "court order 12"},
 		ClockAccept: &Clock{noon, "compared with two sources"}, FenceLift: &Fence{12, root, []string{"Lost: 3 of 15 journal entries."}, "restored"}, RestoreOpen: &Fence{12, root, []string{"Nothing."}, "restored"},
@@ -146,10 +151,42 @@ func TestEveryActionIsProposedShownAndRead(t *testing.T) {
 		CertificateHold: &Withhold{held{[]string{strings.Repeat("4a", 20)}, "ward-office-1", "its machine is missing"}}, CertificateLift: &Restore{held{[]string{strings.Repeat("4a", 20)}, "ward-office-1", "it was found"}},
 		ClientRevoke: &Dismiss{[]string{"office-1"}, "closed"},
 	}
+}
+
+// Every action takes as many officers as its rule says, and waits as long: one fewer is refused, and so is who comes too early.
+func TestEveryActionNeedsItsQuorum(t *testing.T) {
+	p := assemble(t)
+	of := examples(t, p)
 	for _, a := range Actions() {
-		if a == PolicyActivate {
-			continue // below, with the shipped bundles
-		}
+		t.Run(string(a), func(t *testing.T) {
+			rule := p.registry.Rules[a]
+			if rule.Need < 2 && a != IssuingStop {
+				t.Errorf("it takes %d officers", rule.Need)
+			}
+			c, s := p.propose(t, "kim", a, of[a], noon)
+			for _, id := range []string{"lee", "park"}[:rule.Need-1] {
+				_, err := p.registry.Decide(c, noon)
+				is(t, err, "officer.short")
+				c, _, err = p.registry.Add(c, p.sign(t, s.Proposal.Payload(), id, Approve), false, noon)
+				is(t, err, "")
+			}
+			if rule.Delay > 0 {
+				_, err := p.registry.Decide(c, noon.Add(rule.Delay-time.Second))
+				is(t, err, "officer.waiting")
+			}
+			q, err := p.registry.Decide(c, noon.Add(rule.Delay))
+			is(t, err, "")
+			if q.Action() != a || len(q.By()) != rule.Need {
+				t.Errorf("%s by %v", q.Action(), q.By())
+			}
+		})
+	}
+}
+
+func TestEveryActionIsProposedShownAndRead(t *testing.T) {
+	p := assemble(t)
+	of := examples(t, p)
+	for _, a := range Actions() {
 		parameters := of[a]
 		if parameters == nil {
 			t.Errorf("%s: no example", a)
