@@ -7,7 +7,7 @@ export GORACE ?= atexit_sleep_ms=0
 # Tests that start daemons wait more than they compute: on two processors this many of a package run at once.
 PARALLEL ?= 6
 
-.PHONY: all build ra step step-ca registration demo demo-officers test unit interop check lint bench bench-scale monitoring faults overload soak fuzz fuzz-scale clean
+.PHONY: all build ra step step-ca registration demo demo-officers test unit interop check lint bench bench-scale bench-hold monitoring faults overload soak fuzz fuzz-scale clean
 
 all: build
 
@@ -89,6 +89,13 @@ bench-scale: ## enrolments next to a stock step-ca, overload (1, 2 and 10 times 
 	@$(GO) build -trimpath -o bin/bench ./tests/bench
 	@BENCH_OUT=$${BENCH_OUT:-.bench/bench-scale.json} bin/bench -enrol -overload 10s -growth $(BENCH_SUBJECTS)
 
+BENCH_CARDS ?= 1048576
+bench-hold: ## a mass hold of 22 lists of 2^20 entries and its lift, with BENCH_CARDS cards; ten minutes, most of them for filling the ledger
+	@sh scripts/require.sh demo
+	@$(MAKE) --no-print-directory build
+	@$(GO) build -trimpath -o bin/bench ./tests/bench
+	@BENCH_OUT=$${BENCH_OUT:-.bench/bench-hold.json} bin/bench -hold $(BENCH_CARDS)
+
 monitoring: ## a real Prometheus sees each fault come and go; every command of the runbooks is run
 	@sh scripts/require.sh monitoring
 	SEAL_MONITORING=1 SEAL_REQUIRE_PROMETHEUS=1 $(GO) test -count 1 -timeout 8m -parallel 8 -run '^Test(Alerts|Runbooks)$$' ./tests/monitoring
@@ -109,6 +116,7 @@ soak: ## the same hundreds of times, for hours; an interrupted one goes on where
 	SEAL_APPROVAL_STEPS=1000000 nice $(GO) test -count=1 -v -timeout 0 -run '^TestNoFewerThanTheQuorum$$' ./officer
 	SEAL_CAMPAIGN_CARDS=100000 nice $(GO) test -count=1 -v -timeout 0 -run '^TestCampaignAccountsForEveryCard$$' ./ledger
 	nice $(GO) test -count=1 -v -timeout 0 -run '^TestBudgetsUnderAnyHistory$$' ./ledger -rapid.checks=3000 -rapid.nofailfile
+	nice $(GO) test -count=1 -v -timeout 0 -run '^TestHoldsUnderAnyHistory$$' ./ledger -rapid.checks=3000 -rapid.nofailfile
 
 FUZZTIME ?= 60s
 fuzz: ## every fuzz target for FUZZTIME

@@ -13,13 +13,21 @@ import (
 	"sealkeeper/policy"
 )
 
-// Campaigns are carried out by the ledger, second by second, at the time of lists: they go on while the wall is not trusted, and a wall that jumped ahead
+// Campaigns are carried out by the ledger, second by second (a hold at once), at the time of lists: they go on while the wall is not trusted, and a wall that jumped ahead
 // makes no card look expired.
 
 // startCampaign begins what a quorum decided about many cards.
 func (a *Authority) startCampaign(ctx context.Context, _ Caller, q *officer.Quorum, x *ledger.Execution) error {
-	p := q.Parameters().(*officer.Mass)
-	op := map[officer.Action]string{officer.HoldMass: ledger.CampaignHold, officer.RevokeMass: ledger.CampaignRevoke, officer.ReissueMass: ledger.CampaignReissue}[q.Action()]
+	op := map[officer.Action]string{officer.RevokeMass: ledger.CampaignRevoke, officer.ReissueMass: ledger.CampaignReissue}[q.Action()]
+	return a.begin(ctx, op, q.Parameters().(*officer.Mass), x)
+}
+
+// holdCards holds many at once.
+func (a *Authority) holdCards(ctx context.Context, _ Caller, q *officer.Quorum, x *ledger.Execution) error {
+	return a.begin(ctx, ledger.CampaignHold, (*officer.Mass)(q.Parameters().(*officer.Hold)), x)
+}
+
+func (a *Authority) begin(ctx context.Context, op string, p *officer.Mass, x *ledger.Execution) error {
 	if p.Key != "" {
 		if _, known := a.key(p.Key); !known {
 			return moot("there is no key %s", p.Key)
@@ -66,11 +74,18 @@ func (a *Authority) keepCampaigns(ctx context.Context) {
 func (a *Authority) Campaigns(context.Context) (contract.Campaigns, error) {
 	out := contract.Campaigns{Campaigns: []contract.Campaign{}}
 	for _, c := range a.o.Ledger.Campaigns() {
-		out.Campaigns = append(out.Campaigns, contract.Campaign{ID: c.ID, Operation: c.Operation, DocumentType: c.DocumentType, Key: c.Key, From: c.From, To: c.To, Reason: c.Reason,
+		one := contract.Campaign{ID: c.ID, Operation: c.Operation, DocumentType: c.DocumentType, Key: c.Key, From: c.From, To: c.To, Reason: c.Reason,
 			PerSecond: c.PerSecond, Started: c.At, By: orEmpty(c.By), Found: c.Found, Done: c.Done, First: c.First, Total: c.Total(),
 			Waiting: c.Cards[ledger.CardWaiting], Locked: c.Cards[ledger.CardLocked], Reissued: c.Cards[ledger.CardReissued], Expired: c.Cards[ledger.CardExpired],
 			Ended: c.Cards[ledger.CardEnded], Revoked: c.Cards[ledger.CardRevoked], Failed: c.Cards[ledger.CardFailed],
-			Lifted: c.Lifted, Held: c.Cards[ledger.CardHeld], Released: c.Cards[ledger.CardReleased]})
+			Lifted: c.Lifted, Held: c.Cards[ledger.CardHeld], Released: c.Cards[ledger.CardReleased], AtOnce: c.Term}
+		if h := c.Hold; h != nil {
+			one.Lists, one.Whole, one.Total = h.Lists, h.Whole, h.Cards
+			if one.Held = h.Cards; !c.Lifted.IsZero() {
+				one.Held, one.Released = 0, h.Cards
+			}
+		}
+		out.Campaigns = append(out.Campaigns, one)
 	}
 	return out, nil
 }

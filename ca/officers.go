@@ -325,7 +325,7 @@ func init() {
 		officer.FloodUndo:       (*Authority).executeFlood,
 		officer.ReissueMass:     (*Authority).startCampaign,
 		officer.RevokeMass:      (*Authority).startCampaign,
-		officer.HoldMass:        (*Authority).startCampaign,
+		officer.HoldMass:        (*Authority).holdCards,
 		officer.HoldLift:        (*Authority).liftHold,
 		officer.ClientEnrol:     (*Authority).enrolClients,
 		officer.ClientRevoke:    (*Authority).dismissClients,

@@ -334,6 +334,19 @@ func (a *Authority) look() {
 	}
 	a.lookAtClients(now)
 	m.DeadEvents.Set(float64(a.o.Ledger.Dead()))
+	holds := map[string]float64{"finding": 0, "standing": 0}
+	for _, c := range a.o.Ledger.Campaigns() {
+		switch {
+		case c.Operation != ledger.CampaignHold || !c.Lifted.IsZero():
+		case c.Found.IsZero():
+			holds["finding"]++
+		default:
+			holds["standing"]++
+		}
+	}
+	for state, n := range holds {
+		m.Holds.WithLabelValues(state).Set(n)
+	}
 	m.HeldCards.Reset()
 	for carrier, cards := range a.o.Ledger.HeldCards() {
 		m.HeldCards.WithLabelValues(carrier).Set(float64(cards))

@@ -278,7 +278,7 @@ type Campaign struct {
 	From         time.Time `json:"from,omitzero"`
 	To           time.Time `json:"to,omitzero"`
 	Reason       string    `json:"reason"`
-	PerSecond    int       `json:"per_second"` // 0: it rests
+	PerSecond    int       `json:"per_second"` // 0: it rests; a hold is at once
 	Started      time.Time `json:"started"`
 	By           []string  `json:"by"`
 	Found        time.Time `json:"found,omitzero"` // when every card of it was marked
@@ -294,7 +294,10 @@ type Campaign struct {
 	Failed       int       `json:"failed"`
 	Held         int       `json:"held"`
 	Released     int       `json:"released"`
-	Lifted       time.Time `json:"lifted,omitzero"` // a hold: when officers lifted it
+	Lifted       time.Time `json:"lifted,omitzero"`  // a hold: when officers lifted it
+	AtOnce       bool      `json:"at_once,omitzero"` // a hold: its cards are found at once and no card is marked; those of before 2026-12 were marked
+	Lists        int       `json:"lists,omitzero"`   // a hold: status lists of whose images it is, or was, a term
+	Whole        bool      `json:"whole,omitzero"`   // a hold: it is about all entries of these lists, whose cards are not counted
 }
 
 // Campaigns, the newest first: GET /v1/campaigns, and the answer of POST /v1/campaigns/pace

@@ -245,8 +245,8 @@ func (a *Audit) Switches(ctx context.Context, f func(name string) error) error {
 }
 
 // Campaigns calls f for every campaign.
-func (a *Audit) Campaigns(ctx context.Context, f func(id string, r CampaignRecord) error) error {
-	return each(ctx, a, TableCampaigns, func(key []byte, _ uint64, r CampaignRecord) error { return f(string(key), r) })
+func (a *Audit) Campaigns(ctx context.Context, f func(id string, seq uint64, r CampaignRecord) error) error {
+	return each(ctx, a, TableCampaigns, func(key []byte, seq uint64, r CampaignRecord) error { return f(string(key), seq, r) })
 }
 
 // CampaignCards calls f for every card of a campaign.
@@ -297,7 +297,7 @@ func (a *Audit) PolicyFile(ctx context.Context, h policy.Hash) ([]byte, error) {
 	return b, err
 }
 
-// Image is a list's bytes after every change up to a journal entry, replayed from the stored changes.
+// Image is a list's bytes after every change, hold and lift up to a journal entry, replayed from the stored ones.
 func (a *Audit) Image(ctx context.Context, r ListRecord, through uint64) ([]byte, error) {
 	if err := r.fits(); err != nil {
 		return nil, err
@@ -307,7 +307,32 @@ func (a *Audit) Image(ctx context.Context, r ListRecord, through uint64) ([]byte
 	for _, c := range all {
 		li.add(c)
 	}
+	if err != nil {
+		return nil, err
+	}
+	holds, err := placedHolds(ctx, a.store)
+	if err != nil {
+		return nil, err
+	}
+	_, li.terms, err = termsOf(ctx, a.store, r, holds)
 	return li.upTo(through), err
+}
+
+// Holds calls f for every hold that is or was a term of lists; seq is the entry from which on.
+func (a *Audit) Holds(ctx context.Context, f func(id string, seq uint64, r HoldRecord) error) error {
+	return each(ctx, a, TableHolds, func(key []byte, seq uint64, r HoldRecord) error { return f(string(key), seq, r) })
+}
+
+// Masks calls f for every mask of a hold, with the row as it is stored.
+func (a *Audit) Masks(ctx context.Context, f func(hold, list string, r MaskRecord, row []byte) error) error {
+	return scan(ctx, a.store, TableMasks, nil, func(e Entry) error {
+		r, err := decode[MaskRecord](TableMasks, e.Value)
+		if err != nil {
+			return err
+		}
+		hold, list, _ := strings.Cut(string(e.Key), "\x00")
+		return f(hold, list, *r, e.Value)
+	})
 }
 
 func each[T any](ctx context.Context, a *Audit, t Table, f func(key []byte, seq uint64, r T) error) error {

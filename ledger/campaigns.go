@@ -46,6 +46,7 @@ type Campaign struct {
 	CampaignRecord
 	Cards map[string]int // by what became of them
 	First time.Time      // when the first card was made anew; zero: none yet
+	Hold  *HoldRecord    // what a hold is in the lists; nil: nothing yet, or no hold, or one of before
 }
 
 // Total is the number of its cards.
@@ -69,6 +70,7 @@ type CampaignRecord struct {
 	Done      time.Time `json:"done,omitzero"`
 	Lifted    time.Time `json:"lifted,omitzero"` // a hold: when officers lifted it
 	LiftedBy  []string  `json:"lifted_by,omitempty"`
+	Term      bool      `json:"term,omitzero"` // a hold: it is a term of lists, and no card has its lock
 }
 
 // Selection of cards, by what the ledger knows without knowing persons.
@@ -114,6 +116,8 @@ type campaigns struct {
 	mu   sync.Mutex
 	all  map[string]*Campaign
 	next map[string]time.Time // when its cards are looked at again; not kept
+
+	holds chan struct{} // a hold has to find what it is about
 }
 
 const (
@@ -132,7 +136,7 @@ func cardKey(campaign string, slot []byte) []byte {
 
 func (l *Ledger) loadCampaigns(ctx context.Context) error {
 	m := &l.campaigns
-	m.all, m.next = map[string]*Campaign{}, map[string]time.Time{}
+	m.all, m.next, m.holds = map[string]*Campaign{}, map[string]time.Time{}, make(chan struct{}, 1)
 	err := scan(ctx, l.store, TableCampaigns, nil, func(e Entry) error {
 		r, err := decode[CampaignRecord](TableCampaigns, e.Value)
 		if err == nil {
@@ -199,16 +203,18 @@ func (l *Ledger) StartCampaign(ctx context.Context, r CampaignRecord, x *Executi
 		return refuse("campaign.too_many", "%d campaigns are under way", open)
 	}
 	r.By = x.By
-	if r.Operation == CampaignHold { // whoever reserves afterwards knows of it, and what was reserved before is found
-		l.custody.Lock()
-		defer l.custody.Unlock()
+	if r.Operation == CampaignHold {
+		return l.startHold(ctx, r, x)
 	}
 	leaf := Leaf{Kind: "campaign", Name: x.ID, Operation: r.Operation, State: "started", Reason: r.Reason, Count: uint64(r.PerSecond)}
-	return l.execute(ctx, x, leaf, []Row{{Table: TableCampaigns, Key: []byte(x.ID), Value: encode(r)}}, func(uint64) {
-		l.campaigns.mu.Lock()
-		defer l.campaigns.mu.Unlock()
-		l.campaigns.all[x.ID] = &Campaign{ID: x.ID, CampaignRecord: r, Cards: map[string]int{}}
-	})
+	return l.execute(ctx, x, leaf, []Row{{Table: TableCampaigns, Key: []byte(x.ID), Value: encode(r)}}, func(uint64) { l.begun(x.ID, r) })
+}
+
+// begun keeps a campaign that is durable now.
+func (l *Ledger) begun(id string, r CampaignRecord) {
+	l.campaigns.mu.Lock()
+	defer l.campaigns.mu.Unlock()
+	l.campaigns.all[id] = &Campaign{ID: id, CampaignRecord: r, Cards: map[string]int{}}
 }
 
 // PaceCampaign changes how many cards a second a campaign marks; 0 has it rest.
@@ -219,6 +225,9 @@ func (l *Ledger) PaceCampaign(ctx context.Context, client, id string, perSecond 
 	return l.campaignMoved(ctx, id, Leaf{State: "paced", Client: client, Count: uint64(perSecond)}, func(r *CampaignRecord) error {
 		if !r.Done.IsZero() {
 			return refuse("campaign.done", "the campaign came to its end")
+		}
+		if r.Term {
+			return refuse("campaign.at_once", "a hold is in its lists at once, and lifted at once: it has no pace")
 		}
 		r.PerSecond = perSecond
 		return nil
@@ -287,7 +296,7 @@ func (l *Ledger) AdvanceCampaigns(ctx context.Context, at time.Time) error {
 	for _, c := range all {
 		var err error
 		switch {
-		case !c.Done.IsZero() || c.PerSecond == 0:
+		case !c.Done.IsZero() || c.PerSecond == 0 || c.Term:
 			continue
 		case !c.Lifted.IsZero():
 			err = l.releaseCards(ctx, c, at)
@@ -396,8 +405,10 @@ func (l *Ledger) markCard(ctx context.Context, c Campaign, r *ReservationRecord,
 			card.State, event = CardRevoked, state.Event{At: at, Revoke: &state.Revoke{Reason: "mass"}}
 		case c.Operation == CampaignHold:
 			card.State, event = CardHeld, state.Event{At: at, Lock: &state.Lock{Lock: holdLock(c.ID), Held: true}}
-		case len(before.Locks) > 0:
-			card.State = CardLocked
+		case c.Operation == CampaignReissue:
+			if card.State, err = l.waitsFor(ctx, r.DocumentType, before, at); err != nil {
+				return false, err
+			}
 		}
 		next, changes, err := before.Apply(event)
 		if err != nil {
@@ -409,6 +420,15 @@ func (l *Ledger) markCard(ctx context.Context, c Campaign, r *ReservationRecord,
 			return err == nil, err
 		}
 	}
+}
+
+// waitsFor says whether a card waits for its phone, or for the end of a lock or a hold.
+func (l *Ledger) waitsFor(ctx context.Context, documentType string, s state.State, at time.Time) (string, error) {
+	s, err := l.held(ctx, documentType, s, at)
+	if len(s.Locks) > 0 {
+		return CardLocked, err
+	}
+	return CardWaiting, err
 }
 
 // commitCard commits what a campaign did to a card. old is nil for a card that was not marked before.
@@ -591,10 +611,17 @@ func (l *Ledger) became(ctx context.Context, c Campaign, key []byte, r CardRecor
 		now.State, now.At = CardExpired, at
 	case !old:
 		now.State, now.At = CardEnded, at
-	case len(s.Locks) > 0:
-		now.State = CardLocked
 	default:
-		now.State = CardWaiting
+		name, _, err := split(TableCards, key, len(policy.Pseudonym{}))
+		if err == nil {
+			now.State, err = l.waitsFor(ctx, name, s, at)
+		}
+		if err != nil {
+			return r, false, err
+		}
+		if now.State == CardLocked {
+			break
+		}
 		remark = !slices.Contains(s.Renew, RenewCompromised) && !slices.ContainsFunc(s.Credentials, func(cr state.Credential) bool { return cr.Phase == state.Reserved && cr.Made.After(c.At) })
 	}
 	return now, remark, nil

@@ -19,6 +19,7 @@ import (
 // proposed keeps a proposal that officers are taken to have approved, and is its execution.
 func (w *town) proposed(action string) *Execution {
 	w.t.Helper()
+	w.requests++
 	id := fmt.Sprintf("%x", sha256.Sum256([]byte(fmt.Sprint(action, w.requests, w.clock.Now()))))
 	must(w.t, w.Said(context.Background(), ProposalEntry{ID: id, ProposalRecord: ProposalRecord{Action: action, State: ProposalOpen, At: w.clock.Now(), Expires: w.clock.Now().Add(time.Hour)}}, "proposal", "kim"))
 	return &Execution{ID: id, Action: action, By: []string{"kim", "lee"}}

@@ -23,6 +23,7 @@ var Codes = map[string]string{
 	"card.held":              policy.Codes["card.held"],
 	"campaign.unknown":       "There is no such campaign: sealctl campaigns shows those that there are.",
 	"campaign.done":          "The campaign came to its end: there is nothing to pace.",
+	"campaign.at_once":       "A hold is in its lists at once, and lifted at once: it has no pace.",
 	"campaign.too_many":      "As many campaigns are under way as can be.",
 	"issuing.stopped":        "The security officers stopped issuing. Nothing was issued: retry with the same idempotency key after Retry-After. Locks, revocations and lists go on.",
 	"key.used_up":            "The signing key signed as often as it may, and none stands by: the security officers have to put another one to use. Nothing was issued: retry with the same idempotency key.",

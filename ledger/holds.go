@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strconv"
 	"sync"
@@ -14,15 +13,16 @@ import (
 	"sealkeeper/policy"
 )
 
-// Mass holds. A hold is a campaign's row: from the commit that places it until the one that lifts it, it is true of every card that it selects. Refusals look
-// at that row and at nothing else. Cards get its lock one by one, so many in a second, so that their lists say it; the lock is a held one, by which no MSO
-// is revoked. Once it is lifted the locks go the same way, each alone, and what else stands against a card stays.
+// Mass holds. A hold is a campaign's row: from the commit that places it until the one that lifts it, it is true of every card that it selects, whatever is
+// in that card's row, where nothing of it is written. What it is in the lists is in terms.go.
+//
+// Holds of before 2026-12 (Term is not set) gave each card a lock of its own, so many in a second. They go on as they began, and are lifted so.
 
 const (
 	// CampaignHold keeps cards from being used until it is lifted.
 	CampaignHold = "hold"
 
-	CardHeld     = "held"     // it has the hold's lock
+	CardHeld     = "held"     // it has the lock of a hold of before
 	CardReleased = "released" // and has it no more
 )
 
@@ -41,49 +41,34 @@ func (l *Ledger) standing() (all []Campaign) {
 	defer m.mu.Unlock()
 	for _, c := range m.all {
 		if c.stands() {
-			all = append(all, Campaign{ID: c.ID, CampaignRecord: c.CampaignRecord})
+			all = append(all, Campaign{ID: c.ID, CampaignRecord: c.CampaignRecord, Hold: c.Hold})
 		}
 	}
 	return all
 }
 
-// selects says whether a card has a live credential of the selection.
-func (l *Ledger) selects(ctx context.Context, c Campaign, documentType string, s state.State, at time.Time) (bool, error) {
-	if c.DocumentType != "" && c.DocumentType != documentType {
-		return false, nil
-	}
-	seen := map[string]bool{}
-	for _, cr := range s.Credentials {
-		if seen[cr.Reservation] || !cr.Live() || at.After(cr.NotAfter) {
-			continue
-		}
-		seen[cr.Reservation] = true
-		r, _, err := get[ReservationRecord](ctx, l, TableReservations, []byte(cr.Reservation))
-		if err != nil {
-			return false, err
-		}
-		if r == nil {
-			return false, fmt.Errorf("reservation %s is missing", cr.Reservation)
-		}
-		if items, _ := c.live(r, s, at); len(items) > 0 {
-			return true, nil
-		}
+// holdsCard says whether a hold that stands is about a card. What a hold of before has found has its lock in its row.
+func (l *Ledger) holdsCard(ctx context.Context, h Campaign, documentType string, s state.State, at time.Time) (bool, error) {
+	switch {
+	case h.Found.IsZero():
+		return l.selected(ctx, h, documentType, s)
+	case h.Term:
+		return l.masked(h.ID, s, at), nil
 	}
 	return false, nil
 }
 
-// held is a state as it is under the holds that stand: those that are still finding their cards may not have come to this one. Its epoch is the
-// stored state's, which is what a change is decided on.
+// held is a state as it is under the holds that stand, which are not in its row. Its epoch is the stored state's, which is what a change is decided on.
 func (l *Ledger) held(ctx context.Context, documentType string, s state.State, at time.Time) (state.State, error) {
+	if len(s.Credentials) == 0 {
+		return s, nil
+	}
 	for _, h := range l.standing() {
-		if !h.Found.IsZero() || len(s.Credentials) == 0 {
-			continue
-		}
-		selected, err := l.selects(ctx, h, documentType, s, at)
+		is, err := l.holdsCard(ctx, h, documentType, s, at)
 		if err != nil {
 			return s, err
 		}
-		if !selected {
+		if !is {
 			continue
 		}
 		next, _, err := s.Apply(state.Event{At: at, Lock: &state.Lock{Lock: holdLock(h.ID), Held: true}})
@@ -115,14 +100,12 @@ func (l *Ledger) withheld(ctx context.Context, r *ReservationRecord, s state.Sta
 		if slices.ContainsFunc(seq(len(r.Items)), func(i int) bool { return h.of(r, i) }) {
 			return refusal(h)
 		}
-		if h.Found.IsZero() {
-			selected, err := l.selects(ctx, h, r.DocumentType, s, r.At)
-			if err != nil {
-				return err
-			}
-			if selected {
-				return refusal(h)
-			}
+		is, err := l.holdsCard(ctx, h, r.DocumentType, s, r.At)
+		if err != nil {
+			return err
+		}
+		if is {
+			return refusal(h)
 		}
 	}
 	if slices.ContainsFunc(s.Locks, func(k policy.Lock) bool { return k.Reason == policy.MassHold }) {
@@ -131,7 +114,8 @@ func (l *Ledger) withheld(ctx context.Context, r *ReservationRecord, s state.Sta
 	return nil
 }
 
-// LiftHold ends a hold, with the mark of its proposal. Its cards get rid of its lock so many in a second.
+// LiftHold ends a hold, with the mark of its proposal: with that commit it is true of nothing any more. Of one of before, the cards get rid of its lock so
+// many in a second.
 func (l *Ledger) LiftHold(ctx context.Context, id string, perSecond int, at time.Time, x *Execution) error {
 	for {
 		r, rev, err := get[CampaignRecord](ctx, l, TableCampaigns, []byte(id))
@@ -143,23 +127,37 @@ func (l *Ledger) LiftHold(ctx context.Context, id string, perSecond int, at time
 		case !r.Lifted.IsZero():
 			return refuse("campaign.done", "the hold was lifted before")
 		}
-		r.Lifted, r.LiftedBy, r.PerSecond, r.Cursor = at, x.By, perSecond, nil
-		if r.Found.IsZero() { // what it had not found by then it does not hold
-			r.Found = at
+		r.Lifted, r.LiftedBy, r.Cursor = at, x.By, nil
+		leaf := Leaf{Kind: "campaign", Name: id, Operation: CampaignHold, State: "lifted"}
+		if r.Term {
+			r.Done = at
+		} else {
+			if r.PerSecond = perSecond; perSecond == 0 {
+				r.PerSecond = MaxPerSecond
+			}
+			if r.Found.IsZero() { // what it had not found by then it does not hold
+				r.Found = at
+			}
+			leaf.Count = uint64(r.PerSecond)
 		}
-		leaf := Leaf{Kind: "campaign", Name: id, Operation: CampaignHold, State: "lifted", Count: uint64(perSecond)}
-		err = l.execute(ctx, x, leaf, []Row{{Table: TableCampaigns, Key: []byte(id), Value: encode(r), If: If(rev)}}, func(uint64) {
+		err = l.execute(ctx, x, leaf, []Row{{Table: TableCampaigns, Key: []byte(id), Value: encode(r), If: If(rev)}}, func(seq uint64) {
 			l.campaigns.mu.Lock()
-			defer l.campaigns.mu.Unlock()
 			l.campaigns.all[id].CampaignRecord = *r
+			l.campaigns.mu.Unlock()
+			if r.Term {
+				l.lifts(id, seq, at)
+			}
 		})
+		if err == nil && r.Term {
+			l.wake()
+		}
 		if !errors.Is(err, ErrConflict) || ctx.Err() != nil {
 			return err
 		}
 	}
 }
 
-// releaseCards takes a lifted hold's lock from its next cards, and ends the hold when none has it any more.
+// releaseCards takes the lock of a lifted hold of before from its next cards, and ends the hold when none has it any more.
 func (l *Ledger) releaseCards(ctx context.Context, c Campaign, at time.Time) error {
 	prefix := cardKey(c.ID, nil)
 	cursor, left, through := c.Cursor, c.PerSecond, false
@@ -236,7 +234,7 @@ func (l *Ledger) releaseCards(ctx context.Context, c Campaign, at time.Time) err
 	})
 }
 
-// releaseCard takes a lifted hold's lock from a card.
+// releaseCard takes the lock of a lifted hold of before from a card.
 func (l *Ledger) releaseCard(ctx context.Context, c Campaign, row []byte, at time.Time) error {
 	secrets, err := l.unlocked()
 	if err != nil {

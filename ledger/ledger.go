@@ -77,9 +77,10 @@ type Ledger struct {
 	buried    buried
 	switches  switches
 	campaigns campaigns
-	halted    atomic.Pointer[Stop] // issuing was stopped; nil: it was not
-	clients   sync.Map             // id → *ClientEntry
-	serials   sync.Map             // serial number of a client's certificate → its id
+	masks     map[string]map[string][]byte // of the holds that stand and found their cards, by hold and list
+	halted    atomic.Pointer[Stop]         // issuing was stopped; nil: it was not
+	clients   sync.Map                     // id → *ClientEntry
+	serials   sync.Map                     // serial number of a client's certificate → its id
 
 	crls    map[string]uint64 // number of each revocation list; under mu
 	revoked atomic.Pointer[revoked]
@@ -212,6 +213,9 @@ func open(ctx context.Context, o Options, s Store) (_ *Ledger, err error) {
 	if err = l.loadCampaigns(ctx); err != nil {
 		return nil, err
 	}
+	if err = l.loadHolds(ctx); err != nil {
+		return nil, err
+	}
 	if err = l.loadClients(ctx); err != nil {
 		return nil, err
 	}
@@ -233,6 +237,8 @@ func open(ctx context.Context, o Options, s Store) (_ *Ledger, err error) {
 	l.tasks.Go(l.keepDenials)
 	l.tasks.Go(l.highWater)
 	l.tasks.Go(l.decider)
+	l.tasks.Go(l.keepHolds)
+	l.seekHeld()
 	if len(reasons) > 0 {
 		f := &Fenced{Reasons: reasons}
 		l.fenced.Store(f)

@@ -17,7 +17,8 @@ import (
 	"sealkeeper/policy"
 )
 
-// list is a status list in memory: the image of its newest settled version, the changes since, and the image that they make.
+// list is a status list in memory: every entry's own status in its newest settled version, the changes since, and what they make. What holds suspend is
+// laid over these when a version is made (terms.go).
 type list struct {
 	row     ListRecord
 	rev     uint64
@@ -25,6 +26,8 @@ type list struct {
 	prev    []byte // nil: no version yet
 	next    []byte
 	changes []change // since prev, in journal order
+	held    []byte   // what holds suspended in prev; nil: nothing
+	terms   []term   // and since, in journal order
 	horizon time.Time
 	dirty   time.Time // must be signed again although nothing changed (after Unfence)
 }
@@ -61,8 +64,15 @@ func (li *list) add(c change) {
 	set(li.next, li.row.Bits, c.Index, c.To)
 }
 
-// upTo is the image after every change with a sequence number ≤ through.
+// upTo is the image that a version shows after every change, hold and lift with a sequence number ≤ through.
 func (li *list) upTo(through uint64) []byte {
+	image := li.own(through)
+	lay(image, li.heldAt(through))
+	return image
+}
+
+// own are the entries' own statuses then, whatever holds there are.
+func (li *list) own(through uint64) []byte {
 	image := make([]byte, len(li.next))
 	copy(image, li.prev)
 	for _, c := range li.changes {
@@ -75,9 +85,29 @@ func (li *list) upTo(through uint64) []byte {
 
 // settled makes v the newest version, whose image holds every change up to v.Through.
 func (li *list) settled(v VersionRecord) {
-	image := li.upTo(v.Through)
+	image, held := li.own(v.Through), li.heldAt(v.Through)
 	li.changes = slices.DeleteFunc(slices.Clone(li.changes), func(c change) bool { return c.seq <= v.Through })
-	li.prev, li.version, li.dirty = image, v, time.Time{}
+	li.terms = slices.DeleteFunc(slices.Clone(li.terms), func(t term) bool { return t.seq <= v.Through })
+	li.prev, li.held, li.version, li.dirty = image, held, v, time.Time{}
+}
+
+// urgent: somebody waits for what happened to the list since.
+func (li *list) urgent() bool { return len(li.changes)+len(li.terms) > 0 }
+
+// dirtySince is when the oldest of that was committed.
+func (li *list) dirtySince() time.Time {
+	since := li.dirty
+	for _, c := range li.changes {
+		if since.IsZero() || c.At.Before(since) {
+			since = c.At
+		}
+	}
+	for _, t := range li.terms {
+		if since.IsZero() || t.at.Before(since) {
+			since = t.at
+		}
+	}
+	return since
 }
 
 // loadLists rebuilds the images from the changes, in journal order. A version row without a token was made by Unfence: its number is the
@@ -189,8 +219,8 @@ type ListHead struct {
 	Version uint64    // newest settled version; 0: none yet
 	Signed  bool      // its token is there
 	Until   time.Time // its exp
-	Dirty   time.Time // commit time of the oldest unpublished change; zero: none
-	Urgent  bool      // a status changed since
+	Dirty   time.Time // commit time of the oldest unpublished change, hold or lift; zero: none
+	Urgent  bool      // there is one
 	Through uint64    // the journal sequence number that this is the state of
 	Key     string    // that signed it; empty: it was signed before this was noted
 }
@@ -203,12 +233,8 @@ func (l *Ledger) ListHead(id string) (h ListHead, ok bool) {
 	if li == nil {
 		return h, false
 	}
-	h = ListHead{Version: li.version.Version, Signed: li.version.Token != nil, Until: li.version.Expires, Dirty: li.dirty, Urgent: len(li.changes) > 0, Through: l.through, Key: li.version.Key}
-	for _, c := range li.changes {
-		if h.Dirty.IsZero() || c.At.Before(h.Dirty) {
-			h.Dirty = c.At
-		}
-	}
+	h = ListHead{Version: li.version.Version, Signed: li.version.Token != nil, Until: li.version.Expires, Urgent: li.urgent(), Through: l.through, Key: li.version.Key}
+	h.Dirty = li.dirtySince()
 	return h, true
 }
 
@@ -222,19 +248,16 @@ func (l *Ledger) List(id string) (ListSnapshot, error) {
 	}
 	s := ListSnapshot{
 		Facts: policy.ListFacts{ID: id, URI: li.row.URI, Format: li.row.Format, Bits: li.row.Bits, PrevVersion: li.version.Version,
-			PrevIssued: li.version.IssuedAt, Prev: slices.Clone(li.prev), Next: slices.Clone(li.next), Through: l.through, Urgent: len(li.changes) > 0},
+			PrevIssued: li.version.IssuedAt, Prev: slices.Clone(li.prev), Next: slices.Clone(li.next), Held: li.heldAt(l.through), Through: l.through, Urgent: li.urgent()},
 		Token: li.version.Token,
 		Until: li.version.Expires,
-		Dirty: li.dirty,
+		Dirty: li.dirtySince(),
 	}
 	if s.Facts.Prev == nil && li.version.Version > 0 {
 		s.Facts.Prev = make([]byte, len(li.next)) // its number jumped before it was ever signed
 	}
 	for _, c := range li.changes {
 		s.Facts.Changes = append(s.Facts.Changes, policy.ListChange{Index: c.Index, From: c.From, To: c.To})
-		if s.Dirty.IsZero() || c.At.Before(s.Dirty) {
-			s.Dirty = c.At
-		}
 	}
 	return s, nil
 }

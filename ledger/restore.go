@@ -51,6 +51,7 @@ type Difference struct {
 	Cards    CardCounts       `json:"cards"`               // what comes back from published lists
 	Unknown  int              `json:"unknown,omitzero"`    // indices that are stopped there and were given out in the lost part
 	Stronger int              `json:"stronger,omitzero"`   // credentials that are stopped here and no longer there: they stay stopped
+	Holds    int              `json:"holds,omitzero"`      // that stand here: of a card that is held, the lists don't say whether it is locked besides
 	Lists    []ListDifference `json:"lists"`
 	CRLs     []CRLDifference  `json:"crls"`
 	Reasons  []string         `json:"reasons"`
@@ -117,6 +118,9 @@ func (d *Difference) Lines() (lines []string) {
 	if d.Stronger > 0 {
 		say("Stopped here and no longer there: %d credentials, which stay stopped.", d.Stronger)
 	}
+	if d.Holds > 0 {
+		say("%d mass holds stand: lists don't show which of their cards were locked besides, so locks of the lost part are lost.", d.Holds)
+	}
 	for _, l := range d.Lists {
 		switch {
 		case l.Doubt != "":
@@ -172,6 +176,11 @@ func (l *Ledger) compare(ctx context.Context, p Published) (*regain, *Difference
 	if f := l.fenced.Load(); f != nil {
 		d.Reasons = f.Reasons
 	}
+	for _, h := range l.standing() {
+		if h.Term {
+			d.Holds++
+		}
+	}
 	seen := map[string]uint64{}
 	if h := l.outside.seen; h != nil {
 		d.Seen, seen = h.Size, h.Lists
@@ -218,7 +227,7 @@ func (l *Ledger) compare(ctx context.Context, p Published) (*regain, *Difference
 		}
 		a := back.subjects[k]
 		if len(a.event.Revoked) > 0 && slices.ContainsFunc(before.Credentials, func(c state.Credential) bool {
-			return c.Format != policy.MDoc && before.Status(c) != state.Invalid && !newest[c.List]
+			return c.Format != policy.MDoc && before.Status(c) != state.Invalid && (!newest[c.List] || l.isHeld(c))
 		}) {
 			a.event.Suspended = true // the list that would say whether it is still locked says nothing
 		}
@@ -299,9 +308,10 @@ func (l *Ledger) compareList(ctx context.Context, s Shown, back *regain) (d List
 	l.mu.RLock()
 	li := l.lists[s.ID]
 	var row ListRecord
-	var image []byte
+	var image, own []byte // as the list shows it now, and each entry's own status
 	if li != nil {
-		row, d.Version, image = li.row, li.version.Version, slices.Clone(li.next)
+		row, d.Version, image, own = li.row, li.version.Version, slices.Clone(li.next), slices.Clone(li.next)
+		lay(image, li.heldAt(l.through))
 	}
 	l.mu.RUnlock()
 	if li == nil || s.Doubt != "" {
@@ -322,7 +332,7 @@ func (l *Ledger) compareList(ctx context.Context, s Shown, back *regain) (d List
 			shift := n * row.Bits
 			mask := byte(1<<row.Bits - 1)
 			is, shown := image[at]>>shift&mask, s.Image[at]>>shift&mask
-			c := state.Change{List: s.ID, Index: uint64(at*per + n), From: is, To: shown}
+			c := state.Change{List: s.ID, Index: uint64(at*per + n), From: own[at] >> shift & mask, To: shown}
 			switch {
 			case is == shown:
 				continue

@@ -16,7 +16,7 @@ func (w *town) shown() (p Published) {
 	for _, id := range w.Lists() {
 		s, err := w.List(id)
 		must(w.t, err)
-		p.Lists = append(p.Lists, Shown{ID: id, Version: s.Facts.PrevVersion, Issued: s.Facts.PrevIssued, Bits: s.Facts.Bits, Image: slices.Clone(s.Facts.Prev)})
+		p.Lists = append(p.Lists, Shown{ID: id, Version: s.Facts.PrevVersion, Issued: s.Facts.PrevIssued, Bits: s.Facts.Bits, Image: w.lists[id].upTo(w.lists[id].version.Through)})
 	}
 	return p
 }

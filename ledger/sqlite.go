@@ -58,11 +58,12 @@ var migrations = []func() string{
 	func() string { return createTables(tables[1]) },
 	func() string { return createTables(tables[2]) },
 	func() string { return "" }, // rows of requests have their answers behind the JSON (encode.go), which older programs can't read
+	func() string { return createTables(tables[3]) },
 }
 
 func createTables(names []Table) string {
 	// Rows with large values live beside their key, small ones inside the key's tree.
-	wide := map[Table]bool{TableSlots: true, TableReservations: true, TableRequests: true, TableVersions: true, TableCertificates: true, TableCRLs: true, TableKeys: true, TableMeta: true, TableDecisions: true, TableOfficers: true, TableProposals: true, TableKeyLife: true, TableMandates: true, TableClients: true}
+	wide := map[Table]bool{TableSlots: true, TableReservations: true, TableRequests: true, TableVersions: true, TableCertificates: true, TableCRLs: true, TableKeys: true, TableMeta: true, TableDecisions: true, TableOfficers: true, TableProposals: true, TableKeyLife: true, TableMandates: true, TableClients: true, TableMasks: true}
 	var b strings.Builder
 	for _, t := range names {
 		options := " STRICT, WITHOUT ROWID"

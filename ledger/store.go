@@ -123,6 +123,8 @@ const (
 	TableKeyUse       Table = "keyuse"       // key → KeyUse
 	TableCampaigns    Table = "campaigns"    // id of its proposal → CampaignRecord
 	TableCards        Table = "cards"        // campaign ‖ 0 ‖ type ‖ 0 ‖ pseudonym → CardRecord
+	TableHolds        Table = "holds"        // campaign → HoldRecord; written once
+	TableMasks        Table = "masks"        // campaign ‖ 0 ‖ list → MaskRecord
 	TableClients      Table = "clients"      // id → ClientRecord; never deleted
 	TableDue          Table = "due"          // second ‖ type ‖ 0 ‖ pseudonym ‖ 0 ‖ order → DueRecord
 )
@@ -136,4 +138,6 @@ var tables = [][]Table{{
 }, {
 	TableLines, TableLinks, TableLetters, TableEvents, TableDue, TableHeld, TableFloods, TableDead, TableDecisions,
 	TableOfficers, TableProposals, TableKeyLife, TableMandates, TableKeyUse, TableRevocations, TableCampaigns, TableCards, TableClients,
+}, {
+	TableHolds, TableMasks,
 }}

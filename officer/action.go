@@ -70,7 +70,7 @@ var actions = map[Action]action{
 	BudgetRaise:     {func() Parameters { return new(Raise) }, Rule{2, 0, day}},
 	FloodConfirm:    {func() Parameters { return new(Flood) }, Rule{2, 0, day}},
 	FloodUndo:       {func() Parameters { return new(Flood) }, Rule{2, 0, day}},
-	HoldMass:        {func() Parameters { return new(Mass) }, Rule{2, 0, day}},
+	HoldMass:        {func() Parameters { return new(Hold) }, Rule{2, 0, day}},
 	HoldLift:        {func() Parameters { return new(Lift) }, Rule{2, 0, day}},
 	RevokeMass:      {func() Parameters { return new(Mass) }, Rule{2, time.Hour, day}},
 	ReissueMass:     {func() Parameters { return new(Mass) }, Rule{2, 0, day}},
@@ -287,16 +287,19 @@ func (p *Flood) text() []string {
 		fmt.Sprintf("  %d cards waited when this was proposed; confirming revokes %d MSOs for good, and each is a refresh later.", p.Cards, p.MDocs)}
 }
 
-// Mass is a hold, a revocation or a re-issue of many cards, selected by what the appliance knows of them without knowing persons.
+// Mass is a revocation or a re-issue of many cards, selected by what the appliance knows of them without knowing persons.
 type Mass struct {
 	DocumentType string    `json:"document_type,omitempty"` // of any
 	Key          string    `json:"key,omitempty"`           // that signed them; any
 	From         time.Time `json:"from,omitzero"`           // issued then or later
 	To           time.Time `json:"to,omitzero"`             // issued before
 	Cards        int       `json:"cards"`                   // how many it was about when it was proposed, for who approves
-	PerSecond    int       `json:"per_second"`
+	PerSecond    int       `json:"per_second,omitzero"`
 	Reason       string    `json:"reason"`
 }
+
+// Hold is a hold of many cards, which are selected in the same way. It is at once: a pace that is named has no effect.
+type Hold Mass
 
 const maxPerSecond = 2000
 
@@ -331,6 +334,9 @@ func (p *Mass) check() error {
 
 func (p *Mass) text() []string {
 	out := []string{fmt.Sprintf("All cards that are selected so: %d when this was proposed, %d a second.", p.Cards, p.PerSecond)}
+	if p.PerSecond == 0 {
+		out[0] = fmt.Sprintf("All cards that are selected so, at once: %d when this was proposed.", p.Cards)
+	}
 	if p.DocumentType != "" {
 		out = append(out, "  of type "+p.DocumentType)
 	}
@@ -346,10 +352,20 @@ func (p *Mass) text() []string {
 	return append(out, "  Reason: "+p.Reason)
 }
 
-// Lift ends a hold of many cards, which is named by its proposal.
+func (p *Hold) check() error {
+	m := Mass(*p)
+	if m.PerSecond == 0 {
+		m.PerSecond = 1
+	}
+	return m.check()
+}
+
+func (p *Hold) text() []string { return (*Mass)(p).text() }
+
+// Lift ends a hold of many cards, which is named by its proposal. The pace is that of a hold of before 2026-12, whose cards are released one by one.
 type Lift struct {
 	Hold      string `json:"hold"`
-	PerSecond int    `json:"per_second"`
+	PerSecond int    `json:"per_second,omitzero"`
 	Reason    string `json:"reason"`
 }
 
@@ -357,14 +373,18 @@ func (p *Lift) check() error {
 	switch {
 	case !pseudonymForm.MatchString(p.Hold):
 		return errors.New("hold is the id of the proposal that placed it: 64 hexadecimal digits")
-	case p.PerSecond < 1 || p.PerSecond > maxPerSecond:
-		return fmt.Errorf("per_second is 1 to %d cards", maxPerSecond)
+	case p.PerSecond < 0 || p.PerSecond > maxPerSecond:
+		return fmt.Errorf("per_second is 1 to %d cards, or left away", maxPerSecond)
 	}
 	return reason(p.Reason)
 }
 
 func (p *Lift) text() []string {
-	return []string{fmt.Sprintf("Lift the hold of many cards, %d a second, that was placed by proposal", p.PerSecond), "  " + p.Hold, "  What else stands against a card stays.", "  Reason: " + p.Reason}
+	pace := ""
+	if p.PerSecond > 0 {
+		pace = fmt.Sprintf(", %d a second,", p.PerSecond)
+	}
+	return []string{"Lift the hold of many cards" + pace + " that was placed by proposal", "  " + p.Hold, "  What else stands against a card stays.", "  Reason: " + p.Reason}
 }
 
 // Unlock takes away a lock of the security officers. The holder is named by pseudonym: proposals are kept.

@@ -139,7 +139,7 @@ func examples(t *testing.T, p *people) map[Action]Parameters {
 	}
 	return map[Action]Parameters{
 		PolicyActivate: &Bundle{File: string(bundle)}, OfficersChange: change, AuthoritySwitch: &Switch{"wallet:state-wallet", true, "taken over"}, BudgetRaise: &Raise{"office-day", "day", 500, noon.Add(day), "a queue"},
-		FloodConfirm: &Flood{"alpha", noon, 1, 2}, FloodUndo: &Flood{"alpha", noon, 1, 2}, HoldMass: &Mass{DocumentType: "kr-resident", Cards: 9, PerSecond: 50, Reason: "broken wallet"}, HoldLift: &Lift{root, 50, "repaired"}, ReissueMass: &Mass{Key: "ds-1", From: noon.Add(-day), To: noon, Cards: 9, PerSecond: 50, Reason: "key found"},
+		FloodConfirm: &Flood{"alpha", noon, 1, 2}, FloodUndo: &Flood{"alpha", noon, 1, 2}, HoldMass: &Hold{DocumentType: "kr-resident", Cards: 9, Reason: "broken wallet"}, HoldLift: &Lift{root, 0, "repaired"}, ReissueMass: &Mass{Key: "ds-1", From: noon.Add(-day), To: noon, Cards: 9, PerSecond: 50, Reason: "key found"},
 		RevokeMass: &Mass{DocumentType: "kr-resident", Key: "ds-1", Cards: 9, PerSecond: 50, Reason: "broken wallet"}, UnlockAdmin: &Unlock{"kr-resident", root, "officer", "court order 12"},
 		ClockAccept: &Clock{noon, "compared with two sources"}, FenceLift: &Fence{12, root, []string{"Lost: 3 of 15 journal entries."}, "restored"}, RestoreOpen: &Fence{12, root, []string{"Nothing."}, "restored"},
 		BackupKey: &Backup{root, 2, []string{"kim", "lee", "park"}, "{}"},

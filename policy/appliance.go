@@ -22,9 +22,10 @@ type ListFacts struct {
 	Bits        int
 	PrevVersion uint64 // 0: none yet
 	PrevIssued  time.Time
-	Prev        []byte // the array last signed; nil: none yet
-	Next        []byte
+	Prev        []byte       // every entry's own status in the version last signed; nil: none yet
+	Next        []byte       // and now
 	Changes     []ListChange // every change committed since Prev, in order
+	Held        []byte       // entries that mass holds suspend, a bit for each, least significant first; nil: none
 	Through     uint64
 	Version     uint64
 	IssuedAt    time.Time
@@ -49,9 +50,10 @@ const (
 
 // DecideList allows a list version only if it is its predecessor plus exactly the committed changes, no revoked entry is cleared, an
 // mdoc list has one bit and only grows, iat is a whole second and never lower than the last, the version grows, exp > iat and ttl ≤ exp − iat.
-// It is the appliance's own decision: invariants only, no bundle (b may be nil).
+// What mass holds suspend is laid over that, and changes no entry's own status. It is the appliance's own decision: invariants only, no bundle
+// (b may be nil).
 //
-// The approved image is the one computed here from Prev and Changes, not the caller's slice: bytes altered later can't become approved.
+// The approved image is the one computed here from Prev, Changes and Held, not the caller's slice: bytes altered later can't become approved.
 func DecideList(b *Bundle, f ListFacts, at time.Time) (*Approval, Decision) {
 	deny := func(rule, code, format string, args ...any) (*Approval, Decision) {
 		return nil, b.denied(rule, "list."+code, fmt.Sprintf(format, args...))
@@ -70,6 +72,10 @@ func DecideList(b *Bundle, f ListFacts, at time.Time) (*Approval, Decision) {
 		return deny(ruleListForm, "size", "list %s has no entries", f.ID)
 	case len(f.Next) < len(f.Prev):
 		return deny(ruleListForm, "size", "list %s would shrink from %d to %d bytes", f.ID, len(f.Prev), len(f.Next))
+	case f.Held != nil && f.Bits == 1:
+		return deny(ruleListForm, "held", "list %s knows no suspension: a hold is no matter of it", f.ID)
+	case f.Held != nil && len(f.Held)*f.Bits != len(f.Next):
+		return deny(ruleListForm, "held", "holds of %d bytes are not about list %s of %d bytes", len(f.Held), f.ID, len(f.Next))
 	case (f.PrevVersion == 0) != (f.Prev == nil):
 		return deny(ruleListForm, "predecessor", "version %d and an array of %d bytes can't both be the predecessor", f.PrevVersion, len(f.Prev))
 	case f.Version <= f.PrevVersion:
@@ -111,6 +117,8 @@ func DecideList(b *Bundle, f ListFacts, at time.Time) (*Approval, Decision) {
 			f.Version, f.ID, f.PrevVersion, len(f.Changes))
 	}
 
+	suspend(image, f.Held)
+
 	lane := LaneCRL // ahead of every issue: a list that waits behind a crowd of them would expire, and the next lock wait behind it
 	if f.Urgent {
 		lane = LaneLock
@@ -120,6 +128,21 @@ func DecideList(b *Bundle, f ListFacts, at time.Time) (*Approval, Decision) {
 			a.list = List{ID: f.ID, URI: f.URI, Format: f.Format, Bits: f.Bits, Version: f.Version, IssuedAt: f.IssuedAt, Expires: f.Expires,
 				TTL: f.TTL, Image: image, Through: f.Through}
 		})
+}
+
+// suspend lays holds over an image of two bits an entry: what is held is suspended, unless it is revoked.
+func suspend(image, held []byte) {
+	for i, m := range held {
+		for half := range 2 {
+			b := &image[2*i+half]
+			var which byte // the lower bit of each held entry
+			for n := range 4 {
+				which |= m >> (4*half + n) & 1 << (2 * n)
+			}
+			which &^= *b &^ (*b >> 1) // an entry is 01
+			*b = *b&^(which*3) | which<<1
+		}
+	}
 }
 
 // CertFacts describe a certificate that the appliance wants to sign.

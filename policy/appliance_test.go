@@ -38,6 +38,28 @@ func aList() ListFacts {
 		Through: 17, Version: 5, IssuedAt: noon, Expires: noon.Add(time.Hour), TTL: time.Minute}
 }
 
+// A hold suspends what it holds and nothing else, revives nothing, and changes no entry's own status: without it the image is what it was.
+func TestHoldsAreLaidOverAList(t *testing.T) {
+	f := aList()
+	f.Prev, f.Next, f.Changes = []byte{0xe4, 0x1b}, []byte{0xe4, 0x1b}, nil // 0 1 2 3, 3 2 1 0
+	for held, want := range map[byte][]byte{
+		0x00: {0xe4, 0x1b},
+		0xff: {0b10_10_01_10, 0b10_01_10_10},
+		0x81: {0b11_10_01_10, 0b10_01_10_11},
+		0x3c: {0b10_10_01_00, 0b00_01_10_10},
+	} {
+		f.Held = []byte{held}
+		a, d := DecideList(nil, f, noon)
+		allowed(t, a, d)
+		if l, _ := a.List(); !bytes.Equal(l.Image, want) {
+			t.Errorf("%08b makes %08b, want %08b", held, l.Image, want)
+		}
+	}
+	if !bytes.Equal(f.Next, []byte{0xe4, 0x1b}) {
+		t.Error("what was given was written to")
+	}
+}
+
 func TestListIsItsPredecessorPlusTheCommittedChanges(t *testing.T) {
 	mdoc := func(f *ListFacts) {
 		f.Format, f.Bits, f.Prev, f.Next, f.Changes = MDoc, 1, []byte{0x01}, []byte{0x81}, []ListChange{{Index: 7, To: 1}}
@@ -52,6 +74,8 @@ func TestListIsItsPredecessorPlusTheCommittedChanges(t *testing.T) {
 			f.PrevVersion, f.PrevIssued, f.Prev, f.Changes, f.Next = 0, time.Time{}, nil, nil, []byte{0, 0}
 		}, ""},
 		"re-signed without changes": {func(f *ListFacts) { f.Changes, f.Next = nil, f.Prev }, ""},
+		"a hold of an mdoc":         {func(f *ListFacts) { mdoc(f); f.Held = []byte{0xff} }, "list.held"},
+		"a hold of another":         {func(f *ListFacts) { f.Held = []byte{0xff, 0} }, "list.held"},
 		"the same second":           {func(f *ListFacts) { f.PrevIssued = f.IssuedAt }, ""},
 		"wall clock fell back": {func(f *ListFacts) {
 			f.PrevIssued = noon.Add(time.Hour)

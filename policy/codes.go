@@ -109,6 +109,7 @@ var Codes = map[string]string{
 	"list.index":       "A committed change lies outside its list.",
 	"list.value":       "A committed change has a status that its list can't hold.",
 	"list.changes":     "A list version is not its predecessor plus exactly the committed changes.",
+	"list.held":        "Holds are not about this list: it knows no suspension, or has another size.",
 	"list.revoked":     "A list version would take back a revocation.",
 
 	"cert.profile":         "The certificate's profile is not known.",

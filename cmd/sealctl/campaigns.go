@@ -19,7 +19,7 @@ func campaignsCommand(o *options) *cobra.Command {
 	var watch string
 	c := &cobra.Command{Use: "campaigns", Short: "Show what officers had done about many cards, and how far it is", Args: cobra.NoArgs,
 		Long: `campaigns lists re-issues, revocations and holds of many cards at once (reissue.mass, revoke.mass, hold.mass): how many cards each is about, and what became of them. The
-sum of all columns behind TOTAL is TOTAL, at any time. With --watch it draws how far one is until it is done.`,
+sum of all columns behind TOTAL is TOTAL, at any time; of a hold of a whole document type it is all, and its cards are not counted. With --watch it draws how far one is until it is done.`,
 		Example: "  sealctl campaigns --identity clients/operator-1\n  sealctl campaigns --watch 3f2a91\n  sealctl campaigns pace 3f2a91 0",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := o.client()
@@ -92,12 +92,22 @@ func campaignsTable(w io.Writer, all []contract.Campaign) {
 	}
 	fmt.Fprintln(w, "CAMPAIGN\tDOES\tOF\tSTATE\tTOTAL\tWAIT\tREISSUED\tLOCKED\tEXPIRED\tENDED\tREVOKED\tHELD\tRELEASED\tFAILED")
 	for _, c := range all {
-		fmt.Fprintf(w, "%.12s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\n", c.ID, c.Operation, strings.Trim(c.DocumentType+" "+c.Key, " "), campaignState(c), c.Total, c.Waiting, c.Reissued, c.Locked, c.Expired, c.Ended, c.Revoked, c.Held, c.Released, c.Failed)
+		total := strconv.Itoa(c.Total)
+		if c.Whole {
+			total = "all"
+		}
+		fmt.Fprintf(w, "%.12s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\n", c.ID, c.Operation, strings.Trim(c.DocumentType+" "+c.Key, " "), campaignState(c), total, c.Waiting, c.Reissued, c.Locked, c.Expired, c.Ended, c.Revoked, c.Held, c.Released, c.Failed)
 	}
 }
 
 func campaignState(c contract.Campaign) string {
 	switch {
+	case c.AtOnce && !c.Lifted.IsZero():
+		return "lifted"
+	case c.AtOnce && c.Found.IsZero():
+		return "is being found"
+	case c.AtOnce:
+		return fmt.Sprintf("stands, %d lists", c.Lists)
 	case !c.Done.IsZero():
 		return "done"
 	case c.PerSecond == 0:

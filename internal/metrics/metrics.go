@@ -67,6 +67,7 @@ type Metrics struct {
 	ScheduleLate      prometheus.Gauge       // seconds that the oldest order that is due waits
 
 	HeldCards  *prometheus.GaugeVec // carrier
+	Holds      *prometheus.GaugeVec // state: finding, standing
 	DeadEvents prometheus.Gauge
 	Unrecorded prometheus.Counter // denials that were one too many to be journalled
 
@@ -131,6 +132,7 @@ func New() *Metrics {
 		ListPending:    gauge("list_pending_since_timestamp_seconds", "Since when the oldest acknowledged change of a list waits to be published; 0: none waits.", "list"),
 		GivenUp:        counter("given_up_total", "Issues that ended without a card: unfinished (nobody finished the request in time), unacknowledged (the phone did not show in time that it has it).", "why"),
 		DeadEvents:     gauge("dead_events", "Events of carriers that were refused and may be judged again.").WithLabelValues(),
+		Holds:          gauge("holds", "Mass holds of the security officers: those that stand in the lists, and those whose cards are still being found.", "state"),
 		HeldCards:      gauge("held_cards", "Cards whose mdocs wait for a decision on a carrier's flood of reports.", "carrier"),
 		BudgetUsed:     gauge("budget_used_ratio", "How much the one that used most of a budget has used of it, in this hour or day, whichever is fuller; at 1 it is refused.", "budget", "per"),
 		CertExpires:    gauge("certificate_expires_timestamp_seconds", "notAfter of a key's certificate; tls-server is the issuance listener's.", "key"),

@@ -113,7 +113,10 @@ type run struct {
 	gone         map[string]bool        // campaigns that were
 	early        []string               // and those that were too early
 	lifted       map[string]bool        // holds that the journal says were lifted
-	holding      map[string]int         // cards that have a hold's lock, by hold
+	liftedAt     map[string]uint64      // and by which entry
+	begunAt      map[string]uint64      // the entries of begun
+	placed       map[string]heldAt      // by which entry a hold came to be true of lists
+	holding      map[string]int         // cards that have the lock of a hold of before, by hold
 	restored     map[uint64]bool        // entries in which something was taken back from published lists
 	inUse        map[string]bool        // hashes of bundles, once they are put to use
 	unused       []uint64               // entries of bundles that were not
@@ -157,7 +160,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	defer a.Close()
 	f := &run{ctx: ctx, o: o, a: a, r: &Report{Ledger: o.Ledger}, leaves: map[string]leafAt{}, settled: map[string]struct{}{}, givenUp: map[string]struct{}{}, tries: map[string][]triedAt{},
 		reservations: map[string]ledger.ReservationRecord{}, credentials: map[slot]ledger.CredentialRecord{}, lists: map[string]ledger.ListRecord{}, images: map[string][]byte{}, keys: map[string]ledger.Key{}, windows: map[window]uint64{}, latches: map[string]map[uint64]int64{},
-		decisions: map[uint64]decision{}, inUse: map[string]bool{}, restored: map[uint64]bool{}, revoked: map[string][]revokedAt{}, crlNumbers: map[string]uint64{}, proposed: map[string][]string{}, executed: map[string][]uint64{}, set: map[string]bool{}, begun: map[string]bool{}, done: map[string]int{}, marked: map[string]int{}, lifted: map[string]bool{}, ended: map[string]time.Time{}, forgotten: map[string]int{}, gone: map[string]bool{}, holding: map[string]int{},
+		decisions: map[uint64]decision{}, inUse: map[string]bool{}, restored: map[uint64]bool{}, revoked: map[string][]revokedAt{}, crlNumbers: map[string]uint64{}, proposed: map[string][]string{}, executed: map[string][]uint64{}, set: map[string]bool{}, begun: map[string]bool{}, done: map[string]int{}, marked: map[string]int{}, lifted: map[string]bool{}, liftedAt: map[string]uint64{}, begunAt: map[string]uint64{}, placed: map[string]heldAt{}, ended: map[string]time.Time{}, forgotten: map[string]int{}, gone: map[string]bool{}, holding: map[string]int{},
 		custody: custody{entries: map[string]uint64{}, before: map[string]bool{}, registries: map[string]struct{}{}}}
 	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.lines, f.versions, f.certificates, f.revocations, f.published, f.budgets, f.orders, f.unfinished, f.recorded, f.proposals, f.keysLives, f.persons, f.clients} {
 		if err := step(); err != nil {
@@ -708,7 +711,7 @@ func (f *run) versions() error {
 			return err
 		}
 		if !bytes.Equal(image, t.Image) {
-			c.fail("list %s version %d does not show exactly the changes up to entry %d", v.ID, v.Version, v.Through)
+			c.fail("list %s version %d does not show exactly the changes and holds up to entry %d", v.ID, v.Version, v.Through)
 		}
 		if err := f.pinned(t.Chain[0], policy.PurposeList); err != nil {
 			c.fail("list %s version %d: %v", v.ID, v.Version, err)

@@ -17,11 +17,14 @@ func (f *run) governed(seq uint64, leaf ledger.Leaf) {
 	case "campaign-card":
 		f.marked[leaf.Name]++
 	case "campaign":
+		if leaf.Operation == ledger.CampaignHold && len(leaf.Digest) > 0 {
+			f.placed[leaf.Name] = heldAt{seq, leaf.Count, leaf.Digest}
+		}
 		switch leaf.State {
 		case "started":
-			f.begun[leaf.Name] = true
+			f.begun[leaf.Name], f.begunAt[leaf.Name] = true, seq
 		case "lifted":
-			f.lifted[leaf.Name] = true
+			f.lifted[leaf.Name], f.liftedAt[leaf.Name] = true, seq
 		case "done":
 			f.done[leaf.Name], f.ended[leaf.Name] = int(leaf.Count), leaf.At
 		case "sweeping", "swept":
@@ -67,6 +70,9 @@ func (f *run) proposals() error {
 		return err
 	}
 	if err := f.campaigns(); err != nil {
+		return err
+	}
+	if err := f.holds(); err != nil {
 		return err
 	}
 	return f.a.Proposals(f.ctx, func(id string, r ledger.ProposalRecord) error {
@@ -119,7 +125,7 @@ func (f *run) campaigns() error {
 	}); err != nil {
 		return err
 	}
-	if err := f.a.Campaigns(f.ctx, func(id string, r ledger.CampaignRecord) error {
+	if err := f.a.Campaigns(f.ctx, func(id string, _ uint64, r ledger.CampaignRecord) error {
 		c.Checked++
 		if !f.begun[id] {
 			c.fail("campaign %.12s… was never begun by the journal", id)
@@ -128,6 +134,9 @@ func (f *run) campaigns() error {
 			c.fail("campaign %.12s… was swept, and is there", id)
 		}
 		n, done := f.done[id]
+		if r.Term { // it ends when it is lifted, and has no cards that are counted
+			done = f.lifted[id]
+		}
 		if done == r.Done.IsZero() {
 			c.fail("campaign %.12s… is done: %v, by the journal: %v", id, !r.Done.IsZero(), done)
 		}

@@ -97,7 +97,7 @@ func (b *bench) grown(ctx context.Context, n int) (a *appliance, bytes int64, er
 		return nil, 0, err
 	}
 	file := filepath.Join(a.dir, "data", "ledger.db")
-	if err := b.fill(ctx, file, n); err != nil {
+	if err := b.fill(ctx, file, n, n, growthShared); err != nil {
 		return nil, 0, fmt.Errorf("filling the ledger: %w", err)
 	}
 	info, err := os.Stat(file)
@@ -125,8 +125,8 @@ func row(t ledger.Table, key []byte, v any) (ledger.Row, error) {
 	return ledger.Row{Table: t, Key: key, Value: value}, err
 }
 
-// fill writes n subjects, each with one SD-JWT VC.
-func (b *bench) fill(ctx context.Context, file string, n int) error {
+// fill writes n subjects, each with one SD-JWT VC, into lists with room for most, and a reservation for every shared-th.
+func (b *bench) fill(ctx context.Context, file string, n, most, shared int) error {
 	store, err := ledger.OpenSQLite(ctx, file)
 	if err != nil {
 		return err
@@ -134,13 +134,13 @@ func (b *bench) fill(ctx context.Context, file string, n int) error {
 	defer store.Close()
 	const entries = 1 << 20
 	made := time.Now().Add(-48 * time.Hour).UTC().Truncate(time.Second)
-	f := &filler{made: made, answer: base64.RawURLEncoding.AppendEncode(nil, bytes.Repeat([]byte{0xa5}, 1900))}
+	f := &filler{made: made, shared: shared, answer: base64.RawURLEncoding.AppendEncode(nil, bytes.Repeat([]byte{0xa5}, 1900))}
 	var lists []ledger.Row
-	for first := 0; first < n; first += entries {
+	for first := 0; first < most; first += entries {
 		id := f.name(uint64(first))
 		f.lists = append(f.lists, id)
 		r, err := row(ledger.TableLists, []byte(id), ledger.ListRecord{ID: id, URI: publicURL + "/status-lists/" + id, DocumentType: documentType, Format: policy.SDJWT, Bits: 2,
-			Size: entries, Leased: uint64(min(entries, n-first)), Opened: made, Closed: made.Add(time.Hour)})
+			Size: entries, Leased: uint64(min(entries, most-first)), Opened: made, Closed: made.Add(time.Hour)})
 		if err != nil {
 			return err
 		}
@@ -177,6 +177,7 @@ func (b *bench) fill(ctx context.Context, file string, n int) error {
 
 type filler struct {
 	made   time.Time
+	shared int // subjects of one journal entry
 	lists  []string
 	answer []byte
 	serial uint64
@@ -249,13 +250,13 @@ func (f *filler) ops(people []policy.Pseudonym, pass, first, n int) (ops []ledge
 			rand.Read(lookup[:])
 			add(ledger.TableRequests, lookup[:], ledger.RequestRecord{Client: "ward-office-1", Request: key, RowSalt: key, Reservation: id, At: time.Now(), Settled: time.Now(), Sealed: f.answer})
 		}
-		if len(op.Rows) >= 4*growthShared || i == len(people)-1 {
-			item := ledger.ItemRecord{KeyID: "sdjwt-issuer", Purpose: policy.PurposeSDJWT, TBSHash: key, Format: policy.SDJWT, List: list, Index: index, Key: key, NotAfter: until}
+		if len(op.Rows) >= 4*f.shared || i == len(people)-1 {
+			item := ledger.ItemRecord{KeyID: "sdjwt-issuer-1", Purpose: policy.PurposeSDJWT, TBSHash: key, Format: policy.SDJWT, List: list, Index: index, Key: key, NotAfter: until}
 			add(ledger.TableReservations, []byte(id), ledger.ReservationRecord{ID: id, Kind: policy.KindIssue, Progress: ledger.Settled, Client: "ward-office-1", At: f.made,
 				DocumentType: documentType, Subject: p, Device: device, Items: []ledger.ItemRecord{item}, Request: key[:]})
 			add(ledger.TableAttempts, binary.BigEndian.AppendUint64(append([]byte(id), 0), 0), ledger.AttemptRecord{Worker: "online-1", At: f.made, State: ledger.TrySettled})
 			leaf, failed := json.Marshal(ledger.Leaf{V: 1, Kind: "reserve", At: f.made, Client: "ward-office-1", Subject: key[:], Reservation: id,
-				Items: []ledger.LeafItem{{Key: "sdjwt-issuer", Purpose: policy.PurposeSDJWT, TBS: key[:]}}}, json.Deterministic(true))
+				Items: []ledger.LeafItem{{Key: "sdjwt-issuer-1", Purpose: policy.PurposeSDJWT, TBS: key[:]}}}, json.Deterministic(true))
 			if failed != nil {
 				return nil, failed
 			}

@@ -5,6 +5,7 @@
 //	bench                    everything; BENCH_SHORT=1: one short round
 //	bench -overload 10s      1, 2 and 10 times the capacity, each for that long, three rounds (make bench-scale)
 //	bench -growth 10000000   issuing with that many subjects in the ledger, and with a thousand, in turns (make bench-scale)
+//	bench -hold 4194304      a mass hold of 22 lists of 2^20 entries and its lift, with that many cards (make bench-hold)
 //	bench -rotation          issuing while document signers take over one after the other
 //	bench -enrol             enrolments next to a stock step-ca (make bench-scale)
 //	bench -compare DIR,DIR   issuing at 64 clients with the daemons of several builds in turns, to judge a change
@@ -41,6 +42,7 @@ func main() {
 	whole := flag.Bool("full", false, "with -compare and -profile: issue with statements, methods, phases and budgets")
 	overload := flag.Duration("overload", 0, "three rounds of 1, 2 and 10 times the capacity, each for this long, and nothing else")
 	subjects := flag.Int("growth", 0, "what an issue costs with this many subjects in the ledger, against a thousand; with -overload: afterwards")
+	held := flag.Int("hold", 0, "how long a mass hold of 22 lists and its lift take with this many cards, and nothing else")
 	rotation := flag.Bool("rotation", false, "issuing while document signers are rotated, and nothing else")
 	enrolment := flag.Bool("enrol", false, "enrolments next to a stock step-ca; alone, or with -overload and -growth")
 	replayed := flag.Bool("replay", false, "how long a replay of 100,000 decisions takes, and nothing else")
@@ -60,6 +62,10 @@ func main() {
 		}
 	case *replayed:
 		if err = b.replayAlone(ctx); err == nil {
+			err = b.write()
+		}
+	case *held > 0:
+		if err = b.hold(ctx, *held); err == nil {
 			err = b.write()
 		}
 	case *profile != "":

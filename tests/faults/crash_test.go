@@ -136,6 +136,17 @@ var crashes = []crash{
 	{point: "ledger.campaign-card.before-commit", by: "campaign"},
 	{point: "ledger.campaign-card.after-commit", by: "campaign"},
 
+	// A hold is of all its lists or of none, and so is its lift.
+	{point: "ledger.execution.before-commit", by: "hold"},
+	{point: "ledger.execution.after-commit", by: "hold"},
+	{point: "ledger.hold.masks", by: "hold"},
+	{point: "ledger.hold.before-commit", by: "hold"},
+	{point: "ledger.hold.after-commit", by: "hold"},
+	{point: "ca.publish.reserved", by: "hold"},
+	{point: "ledger.execution.before-commit", by: "lift"},
+	{point: "ledger.execution.after-commit", by: "lift"},
+	{point: "ca.publish.settled", by: "lift"},
+
 	// Of a key's life: TestKeysSurviveEveryCrash.
 	{point: "ca.keys.generated", by: elsewhere},
 	{point: "ca.keys.certified", by: elsewhere},
@@ -397,20 +408,11 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 			phones = append(phones, appliance.NewPhone(t, 1))
 			a.Issue(phones[i], fmt.Sprint("campaign-", i), false)
 		}
-		p, err := r.Propose("kim", officer.ReissueMass, &officer.Mass{Key: "ds-1", Cards: cards, PerSecond: 2, Reason: "a drill"}, 0, time.Now(), rand.Reader)
-		must(t, err)
-		envelope, err := officer.Approve(p.Payload(), "kim", keys["kim"], rand.Reader)
-		must(t, err)
-		_, err = a.As("officers").Propose(t.Context(), contract.ProposeRequest{Proposal: string(envelope)})
-		must(t, err)
-		envelope, err = officer.Approve(p.Payload(), "lee", keys["lee"], rand.Reader)
-		must(t, err)
-		_, err = a.As("officers").Approve(t.Context(), contract.ApprovalRequest{ID: p.ID(), Envelope: string(envelope)})
-		must(t, err)
+		id := approved(t, a, r, keys, officer.ReissueMass, &officer.Mass{Key: "ds-1", Cards: cards, PerSecond: 2, Reason: "a drill"})
 		a.Stop()
 		a.Launch(env)
 		a.UntilUp()
-		_, _, _ = a.Post("officers", "/v1/officers/executions", "", contract.ProposalQuery{ID: p.ID()})
+		_, _, _ = a.Post("officers", "/v1/officers/executions", "", contract.ProposalQuery{ID: id})
 		died(t, a)
 		a.Start()
 		renewed := map[int]bool{}
@@ -435,6 +437,46 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 					renewed[i] = true
 				}
 			}
+		}
+		a.Stop()
+		a.Check()
+	case "hold", "lift":
+		a = appliance.Install(t)
+		r, keys := governed(t, a)
+		a.Start()
+		phone := appliance.NewPhone(t, 1)
+		mso, sdjwt := appliance.ByFormat(a.Issue(phone, "held", false))
+		id := approved(t, a, r, keys, officer.HoldMass, &officer.Hold{Key: "ds-1", Cards: 1, Reason: "a drill"})
+		shows := func(want byte) {
+			t.Helper()
+			a.Eventually(sdjwt.Status, want)
+			if got := a.Status(mso.Status); got != verifier.Valid {
+				t.Errorf("the MSO is %d", got)
+			}
+			_, err := a.As("ward-office-1").Refresh(t.Context(), client.NewKey(), a.Request(phone, "held"))
+			if held := client.Code(err) == "card.held"; held != (want == verifier.Suspended) {
+				t.Errorf("a refresh: %v", err)
+			}
+		}
+		if c.by == "lift" {
+			_, err := a.As("officers").Execute(t.Context(), id)
+			must(t, err)
+			shows(verifier.Suspended)
+			id = approved(t, a, r, keys, officer.HoldLift, &officer.Lift{Hold: id, Reason: "repaired"})
+		}
+		a.Stop()
+		a.Launch(env)
+		a.UntilUp()
+		_, _, _ = a.Post("officers", "/v1/officers/executions", "", contract.ProposalQuery{ID: id})
+		died(t, a)
+		a.Start()
+		if _, err := a.As("officers").Execute(t.Context(), id); (err == nil) != (c.point == "ledger.execution.before-commit") {
+			t.Errorf("once more: %v", err)
+		}
+		if c.by == "lift" {
+			shows(verifier.Valid)
+		} else {
+			shows(verifier.Suspended)
 		}
 		a.Stop()
 		a.Check()
@@ -882,4 +924,20 @@ func governed(t *testing.T, a *appliance.Appliance) (*officer.Registry, map[stri
 	must(t, err)
 	a.Stop()
 	return r, keys
+}
+
+// approved is the id of a proposal that two officers approved.
+func approved(t *testing.T, a *appliance.Appliance, r *officer.Registry, keys map[string]crypto.Signer, action officer.Action, parameters officer.Parameters) string {
+	t.Helper()
+	p, err := r.Propose("kim", action, parameters, 0, time.Now(), rand.Reader)
+	must(t, err)
+	envelope, err := officer.Approve(p.Payload(), "kim", keys["kim"], rand.Reader)
+	must(t, err)
+	_, err = a.As("officers").Propose(t.Context(), contract.ProposeRequest{Proposal: string(envelope)})
+	must(t, err)
+	envelope, err = officer.Approve(p.Payload(), "lee", keys["lee"], rand.Reader)
+	must(t, err)
+	_, err = a.As("officers").Approve(t.Context(), contract.ApprovalRequest{ID: p.ID(), Envelope: string(envelope)})
+	must(t, err)
+	return p.ID()
 }
