@@ -51,6 +51,9 @@ func TestExampleBundles(t *testing.T) {
 
 // Every error says the file, the line, which part, and what to do.
 func TestBundleErrorsNameFileAndLine(t *testing.T) {
+	if race {
+		t.Skip("a function of one goroutine: make unit runs it without the race detector")
+	}
 	good := read(t, "kr-resident.json")
 	// What is missing is reported where it should be, or where it is needed.
 	elsewhere := map[string]bool{"cut off": true, "something behind it": true, "no lifetime": true, "age without birth date": true}

@@ -181,6 +181,9 @@ var calendar = []struct {
 // Acceptance 3: whatever the clock does (a second around every boundary in Seoul and in UTC, leaps over many phases and years, back to before the
 // law), every district, channel and method is decided as the calendar says, and what has begun stays begun. A type without phases does not care.
 func TestCalendarUnderStepsOfTheClock(t *testing.T) {
+	if race {
+		t.Skip("a function of one goroutine: make unit runs it without the race detector")
+	}
 	seoul := time.FixedZone("+09:00", 9*3600)
 	homes := strings.Fields("3611051000 5172051000 4128151000 4888051000 3017051000 2772051000 3171051000 4613051000 4683051000 2711051000 3011051000 " +
 		"5111051000 5211051000 4711051000 4812051000 5011051000 2811051000 4111051000 4311051000 4413051000 1111051000 2635051000 2911051000 9999951000")
@@ -290,6 +293,9 @@ func TestCalendarUnderStepsOfTheClock(t *testing.T) {
 // The bundles that we ship test themselves: as they stand their tests pass, and whoever moves a phase by a second, lets a statement live a
 // second longer or drops it, takes away a reason, a rule, a client or who may what, sees one fail.
 func TestShippedBundlesTestThemselves(t *testing.T) {
+	if race {
+		t.Skip("a function of one goroutine: make unit runs it without the race detector")
+	}
 	for _, file := range []string{"kr-resident.json", "kr-resident-article.json", "eu-pid.json"} {
 		written := func() (f BundleFile) {
 			if err := json.Unmarshal([]byte(read(t, file)), &f); err != nil {
