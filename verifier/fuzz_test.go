@@ -7,6 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -130,13 +131,44 @@ func FuzzTrust(f *testing.F) {
 	}
 	seed := `{"issuer":"https://x.example","as_of":"2026-03-01T12:00:00Z","keys":[{"id":"ds-1","purpose":"mdoc","state":"active","not_before":"2026-03-01T12:00:00Z","not_after":"2027-03-01T12:00:00Z","certificate":"` +
 		base64.StdEncoding.EncodeToString(der) + `"}]}`
-	fuzzing.Run(f, fuzzing.Options{}, fuzzing.Strings(seed, strings.ReplaceAll(seed, "active", "compromised"), `{"keys":[]}`), func(t *testing.T, data []byte) bool {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	ca := func(name string, serial int64, public, signer *ecdsa.PrivateKey, by string) []byte {
+		c := &x509.Certificate{SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: name}, NotBefore: now.AddDate(-1, 0, 0), NotAfter: now.AddDate(1, 0, 0), IsCA: true, BasicConstraintsValid: true,
+			MaxPathLenZero: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign}
+		der, err := x509.CreateCertificate(rand.Reader, c, &x509.Certificate{Subject: pkix.Name{CommonName: by}}, public.Public(), signer)
+		if err != nil {
+			f.Fatal(err)
+		}
+		return der
+	}
+	next, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	first, second, link := ca("one", 1, key, key, "one"), ca("two", 2, next, next, "two"), ca("two", 3, next, key, "one")
+	anchor, err := x509.ParseCertificate(first)
+	if err != nil {
+		f.Fatal(err)
+	}
+	successor, err := x509.ParseCertificate(second)
+	if err != nil {
+		f.Fatal(err)
+	}
+	e := base64.StdEncoding.EncodeToString
+	rolled := `{"issuer":"https://x.example","as_of":"2026-03-01T12:00:00Z","keys":[{"id":"iaca-1","purpose":"iaca","state":"deactivated","certificate":"` + e(first) + `"},{"id":"iaca-2","purpose":"iaca","state":"active","certificate":"` +
+		e(second) + `","link":"` + e(link) + `"}]}`
+	fuzzing.Run(f, fuzzing.Options{}, fuzzing.Strings(seed, strings.ReplaceAll(seed, "active", "compromised"), `{"keys":[]}`, rolled), func(t *testing.T, data []byte) bool {
 		b, err := ParseTrust(data)
 		if err != nil {
 			return false
 		}
-		if len(b.Roots(nil, time.Now())) > 0 {
+		if len(b.Roots(nil, now)) > 0 {
 			t.Fatal("a bundle brought its own anchor")
+		}
+		for _, r := range b.Roots([]*x509.Certificate{anchor}, now) {
+			if !r.Equal(anchor) && !bytes.Equal(r.RawTBSCertificate, successor.RawTBSCertificate) {
+				t.Fatal("a root that nobody vouched for")
+			}
 		}
 		for _, k := range b.Keys {
 			if k.State == "compromised" && len(b.Keys) == 1 && b.Believes(k.Certificate, k.Purpose, k.NotBefore) == nil {

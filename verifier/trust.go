@@ -33,6 +33,7 @@ type TrustedKey struct {
 const (
 	maxTrust     = 4 << 20
 	maxTrustKeys = 1024
+	maxRoots     = 32 // each may cost a signature for each other one
 )
 
 // ParseTrust reads a trust bundle. Members that this version does not know are passed over: a later appliance may say more.
@@ -59,11 +60,16 @@ func ParseTrust(data []byte) (*Trust, error) {
 	if len(f.Keys) == 0 || len(f.Keys) > maxTrustKeys {
 		return nil, fmt.Errorf("the trust bundle has %d keys, 1 to %d are read", len(f.Keys), maxTrustKeys)
 	}
-	t := &Trust{Issuer: f.Issuer, AsOf: f.AsOf}
+	t, roots := &Trust{Issuer: f.Issuer, AsOf: f.AsOf}, 0
 	for _, k := range f.Keys {
 		cert, err := x509.ParseCertificate(k.Certificate)
 		if err != nil {
 			return nil, fmt.Errorf("the trust bundle: certificate of key %.40q: %w", k.ID, err)
+		}
+		if k.Purpose == "iaca" {
+			if roots++; roots > maxRoots {
+				return nil, fmt.Errorf("the trust bundle has more than %d roots", maxRoots)
+			}
 		}
 		key := TrustedKey{k.ID, k.Purpose, k.State, k.NotBefore, k.NotAfter, cert, nil}
 		if len(k.Link) > 0 {
@@ -79,17 +85,21 @@ func ParseTrust(data []byte) (*Trust, error) {
 // Roots are the bundle's IACA certificates that are anchors already, and those to which an anchor leads by link certificates that are good at an
 // instant. Whether a link was revoked is said by the revocation list that it points to; a bundle that is fetched shows it, too: its key is compromised.
 func (t *Trust) Roots(anchors []*x509.Certificate, at time.Time) (roots []*x509.Certificate) {
-	taken := make([]bool, len(t.Keys))
 	for again := true; again; { // a link leads to a root from which another one leads on
 		again = false
-		for i, k := range t.Keys {
-			if taken[i] || k.Purpose != "iaca" || k.State == "compromised" || !slices.ContainsFunc(anchors, k.Certificate.Equal) && !k.linked(roots, at) {
+		for _, k := range t.Keys {
+			if k.Purpose != "iaca" || k.State == "compromised" || slices.ContainsFunc(roots, k.is) || !slices.ContainsFunc(anchors, k.Certificate.Equal) && !k.linked(roots, at) {
 				continue
 			}
-			roots, taken[i], again = append(roots, k.Certificate), true, true
+			roots, again = append(roots, k.Certificate), true
 		}
 	}
 	return roots
+}
+
+// is says whether it is the same root: the signed part of a certificate can stand in more than one encoding of the whole.
+func (k TrustedKey) is(root *x509.Certificate) bool {
+	return bytes.Equal(k.Certificate.RawSubjectPublicKeyInfo, root.RawSubjectPublicKeyInfo) && bytes.Equal(k.Certificate.RawSubject, root.RawSubject)
 }
 
 // linked says whether one of the roots vouches for this one.
@@ -114,11 +124,11 @@ func Linked(root, link, old *x509.Certificate, at time.Time) error {
 	case !bytes.Equal(link.RawIssuer, old.RawSubject):
 		return errors.New("the link certificate was issued by another root")
 	}
-	if err := root.CheckSignatureFrom(root); err != nil {
-		return fmt.Errorf("the new root: %w", err)
-	}
 	if err := link.CheckSignatureFrom(old); err != nil {
 		return fmt.Errorf("the link certificate: %w", err)
+	}
+	if err := root.CheckSignatureFrom(root); err != nil {
+		return fmt.Errorf("the new root: %w", err)
 	}
 	return nil
 }

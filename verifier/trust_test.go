@@ -104,6 +104,7 @@ func TestRootsByLinks(t *testing.T) {
 		"three in a row, in any order":  {bundle(key(c, "announced", second), key(b, "active", good), key(a, "deactivated", nil)), "a b c"},
 		"one in between is compromised": {bundle(key(a, "deactivated", nil), key(b, "compromised", good), key(c, "active", second)), "a"},
 		"the anchor is not in it":       {bundle(key(b, "active", good)), ""},
+		"the same ones again and again": {bundle(key(a, "active", nil), key(a, "active", nil), key(b, "active", good), key(b, "active", good), key(a, "active", nil)), "a b"},
 		"no link":                       {bundle(key(a, "active", nil), key(b, "active", nil)), "a"},
 		"of a stranger":                 {bundle(key(a, "active", nil), key(b, "active", link(b, other, from, to, nil))), "a"},
 	} {
@@ -114,5 +115,16 @@ func TestRootsByLinks(t *testing.T) {
 		if fmt.Sprint(got) != fmt.Sprint(map[bool]string{true: "", false: " " + x.want}[x.want == ""]) {
 			t.Errorf("%s: roots are%s", name, got)
 		}
+	}
+	many := make([]map[string]any, maxRoots+1)
+	for i := range many {
+		many[i] = key(a, "active", nil)
+	}
+	data, err := json.Marshal(map[string]any{"issuer": "x", "as_of": now, "keys": many})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ParseTrust(data); err == nil {
+		t.Errorf("a bundle of %d roots is read", len(many))
 	}
 }
