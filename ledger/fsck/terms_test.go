@@ -23,6 +23,7 @@ import (
 func TestHoldsInLists(t *testing.T) {
 	made := time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC)
 	type world struct {
+		noCampaign                bool
 		held                      []uint64 // indices of the mask; of card 1, signed by k1, is 5; of card 2, signed by k2, is 9
 		row                       ledger.MaskRecord
 		hold                      ledger.HoldRecord
@@ -42,17 +43,18 @@ func TestHoldsInLists(t *testing.T) {
 		"leaves a card out":       {func(w *world) { w.held = []uint64{} }, "is about it, and does not hold index 5 of list L1"},
 		"another mask than the journal's": {func(w *world) { w.hold.Digest = []byte("other") },
 			"has other masks than those of 1 lists that the journal has"},
-		"its mask is gone":           {func(w *world) { w.noMask = true }, "has other masks than those of 1 lists"},
-		"counts otherwise":           {func(w *world) { w.row.Count = 7 }, "holds 1 entries of list L1, its row says 7"},
-		"a damaged mask":             {func(w *world) { w.row.Bits = []byte{0xff, 0xff} }, "the mask of list \"L1\""},
-		"too long a mask":            {func(w *world) { w.row = packed(t, make([]byte, 129)) }, "longer than the list"},
-		"a list that is not there":   {func(w *world) { w.nowhere = true }, "has a mask of list L9, which does not exist"},
-		"placed by nobody":           {func(w *world) { w.noPlace = true }, "is true of lists, and the journal does not say so"},
-		"true of nothing":            {func(w *world) { w.noHold = true }, "came to be true of lists, says the journal, and is of none"},
-		"from another entry on":      {func(w *world) { w.late = true }, "from entry 4 on, by the journal of 1 from entry 3 on"},
-		"by another entry lifted":    {func(w *world) { w.lifted, w.relifted = true, true }, "was lifted by entry 4, its row says by 5"},
-		"not found, and in lists":    {func(w *world) { w.campaign.Found = time.Time{} }, "has found its cards: false, and is true of lists: true"},
-		"masks of a lost hold alone": {func(w *world) { w.campaign.Term = false }, "has masks and was never placed"},
+		"its mask is gone":            {func(w *world) { w.noMask = true }, "has other masks than those of 1 lists"},
+		"counts otherwise":            {func(w *world) { w.row.Count = 7 }, "holds 1 entries of list L1, its row says 7"},
+		"a damaged mask":              {func(w *world) { w.row.Bits = []byte{0xff, 0xff} }, "the mask of list \"L1\""},
+		"too long a mask":             {func(w *world) { w.row = packed(t, make([]byte, 129)) }, "longer than the list"},
+		"a list that is not there":    {func(w *world) { w.nowhere = true }, "has a mask of list L9, which does not exist"},
+		"placed by nobody":            {func(w *world) { w.noPlace = true }, "is true of lists, and the journal does not say so"},
+		"true of nothing":             {func(w *world) { w.noHold = true }, "came to be true of lists, says the journal, and is of none"},
+		"from another entry on":       {func(w *world) { w.late = true }, "from entry 4 on, by the journal of 1 from entry 3 on"},
+		"true of lists, and nobody's": {func(w *world) { w.noCampaign = true }, "is true of lists and was never placed"},
+		"by another entry lifted":     {func(w *world) { w.lifted, w.relifted = true, true }, "was lifted by entry 4, its row says by 5"},
+		"not found, and in lists":     {func(w *world) { w.campaign.Found = time.Time{} }, "has found its cards: false, and is true of lists: true"},
+		"masks of a lost hold alone":  {func(w *world) { w.campaign.Term = false }, "has masks and was never placed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := world{campaign: ledger.CampaignRecord{Operation: ledger.CampaignHold, Selection: ledger.Selection{Key: "k1"}, At: made.Add(time.Hour), By: []string{"kim"}, Found: made.Add(time.Hour), Term: true}}
@@ -104,7 +106,9 @@ func TestHoldsInLists(t *testing.T) {
 				ops = append(ops, leaf("finding", "", 0))
 				held = &ops[4]
 			}
-			add(held, ledger.TableCampaigns, []byte("h1"), w.campaign)
+			if !w.noCampaign {
+				add(held, ledger.TableCampaigns, []byte("h1"), w.campaign)
+			}
 			if !w.noHold {
 				add(held, ledger.TableHolds, []byte("h1"), w.hold)
 			}
