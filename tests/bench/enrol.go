@@ -368,19 +368,19 @@ func (b *bench) enrol(ctx context.Context) error {
 	}
 	us := enrolVerifications*median(verify) + median(hsm)
 	mine, other := median(each(of[0], result.perCPU)), median(each(of[1], result.perCPU))
-	ratios := make([]float64, len(of[0])) // of neighbours, which the machine treated alike
+	ratios := make([]float64, len(of[0])) // of neighbouring rounds: how far a busy machine throws them
 	for i := range ratios {
 		ratios[i] = of[0][i].perCPU() / of[1][i].perCPU()
 	}
 	b.against("enrol_per_cpu_s", mine, "1/CPU s", 1e6/us, us*mine/1e6)
 	b.against("enrol_stepca_per_cpu_s", other, "1/CPU s", 1e6/us, us*other/1e6)
-	b.against("enrol_vs_stepca", median(ratios), "1", 1, median(ratios))
+	b.against("enrol_vs_stepca", mine/other, "1", 1, mine/other)
 	fmt.Printf("\n%-12s %7s %8s %8s %8s %11s %7s %9s %6s\n", "enrolments", "clients", "req/s", "p50 ms", "p99 ms", "per CPU s", "CPU µs", "floor µs", "ratio")
 	for i, a := range []*authority{ours, theirs} {
 		perCPU := median(each(of[i], result.perCPU))
 		fmt.Printf("%-12s %7d %8.0f %8.1f %8.1f %11.0f %7.0f %9.0f %6.2f\n", a.name, enrolClients, median(each(of[i], result.perSecond)), median(each(of[i], func(r result) float64 { return r.quantile(0.5) })),
 			median(each(of[i], func(r result) float64 { return r.quantile(0.99) })), perCPU, 1e6/perCPU, us, us*perCPU/1e6)
 	}
-	fmt.Printf("Ours next to step-ca: %.2f (%.2f to %.2f in %d rounds)\n", median(ratios), slices.Min(ratios), slices.Max(ratios), len(ratios))
+	fmt.Printf("Ours next to step-ca: %.2f (%d rounds: neighbours %.2f to %.2f, their median %.2f)\n", mine/other, len(ratios), slices.Min(ratios), slices.Max(ratios), median(ratios))
 	return nil
 }
