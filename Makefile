@@ -103,7 +103,7 @@ BENCH_CARDS ?= 1048576
 bench-hold: ## a mass hold of 22 lists of 2^20 entries and its lift, with BENCH_CARDS cards; ten minutes, most of them for filling the ledger
 	@sh scripts/require.sh demo
 	@$(MAKE) --no-print-directory build
-	@$(GO) build -trimpath -o bin/bench ./tests/bench
+	@$(GO) build -o bin/bench ./tests/bench
 	@BENCH_OUT=$${BENCH_OUT:-.bench/bench-hold.json} bin/bench -hold $(BENCH_CARDS)
 
 monitoring: ## a real Prometheus sees each fault come and go; every command of the runbooks is run
