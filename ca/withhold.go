@@ -2,6 +2,7 @@ package ca
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -34,7 +35,7 @@ func (a *Authority) holdCertificates(ctx context.Context, c Caller, q *officer.Q
 	if !news {
 		return &Problem{Code: "proposal.moot", Detail: "these certificates are revoked, on hold, or at their end"}
 	}
-	return a.o.Ledger.RevokeCertificates(ctx, p.Serials(), policy.CertificateHold, x)
+	return unmoved(func() error { return a.o.Ledger.RevokeCertificates(ctx, p.Serials(), policy.CertificateHold, x) })
 }
 
 // liftCertificates takes a hold back.
@@ -45,7 +46,17 @@ func (a *Authority) liftCertificates(ctx context.Context, _ Caller, q *officer.Q
 			return err
 		}
 	}
-	return a.o.Ledger.LiftHolds(ctx, p.Serials(), x)
+	return unmoved(func() error { return a.o.Ledger.LiftHolds(ctx, p.Serials(), x) })
+}
+
+// unmoved commits, again if the client moved meanwhile: it got another certificate.
+func unmoved(commit func() error) (err error) {
+	for range 5 {
+		if err = commit(); !errors.Is(err, ledger.ErrConflict) {
+			return err
+		}
+	}
+	return err
 }
 
 // named finds a certificate, which has to be of whom officers read that it is. nil: the ledger does not have it; it was restored from before, and the
