@@ -155,15 +155,18 @@ func (i *Identity) Run(ctx context.Context, failed func(error)) {
 	}
 }
 
-// Renew gets another certificate for the same key; if a change of key was begun whose answer was lost, it ends that instead.
+// Renew gets another certificate for the same key; if a change of key was begun whose answer was lost, it ends that instead, if it can.
 func (i *Identity) Renew(ctx context.Context) error {
+	var begun error
 	if _, err := os.Stat(filepath.Join(i.dir, "next-key.pem")); err == nil {
-		return i.Rekey(ctx)
+		if begun = i.Rekey(ctx); begun == nil {
+			return nil
+		}
 	}
 	now := i.now.Load()
 	body, err := i.ask(ctx, &now.certificate, "/1.0/renew", nil)
 	if err != nil {
-		return err
+		return errors.Join(begun, err)
 	}
 	return i.take(now.certificate.PrivateKey.(*ecdsa.PrivateKey), body)
 }
