@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -254,8 +255,21 @@ func (a *Authority) RenewClient(ctx context.Context, c Caller, r contract.RenewC
 }
 
 // RekeyClient certifies another key of a client, for which the registered one signed. Who comes with the registered key itself had a change of key whose
-// answer was lost, and gets what a renewal of it is: its old key can't sign for anything any more.
-func (a *Authority) RekeyClient(ctx context.Context, c Caller, r contract.RekeyRequest) (contract.CertificateAnswer, error) {
+// answer was lost, since its old key can't sign for anything any more. It gets the certificate that was made, and what a renewal is only if none was:
+// requests are no secrets, and whoever kept one must not use up what the client may have.
+func (a *Authority) RekeyClient(ctx context.Context, c Caller, r contract.RekeyRequest) (none contract.CertificateAnswer, _ error) {
+	made, err := a.lastCertificate(ctx, r)
+	if err != nil {
+		return none, problem(err, nil)
+	}
+	if made != nil {
+		root, err := a.clientRoot()
+		if err != nil {
+			return none, err
+		}
+		a.o.Log.Info("a client got its certificate once more", "client", r.Client, "through", c.ID, "until", made.NotAfter.UTC())
+		return contract.CertificateAnswer{Certificate: text(made.DER), Issuer: text(root), Expires: made.NotAfter.UTC()}, nil
+	}
 	return a.certifyEnrolled(ctx, c, "rekey", func(now time.Time) (*evidence.ClientKey, string, error) {
 		var registered []byte
 		if e, ok := a.o.Ledger.Client(r.Client); ok {
@@ -268,6 +282,33 @@ func (a *Authority) RekeyClient(ctx context.Context, c Caller, r contract.RekeyR
 		k, err := evidence.Rekeying(r.Client, registered, r.Statement, binary(r.CSR), a.o.RA.rekeying(), now)
 		return k, r.Client, err
 	})
+}
+
+// lastCertificate is the newest one that is good for the key that a client registered, if that is the key that asks; nil: there is none.
+func (a *Authority) lastCertificate(ctx context.Context, r contract.RekeyRequest) (*ledger.Certificate, error) {
+	e, known := a.o.Ledger.Client(r.Client)
+	spki, err := evidence.Requested(binary(r.CSR))
+	if !known || err != nil || !bytes.Equal(spki, e.Key) {
+		return nil, nil // a change of key, or nothing: what follows looks again, and says which
+	}
+	now := a.o.Clock.Now()
+	for _, c := range slices.Backward(e.Certificates) {
+		made, err := a.o.Ledger.Certificate(ctx, pad(c.Serial))
+		if err != nil {
+			return nil, err
+		}
+		if _, revoked := a.o.Ledger.RevokedCertificate(pad(c.Serial)); revoked || made == nil || !now.Before(made.NotAfter) {
+			continue
+		}
+		cert, err := x509.ParseCertificate(made.DER)
+		if err != nil {
+			return nil, err
+		}
+		if bytes.Equal(cert.RawSubjectPublicKeyInfo, spki) {
+			return made, nil
+		}
+	}
+	return nil, nil
 }
 
 func (a *Authority) certifyEnrolled(ctx context.Context, c Caller, what string, verify func(time.Time) (*evidence.ClientKey, string, error)) (none contract.CertificateAnswer, _ error) {

@@ -16,6 +16,7 @@ import (
 
 	"sealkeeper/client"
 	"sealkeeper/contract"
+	"sealkeeper/ledger"
 	"sealkeeper/officer"
 	"sealkeeper/policy"
 )
@@ -175,7 +176,7 @@ func TestEnrolmentSurvivesEveryCrash(t *testing.T) {
 		must(t, err)
 		return contract.RekeyRequest{Client: "crash-2", Statement: statement, CSR: to.csr}
 	}
-	owner := func(when string, its, other key) {
+	no := func(when string, other key) {
 		t.Helper()
 		if _, err := b.As("ra-1").RenewClient(t.Context(), contract.RenewClientRequest{Client: "crash-2", Key: other.spki}); client.Code(err) != "enrolment.other_key" {
 			t.Errorf("%s: a renewal for the other key: %v", when, err)
@@ -183,6 +184,10 @@ func TestEnrolmentSurvivesEveryCrash(t *testing.T) {
 		if _, err := b.As("ra-1").RekeyClient(t.Context(), changing(other, thief)); client.Code(err) != "evidence.rekey_signature" {
 			t.Errorf("%s: the other key signs for a third: %v", when, err)
 		}
+	}
+	owner := func(when string, its, other key) {
+		t.Helper()
+		no(when, other)
 		if _, err := b.As("ra-1").RenewClient(t.Context(), contract.RenewClientRequest{Client: "crash-2", Key: its.spki}); err != nil {
 			t.Errorf("%s: a renewal for its key: %v", when, err)
 		}
@@ -193,12 +198,18 @@ func TestEnrolmentSurvivesEveryCrash(t *testing.T) {
 	owner("a change that was not committed", first, next)
 	b.crash("ledger.reserve.cert.after-commit", change)
 	restart()
-	owner("a change that was committed, and nothing signed", next, first)
+	no("a change that was committed, and nothing signed", first)
 	b.crash("ledger.settle.cert.before-commit", change)
 	b.crash("ledger.settle.cert.after-commit", change)
 	restart()
-	if got, err := b.As("ra-1").RekeyClient(t.Context(), changing(first, next)); err != nil || got.Certificate == "" {
+	last, err := b.As("ra-1").RekeyClient(t.Context(), changing(first, next))
+	if err != nil || last.Certificate == "" {
 		t.Errorf("the change again, whose answers were lost: %v", err)
+	}
+	for range ledger.MaxClientCertificates { // whoever has seen its request can ask for what it has, and use up nothing
+		if got, err := b.As("ra-1").RekeyClient(t.Context(), contract.RekeyRequest{Client: "crash-2", Statement: "e30.e30.AA", CSR: next.csr}); err != nil || got != last {
+			t.Fatalf("its request in another's hands: %v, another certificate: %t", err, got != last)
+		}
 	}
 	owner("after the change", next, first)
 
