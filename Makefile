@@ -108,11 +108,11 @@ bench-hold: ## a mass hold of 22 lists of 2^20 entries and its lift, with BENCH_
 
 monitoring: ## a real Prometheus sees each fault come and go; every command of the runbooks is run
 	@sh scripts/require.sh monitoring
-	SEAL_MONITORING=1 SEAL_REQUIRE_PROMETHEUS=1 $(GO) test -count 1 -timeout 8m -parallel 8 -run '^Test(Alerts|Runbooks)$$' ./tests/monitoring
+	SEAL_MONITORING=1 SEAL_REQUIRE_PROMETHEUS=1 $(GO) test -count 1 -timeout 15m -parallel 8 -run '^Test(Alerts|Runbooks)$$' ./tests/monitoring
 
 faults: ## every fault of the HSM, every crash point and failing system calls, each at least once
 	@sh scripts/require.sh faults
-	SEAL_FAULTS=all SEAL_REQUIRE_P11KIT=1 $(GO) test -count=1 -parallel $(PARALLEL) -timeout 15m ./tests/faults
+	SEAL_FAULTS=all SEAL_REQUIRE_P11KIT=1 $(GO) test -count=1 -parallel $(PARALLEL) -timeout 30m ./tests/faults
 
 overload: ## 10,000 connections that are held in every bad way, and 10,000 locks on a full disk (as root: it mounts a small one); 2 minutes
 	SEAL_OVERLOAD=all $(GO) test -count=1 -v -timeout 15m ./tests/overload
