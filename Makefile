@@ -39,7 +39,7 @@ bin/step-ca:
 
 ENROLMENT = .
 registration: ra step ## the registration authority's module, and the stock step against it; ENROLMENT names which tests, by default all
-	cd cmd/sealkeeper-ra && $(GO) vet ./... && $(GO) test ./...
+	cd cmd/sealkeeper-ra && $(GO) vet ./... && $(GO) test -race ./...
 	SEAL_REQUIRE_STEP=1 $(GO) test -count=1 -timeout 10m -run '$(ENROLMENT)' ./tests/enrolment
 
 demo: ## the story of one card, told by the real daemon over real mTLS
