@@ -87,6 +87,7 @@ type Enrolment struct {
 	Issuer   string
 	Audience string
 	At       time.Time
+	Leeway   time.Duration // that At may be off by; none where the token is decided about
 }
 
 type tokenHeader struct {
@@ -165,7 +166,7 @@ func (e Enrolment) token(text string, signed bool) (c tokenClaims, until time.Ti
 		return c, until, refuse("token_malformed", "the token's claims are not those of a one-time token")
 	case e.Issuer == "" || e.Audience == "" || c.Issuer != e.Issuer || c.Audience != e.Audience:
 		return c, until, refuse("token_foreign", "the token is for another registration authority")
-	case e.At.Before(from) || !e.At.Before(until):
+	case e.At.Add(e.Leeway).Before(from) || !e.At.Add(-e.Leeway).Before(until):
 		return c, until, refuse("token_expired", "the token is not valid now: ask for another one")
 	}
 	return c, until, nil

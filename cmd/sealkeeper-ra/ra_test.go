@@ -235,7 +235,7 @@ func TestWhatNeverReachesTheAppliance(t *testing.T) {
 		"another issuer":           {claim("iss", "somebody"), 401, "evidence.token_foreign"},
 		"another authority":        {claim("aud", "https://other.example/1.0/sign"), 401, "evidence.token_foreign"},
 		"for revoking":             {claim("aud", address+"/1.0/revoke"), 401, "evidence.token_foreign"},
-		"an old token":             {claim("exp", time.Now().Add(-time.Second).Unix()), 401, "evidence.token_expired"},
+		"an old token":             {claim("exp", time.Now().Add(-leeway-time.Second).Unix()), 401, "evidence.token_expired"},
 		"a token of tomorrow":      {claim("nbf", time.Now().Add(time.Hour).Unix()), 401, "evidence.token_expired"},
 	} {
 		for _, path := range []string{"/1.0/sign", "/sign"} {
@@ -278,6 +278,31 @@ func TestEnrolment(t *testing.T) {
 	}
 	if want := fmt.Sprintf(`{"token":%q,"csr":%q}`, token, request64(asked)); len(d.asked["/v1/ra/certificates"]) != 1 || d.asked["/v1/ra/certificates"][0] != want {
 		t.Errorf("%v", d.asked["/v1/ra/certificates"])
+	}
+}
+
+// Its own clock may be a minute off: such a token goes to the appliance, whose clock decides.
+func TestAClockThatIsOff(t *testing.T) {
+	r, d := open(t)
+	asked := csr(t)
+	for i, off := range []time.Duration{2 * time.Second, leeway / 2, -2 * time.Second, -leeway / 2} {
+		token := d.token("token-1", d.tokens["token-1"], func(_, c map[string]any) {
+			if now := time.Now().Add(off); off > 0 { // made just now by a clock that is ahead, or ended just now by one that is behind
+				c["iat"], c["nbf"], c["exp"] = now.Unix(), now.Unix(), now.Add(time.Hour).Unix()
+			} else {
+				c["exp"] = now.Unix()
+			}
+		})
+		if status, answer := ask(t, r, "/1.0/sign", request(t, asked, token), nil); status != 201 || d.count("/v1/ra/certificates") != i+1 {
+			t.Errorf("%s off: %d %s", off, status, answer)
+		}
+	}
+	d.set(func() {
+		d.refuse["/v1/ra/certificates"] = contract.Problem{Status: 422, Code: "evidence.token_expired", Detail: "the token is not valid now"}
+	})
+	ended := d.token("token-1", d.tokens["token-1"], func(_, c map[string]any) { c["exp"] = time.Now().Add(-time.Second).Unix() })
+	if status, answer := ask(t, r, "/1.0/sign", request(t, asked, ended), nil); status != 403 || !strings.Contains(answer, "evidence.token_expired: ") {
+		t.Errorf("the appliance's clock says that it ended: %d %s", status, answer)
 	}
 }
 

@@ -27,6 +27,8 @@ const (
 	// waryFor is how long tokens' signatures are verified here after the appliance refused one. The appliance verifies each anyway, so in peace twice
 	// would be once too often; of those who send forged ones it sees the first, and no more for so long.
 	waryFor = time.Minute
+	// leeway is what this clock may differ by from the appliance's, which decides whether a token is valid now.
+	leeway = time.Minute
 )
 
 // enrolling is what tokens are looked at with before the appliance is asked.
@@ -86,7 +88,7 @@ func (r *ra) known(ctx context.Context, token string) error {
 
 func (e *enrolling) verify(token string, signature bool) error {
 	v := e.Enrolment
-	v.At = time.Now()
+	v.At, v.Leeway = time.Now(), leeway
 	if signature {
 		return v.Token(token)
 	}
