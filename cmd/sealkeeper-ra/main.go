@@ -54,16 +54,18 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 		return err
 	}
 	defer appliance.Close()
+	// The port comes first: a start that does not get it is repeated every few seconds, and each would have cost the appliance a certificate.
+	l, err := net.Listen("tcp", o.listen)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
 	ra, err := newAuthority(ctx, appliance, log)
 	if err != nil {
 		return err
 	}
 	defer ra.close()
 	go ra.keepCertificates(ctx, id)
-	l, err := net.Listen("tcp", o.listen)
-	if err != nil {
-		return err
-	}
 	server := ra.server()
 	log.Info("the registration authority listens", "address", l.Addr().String(), "url", ra.url)
 	go func() {

@@ -13,15 +13,20 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -126,22 +131,35 @@ func (d *daemon) count(path string) int { d.mu.Lock(); defer d.mu.Unlock(); retu
 
 func (d *daemon) set(f func()) { d.mu.Lock(); defer d.mu.Unlock(); f() }
 
-// open makes a registration authority before such an appliance. The rest of it is real.
-func open(t testing.TB) (*ra, *daemon) {
+// stand puts such an appliance up.
+func stand(t testing.TB) (*daemon, string) {
 	t.Helper()
 	d := &daemon{t: t, key: newKey(t), tokens: map[string]*ecdsa.PrivateKey{"token-1": newKey(t)}, asked: map[string][]string{}, refuse: map[string]contract.Problem{}, say: map[string]string{}}
 	der := d.certify(&x509.Certificate{Subject: pkix.Name{CommonName: "root"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}, d.key.Public())
 	var err error
 	d.root, err = x509.ParseCertificate(der)
 	must(t, err)
+	own := newKey(t)
 	s := httptest.NewUnstartedServer(d)
-	s.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	s.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert,
+		Certificates: []tls.Certificate{{Certificate: [][]byte{d.certify(&x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}, own.Public())}, PrivateKey: own}}}
 	s.StartTLS()
 	t.Cleanup(s.Close)
+	return d, s.URL
+}
+
+func (d *daemon) roots() *x509.CertPool {
 	roots := x509.NewCertPool()
-	roots.AddCert(s.Certificate())
+	roots.AddCert(d.root)
+	return roots
+}
+
+// open makes a registration authority before such an appliance. The rest of it is real.
+func open(t testing.TB) (*ra, *daemon) {
+	t.Helper()
+	d, url := stand(t)
 	own := newKey(t)
-	c, err := client.New(client.Config{BaseURL: s.URL, RootCAs: roots, Attempts: 1, Timeout: 2 * time.Second,
+	c, err := client.New(client.Config{BaseURL: url, RootCAs: d.roots(), Attempts: 1, Timeout: 2 * time.Second,
 		Certificate: tls.Certificate{Certificate: [][]byte{d.certify(&x509.Certificate{Subject: pkix.Name{CommonName: "ra-1"}}, own.Public())}, PrivateKey: own}})
 	must(t, err)
 	t.Cleanup(c.Close)
@@ -149,6 +167,33 @@ func open(t testing.TB) (*ra, *daemon) {
 	must(t, err)
 	t.Cleanup(r.close)
 	return r, d
+}
+
+// installed is how the command is started before such an appliance: with an identity in a directory.
+func (d *daemon) installed(appliance, listen string) options {
+	d.t.Helper()
+	dir, own := d.t.TempDir(), newKey(d.t)
+	der, err := x509.MarshalPKCS8PrivateKey(own)
+	must(d.t, err)
+	for name, content := range map[string]string{"key.pem": string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})), "ca.pem": text(d.root.Raw),
+		"cert.pem": text(d.certify(&x509.Certificate{Subject: pkix.Name{CommonName: "ra-1"}}, own.Public()))} {
+		must(d.t, os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600))
+	}
+	return options{appliance: appliance, identity: dir, listen: listen}
+}
+
+// A start that does not get its port, and is repeated by systemd for as long, costs the appliance no certificate.
+func TestAPortThatIsTaken(t *testing.T) {
+	d, url := stand(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer l.Close()
+	if err := run(context.Background(), d.installed(url, l.Addr().String()), slog.New(slog.DiscardHandler)); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("%v", err)
+	}
+	if n := d.count("/v1/ra") + d.count("/v1/ra/server"); n > 0 {
+		t.Errorf("the appliance was asked %d times", n)
+	}
 }
 
 // token as the appliance makes it; change may spoil it.

@@ -9,6 +9,7 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -185,11 +186,12 @@ func (o *office) serve(binary string) {
 		}
 	})
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		if conn, err := net.Dial("tcp", u.Host); err == nil {
+		// It has its port before it has its certificate.
+		if conn, err := tls.DialWithDialer(&net.Dialer{Timeout: time.Second}, "tcp", u.Host, &tls.Config{InsecureSkipVerify: true}); err == nil {
 			_ = conn.Close()
 			return
 		} else if time.Now().After(deadline) {
-			o.t.Fatal("the registration authority does not listen: " + log.String())
+			o.t.Fatal("the registration authority does not answer: " + log.String())
 		}
 	}
 }
