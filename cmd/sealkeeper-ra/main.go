@@ -66,15 +66,29 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	}
 	defer ra.close()
 	go ra.keepCertificates(ctx, id)
-	server := ra.server()
 	log.Info("the registration authority listens", "address", l.Addr().String(), "url", ra.url)
-	go func() {
-		<-ctx.Done()
-		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-		defer cancel()
-		_ = server.Shutdown(end)
-	}()
-	if err := server.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
+	return serve(ctx, ra.server(), l, log)
+}
+
+// grace is what requests that are under way have when the process is to end. The systemd unit waits for a little longer.
+const grace = 10 * time.Second
+
+// serve answers until ctx ends, and then those that it has begun to answer.
+func serve(ctx context.Context, server *http.Server, l net.Listener, log *slog.Logger) error {
+	ended := make(chan error, 1)
+	go func() { ended <- server.ServeTLS(l, "", "") }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	defer cancel()
+	if err := server.Shutdown(end); err != nil {
+		log.Warn("requests that were under way are cut off", "error", err)
+		_ = server.Close()
+	}
+	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil

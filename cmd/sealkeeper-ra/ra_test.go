@@ -64,6 +64,7 @@ type daemon struct {
 	asked  map[string][]string          // bodies, by path
 	refuse map[string]contract.Problem  // instead of an answer, by path
 	say    map[string]string            // instead of an answer, by path
+	hold   map[string]chan struct{}     // answers that wait, by path
 }
 
 func (d *daemon) certify(c *x509.Certificate, public any) []byte {
@@ -89,6 +90,11 @@ func (d *daemon) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.asked[q.URL.Path] = append(d.asked[q.URL.Path], string(body))
+	if held := d.hold[q.URL.Path]; held != nil {
+		d.mu.Unlock()
+		<-held
+		d.mu.Lock()
+	}
 	if p, ok := d.refuse[q.URL.Path]; ok {
 		w.Header().Set("Content-Type", "application/problem+json")
 		w.WriteHeader(p.Status)
@@ -193,6 +199,61 @@ func TestAPortThatIsTaken(t *testing.T) {
 	}
 	if n := d.count("/v1/ra") + d.count("/v1/ra/server"); n > 0 {
 		t.Errorf("the appliance was asked %d times", n)
+	}
+}
+
+// An enrolment that is under way when the process is told to end is answered before it ends.
+func TestAnEnrolmentIsAnsweredBeforeTheEnd(t *testing.T) {
+	d, url := stand(t)
+	held := make(chan struct{})
+	release := sync.OnceFunc(func() { close(held) })
+	defer release()
+	d.hold = map[string]chan struct{}{"/v1/ra/certificates": held}
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	o := d.installed(url, "127.0.0.1:0")
+	out, in := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- run(ctx, o, slog.New(slog.NewJSONHandler(in, nil)))
+		in.Close()
+	}()
+	var listens struct{ Address string }
+	must(t, json.NewDecoder(out).Decode(&listens))
+	go func() { _, _ = io.Copy(io.Discard, out) }()
+	body := request(t, csr(t), d.token("token-1", d.tokens["token-1"], nil))
+	answered := make(chan error, 1)
+	go func() {
+		h := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: d.roots(), ServerName: "ra.example"}}}
+		a, err := h.Post("https://"+listens.Address+"/1.0/sign", "application/json", strings.NewReader(body))
+		if err == nil {
+			if _, err = io.ReadAll(a.Body); a.StatusCode != 201 {
+				err = errors.Join(err, errors.New(a.Status))
+			}
+			a.Body.Close()
+		}
+		answered <- err
+	}()
+	for began := time.Now(); d.count("/v1/ra/certificates") == 0; time.Sleep(5 * time.Millisecond) {
+		if time.Since(began) > 8*time.Second {
+			t.Fatal("the enrolment does not reach the appliance")
+		}
+	}
+	stop()
+	select {
+	case err := <-ended:
+		t.Fatalf("it ended while an enrolment was under way: %v", err)
+	case <-time.After(300 * time.Millisecond):
+	}
+	release()
+	if err := <-answered; err != nil {
+		t.Errorf("an enrolment that was under way: %v", err)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("an orderly end: %v", err)
+	}
+	if _, err := net.Dial("tcp", listens.Address); err == nil {
+		t.Error("its port is still open")
 	}
 }
 
