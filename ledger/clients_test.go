@@ -303,6 +303,12 @@ func TestHoldMeetsACertificate(t *testing.T) {
 		t.Errorf("a certificate that was judged before the hold was taken back: %v", err)
 	}
 	must(t, g.certify(renewing()))
+	must(t, g.RevokeCertificates(t.Context(), [][]byte{serial}, policy.CertificateHold, g.proposal("certificate.hold")))
+	late = renewing()
+	must(t, g.AdoptRevocations(t.Context(), "client-ca", []Revocation{{Serial: serial, CA: "client-ca", CRL: "client-ca", Reason: policy.PrivilegeWithdrawn, At: g.clock.Now()}}))
+	if err := g.certify(late); !errors.Is(err, ErrConflict) {
+		t.Errorf("a certificate that was judged before what was published of the last one was taken in: %v", err)
+	}
 	g.again()
 	if e, _ := g.Client("office-1"); len(e.Certificates) != 2 {
 		t.Errorf("%+v", e)

@@ -194,28 +194,41 @@ func (l *Ledger) noteRevocations(rows []Row) {
 }
 
 // AdoptRevocations takes in what a published list says and the ledger does not know: it was restored from before that. A hold that was lifted
-// meanwhile comes back, and is lifted again by whoever lifted it.
+// meanwhile comes back, and is lifted again by whoever lifted it; one that became a revocation meanwhile is one, which nothing takes back.
 func (l *Ledger) AdoptRevocations(ctx context.Context, list string, all []Revocation) error {
 	for part := range slices.Chunk(all, mostRevocations) {
 		leaf := Leaf{Kind: "certificates", Name: list, Reason: "published"}
 		var rows []Row
 		for _, r := range part {
-			if _, known := l.RevokedCertificate(r.Serial); known {
+			if known, ok := l.RevokedCertificate(r.Serial); ok && (known.Reason != policy.CertificateHold || r.Reason == policy.CertificateHold) {
 				continue
 			}
-			r.Adopted = true
-			if c, _, err := get[Certificate](ctx, l, TableCertificates, r.Serial); err != nil {
+			held, rev, err := get[Revocation](ctx, l, TableRevocations, r.Serial)
+			if err != nil {
 				return err
-			} else if c != nil {
-				r.CA, r.CRL, r.NotAfter = c.CA, c.CRL, c.NotAfter
 			}
-			rows = append(rows, Row{Table: TableRevocations, Key: r.Serial, Value: encode(r)})
+			if held != nil {
+				if held.Reason != policy.CertificateHold { // meanwhile
+					continue
+				}
+				held.Reason = r.Reason
+				r = *held // since it was put on hold nobody should have believed it
+			} else {
+				r.Adopted = true
+				if c, _, err := get[Certificate](ctx, l, TableCertificates, r.Serial); err != nil {
+					return err
+				} else if c != nil {
+					r.CA, r.CRL, r.NotAfter = c.CA, c.CRL, c.NotAfter
+				}
+			}
+			rows = append(rows, Row{Table: TableRevocations, Key: r.Serial, Value: encode(r), If: If(rev)})
 			leaf.Certificates = append(leaf.Certificates, LeafCertificate{Serial: r.Serial, CA: r.CA, State: "revoked", Reason: r.Reason})
 		}
 		if len(rows) == 0 {
 			continue
 		}
-		if err := l.execute(ctx, nil, leaf, rows, func(uint64) { l.noteRevocations(rows) }); err != nil {
+		met, shown := l.meeting(rows)
+		if err := l.execute(ctx, nil, leaf, append(slices.Clone(rows), met...), func(seq uint64) { l.noteRevocations(rows); shown(seq) }); err != nil {
 			return err
 		}
 	}

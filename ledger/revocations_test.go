@@ -98,6 +98,48 @@ func TestRevocations(t *testing.T) {
 	}
 }
 
+// A ledger that was restored takes in what was published since its backup. A hold of the backup does not outlive the revocation that it became: if it did,
+// it could be lifted, and a stolen machine would be let in again.
+func TestRestoredHoldBecomesTheRevocationThatWasPublished(t *testing.T) {
+	g := newRegistry(t)
+	h, ctx := g.house, t.Context()
+	stolen, idle, gone := h.leaf("client-ca", "server", "client-ca", 1), h.leaf("client-ca", "server", "client-ca", 2), h.leaf("client-ca", "server", "client-ca", 3)
+	must(t, h.RevokeCertificates(ctx, [][]byte{stolen, idle}, policy.CertificateHold, nil))
+	must(t, h.RevokeCertificates(ctx, [][]byte{gone}, policy.KeyCompromise, nil))
+	held, _ := h.RevokedCertificate(stolen)
+	h.clock.Advance(time.Hour)
+	published := func(serial []byte, reason policy.RevocationReason) Revocation {
+		return Revocation{Serial: serial, CA: "client-ca", CRL: "client-ca", Reason: reason, At: h.clock.Now(), NotAfter: noon.AddDate(9, 0, 0)}
+	}
+	all := []Revocation{published(stolen, policy.PrivilegeWithdrawn), published(idle, policy.CertificateHold), published(gone, policy.CertificateHold)}
+	moved := h.RevocationsMoved()
+	must(t, h.AdoptRevocations(ctx, "client-ca", all))
+	select {
+	case <-moved:
+	default:
+		t.Error("nobody was woken")
+	}
+	size, _, err := h.Head(ctx)
+	must(t, err)
+	must(t, h.AdoptRevocations(ctx, "client-ca", all)) // again: no change, and no leaf
+	if now, _, err := h.Head(ctx); err != nil || now != size {
+		t.Errorf("%d entries became %d, %v", size, now, err)
+	}
+	for range 2 {
+		for serial, reason := range map[string]policy.RevocationReason{string(stolen): policy.PrivilegeWithdrawn, string(idle): policy.CertificateHold, string(gone): policy.KeyCompromise} {
+			if r, _ := h.RevokedCertificate([]byte(serial)); r.Reason != reason {
+				t.Errorf("%x is revoked for %q, want %q", serial, r.Reason, reason)
+			}
+		}
+		refused(t, h.LiftHolds(ctx, [][]byte{stolen}, nil), "certificate.not_held")
+		h.again()
+	}
+	if r, _ := h.RevokedCertificate(stolen); !r.At.Equal(held.At) || !r.NotAfter.Equal(held.NotAfter) || r.Adopted {
+		t.Errorf("%+v, of the hold %+v", r, held)
+	}
+	must(t, h.LiftHolds(ctx, [][]byte{idle}, nil))
+}
+
 // A list follows its predecessor: a higher number, the same CA and scope, and nothing less that it says.
 func TestRevocationListsFollowEachOther(t *testing.T) {
 	h := newHouse(t)
