@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -368,6 +369,52 @@ func TestHoldDiesInTheMiddle(t *testing.T) {
 	w.publishAll()
 	w.again()
 	w.check()
+}
+
+// What a search found before it died is true of nothing, also in lists in which the next one finds nothing; and masks that are not those that the journal
+// has are not taken for them.
+func TestHoldForgetsWhatDied(t *testing.T) {
+	w := newTown(t)
+	w.issue(w.request(policy.OpIssue, 1, w.phone(), false))
+	w.publishAll()
+	x := w.proposed("hold.mass")
+	r := CampaignRecord{Operation: CampaignHold, Selection: Selection{Key: "ds"}, At: w.clock.Now(), By: x.By, Term: true}
+	must(t, w.execute(t.Context(), x, Leaf{Kind: "campaign", Name: x.ID, Operation: CampaignHold, State: "started"}, []Row{{Table: TableCampaigns, Key: []byte(x.ID), Value: encode(r)}}, func(uint64) { w.begun(x.ID, r) }))
+	m, err := w.find(t.Context(), w.campaign(x.ID))
+	must(t, err)
+	rows, _, err := m.rows(x.ID)
+	must(t, err)
+	if len(rows) != 2 {
+		t.Fatalf("it found %d lists", len(rows))
+	}
+	_, err = w.Ledger.commit(t.Context(), Leaf{Kind: "hold-masks", At: w.clock.Now(), Name: x.ID}, rows, false, nil) // and the process dies
+	must(t, err)
+	w.change("telecom-a", policy.OpLock, 1, "telecom_lost") // its MSO is revoked: the key has signed nothing of it that is live
+	w.again()
+	w.found(x.ID)
+	w.change("telecom-a", policy.OpUnlock, 1, "telecom_lost")
+	if h := w.campaign(x.ID).Hold; h.Cards != 0 || h.Lists != 0 {
+		t.Errorf("%+v", h)
+	}
+	for range 2 {
+		w.wants(1, "mso_mdoc revoked", "dc+sd-jwt valid")
+		if n := len(rowsOf(t, w, TableMasks)); n != 0 {
+			t.Errorf("%d masks are left", n)
+		}
+		w.publishAll()
+		w.check()
+		w.again()
+	}
+	rows[1].If = Any
+	_, err = w.Ledger.commit(t.Context(), Leaf{Kind: "hold-masks", At: w.clock.Now(), Name: x.ID}, rows[1:], false, nil)
+	must(t, err)
+	must(t, w.Close())
+	if l, err := Open(t.Context(), w.o); err == nil || !strings.Contains(err.Error(), "has other masks there, of 1 lists") {
+		t.Errorf("masks that nobody placed are true: %v", err)
+		if l != nil {
+			l.Close()
+		}
+	}
 }
 
 // A ledger of before holds were terms of lists gets their tables when it is opened, and a hold that stood goes on beside a new one.

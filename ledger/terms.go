@@ -333,6 +333,27 @@ func (l *Ledger) keepHolds() {
 	}
 }
 
+// staleMasks takes away what a search that did not come to its end found in lists in which this one finds nothing: it would be read with the others.
+func (l *Ledger) staleMasks(ctx context.Context, hold string, m *masks) (rows []Row, err error) {
+	l.mu.RLock()
+	ids := slices.Sorted(maps.Keys(l.lists))
+	l.mu.RUnlock()
+	for _, id := range ids {
+		if m.of[id] != nil {
+			continue
+		}
+		key := maskKey(hold, id)
+		_, rev, err := l.store.Get(ctx, TableMasks, key)
+		if err != nil {
+			return nil, l.readFailed(err)
+		}
+		if rev != 0 {
+			rows = append(rows, Row{Table: TableMasks, Key: key, If: If(rev)})
+		}
+	}
+	return rows, nil
+}
+
 // findHeld makes a hold a term of its lists. Until its last commit nothing of it is true of any list.
 func (l *Ledger) findHeld(ctx context.Context, c Campaign) error {
 	began := time.Now()
@@ -344,10 +365,19 @@ func (l *Ledger) findHeld(ctx context.Context, c Campaign) error {
 	if err != nil {
 		return err
 	}
+	stale, err := l.staleMasks(ctx, c.ID, m)
+	if err != nil {
+		return err
+	}
+	rows = append(rows, stale...)
 	read := time.Since(began)
 	for page := range slices.Chunk(rows, maskPage) {
-		if _, err := l.commit(ctx, Leaf{Kind: "hold-masks", At: l.o.Clock.Now(), Name: c.ID, Operation: CampaignHold, Count: uint64(len(page))}, page, false, nil); err != nil {
+		out, err := l.commit(ctx, Leaf{Kind: "hold-masks", At: l.o.Clock.Now(), Name: c.ID, Operation: CampaignHold, Count: uint64(len(page))}, page, false, nil)
+		if err != nil {
 			return err
+		}
+		if out.Conflict != nil {
+			return ErrConflict
 		}
 		crashpoint.Here("ledger.hold.masks")
 	}
@@ -449,6 +479,7 @@ type placed struct {
 	id           string
 	from, until  uint64 // journal entries; until 0: it stands
 	begun, ended time.Time
+	digest       []byte // of its masks
 }
 
 // termsOf are the masks of a list that are true of it now, and what holds are of its image after each entry that placed or lifted one.
@@ -512,7 +543,7 @@ func placedHolds(ctx context.Context, s Store) (all []placed, err error) {
 		if err != nil {
 			return err
 		}
-		p := placed{id: string(e.Key), from: e.Revision - 1, begun: h.At}
+		p := placed{id: string(e.Key), from: e.Revision - 1, begun: h.At, digest: h.Digest}
 		if !c.Lifted.IsZero() {
 			p.until, p.ended = rev-1, c.Lifted
 		}
@@ -520,6 +551,24 @@ func placedHolds(ctx context.Context, s Store) (all []placed, err error) {
 		return nil
 	})
 	return all, err
+}
+
+// intact refuses masks that are not those of which the journal has the digest.
+func (l *Ledger) intact(ctx context.Context, h placed) error {
+	sums := map[string][32]byte{}
+	for id := range l.lists {
+		v, rev, err := l.store.Get(ctx, TableMasks, maskKey(h.id, id))
+		if err != nil {
+			return err
+		}
+		if rev != 0 {
+			sums[id] = sha256.Sum256(v)
+		}
+	}
+	if !bytes.Equal(DigestMasks(sums), h.digest) {
+		return fmt.Errorf("table %s is damaged: hold %.12s… has other masks there, of %d lists, than when it was placed", TableMasks, h.id, len(sums))
+	}
+	return nil
 }
 
 // loadHolds makes holds that stand, and those whose lift is not in a version yet, terms of their lists.
@@ -544,12 +593,21 @@ func (l *Ledger) loadHolds(ctx context.Context) error {
 			l.masks[h.id] = map[string][]byte{}
 		}
 	}
+	known := map[string]bool{}
 	for id, li := range l.lists {
 		matter := slices.DeleteFunc(slices.Clone(all), func(h placed) bool {
 			return h.until > 0 && li.prev != nil && h.until <= li.version.Through
 		})
 		if len(matter) == 0 {
 			continue
+		}
+		for _, h := range matter {
+			if !known[h.id] {
+				if err := l.intact(ctx, h); err != nil {
+					return err
+				}
+				known[h.id] = true
+			}
 		}
 		standing, terms, err := termsOf(ctx, l.store, li.row, matter)
 		if err != nil {
