@@ -247,7 +247,10 @@ func (l *Ledger) campaignMoved(ctx context.Context, id string, leaf Leaf, change
 		if err := change(r); err != nil {
 			return err
 		}
-		leaf.Kind, leaf.At, leaf.Name, leaf.Operation = "campaign", l.o.Clock.Now(), id, r.Operation
+		leaf.Kind, leaf.At, leaf.Name, leaf.Operation = "campaign", l.o.Clock.Now().UTC(), id, r.Operation
+		if leaf.State == "done" && r.Done.Before(leaf.At) { // it is kept from then on, for whoever has the journal alone
+			r.Done = leaf.At
+		}
 		crashpoint.Here("ledger.campaign.before-commit")
 		out, err := l.commit(ctx, leaf, []Row{{Table: TableCampaigns, Key: []byte(id), Value: encode(r), If: If(rev)}}, false, func(uint64) {
 			l.campaigns.mu.Lock()

@@ -315,3 +315,40 @@ func TestCampaignsAreSwept(t *testing.T) {
 	}
 	w.check()
 }
+
+// The journal alone has to show that a campaign was kept long enough. Its last leaf has the wall's time, which is later than the instant for which the
+// cards were counted, or much later when lists don't believe the wall.
+func TestCampaignIsKeptFromItsLastLeaf(t *testing.T) {
+	w := newTown(t)
+	at := w.clock.Now()
+	x := w.proposed("revoke.mass")
+	must(t, w.StartCampaign(t.Context(), CampaignRecord{Operation: CampaignRevoke, Selection: Selection{DocumentType: resident}, PerSecond: 10, At: at}, x))
+	w.clock.Advance(time.Hour)
+	for range 3 {
+		at = at.Add(time.Second)
+		must(t, w.AdvanceCampaigns(t.Context(), at))
+	}
+	said := map[string]time.Time{}
+	leaves := func() {
+		t.Helper()
+		must(t, w.Audit().Journal(t.Context(), func(_ uint64, l Leaf, _ []byte) error {
+			if l.Kind == "campaign" {
+				said[l.State] = l.At
+			}
+			return nil
+		}))
+	}
+	leaves()
+	done := said["done"]
+	if done.IsZero() || w.campaign(x.ID).Done.Before(done) {
+		t.Errorf("it ended at %s, the journal says at %s", w.campaign(x.ID).Done, done)
+	}
+	w.clock.Jump(at.Add(KeepCampaigns + time.Minute).Sub(w.clock.Now()))
+	must(t, w.sweep(t.Context()))
+	w.clock.Jump(done.Add(KeepCampaigns + time.Second).Sub(w.clock.Now()))
+	must(t, w.sweep(t.Context()))
+	if leaves(); !said["swept"].After(done.Add(KeepCampaigns)) {
+		t.Errorf("it ended at %s and was swept at %s", done, said["swept"])
+	}
+	w.check()
+}
