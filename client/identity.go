@@ -35,6 +35,7 @@ type Identity struct {
 	dir, url string
 	roots    *x509.CertPool
 	now      atomic.Pointer[identity]
+	changing chan struct{} // has room for one: who changes what is in use and in the directory
 }
 
 type identity struct {
@@ -66,7 +67,7 @@ func Enrol(ctx context.Context, dir, token string) (*Identity, error) {
 	if err != nil || u.Scheme != "https" || u.Host == "" || len(claims.SHA) != 64 {
 		return nil, errors.New("the token names no registration authority")
 	}
-	i := &Identity{dir: dir, url: "https://" + u.Host}
+	i := &Identity{dir: dir, url: "https://" + u.Host, changing: make(chan struct{}, 1)}
 	root, err := i.root(ctx, claims.SHA)
 	if err != nil {
 		return nil, err
@@ -99,7 +100,7 @@ func Enrol(ctx context.Context, dir, token string) (*Identity, error) {
 
 // LoadIdentity reads what Enrol, or `step`, left in a directory. url is the registration authority's.
 func LoadIdentity(dir, url string) (*Identity, error) {
-	i := &Identity{dir: dir, url: strings.TrimSuffix(url, "/"), roots: x509.NewCertPool()}
+	i := &Identity{dir: dir, url: strings.TrimSuffix(url, "/"), roots: x509.NewCertPool(), changing: make(chan struct{}, 1)}
 	root, err := os.ReadFile(filepath.Join(dir, "ca.pem"))
 	if err != nil {
 		return nil, err
@@ -155,11 +156,27 @@ func (i *Identity) Run(ctx context.Context, failed func(error)) {
 	}
 }
 
+// alone waits until nobody else changes key or certificate, or until ctx ends: an answer for the key before must not come over the next one's. Who only
+// uses the identity does not wait, nor who revokes it.
+func (i *Identity) alone(ctx context.Context) (done func(), err error) {
+	select {
+	case i.changing <- struct{}{}:
+		return func() { <-i.changing }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
 // Renew gets another certificate for the same key; if a change of key was begun whose answer was lost, it ends that instead, if it can.
 func (i *Identity) Renew(ctx context.Context) error {
+	done, err := i.alone(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	var begun error
 	if _, err := os.Stat(filepath.Join(i.dir, "next-key.pem")); err == nil {
-		if begun = i.Rekey(ctx); begun == nil {
+		if begun = i.rekey(ctx); begun == nil {
 			return nil
 		}
 	}
@@ -173,6 +190,15 @@ func (i *Identity) Renew(ctx context.Context) error {
 
 // Rekey gets a certificate for another key, for which the present one signs.
 func (i *Identity) Rekey(ctx context.Context) error {
+	done, err := i.alone(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return i.rekey(ctx)
+}
+
+func (i *Identity) rekey(ctx context.Context) error {
 	now := i.now.Load()
 	old, ok := now.certificate.PrivateKey.(*ecdsa.PrivateKey)
 	if !ok || old.Curve != elliptic.P256() {
@@ -445,6 +471,11 @@ func (i *Identity) Take(a contract.CertificateAnswer) error {
 		return err
 	}
 	chain := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	done, err := i.alone(context.Background())
+	if err != nil {
+		return err
+	}
+	defer done()
 	if err := i.use(i.now.Load().certificate.PrivateKey.(*ecdsa.PrivateKey), chain); err != nil {
 		return err
 	}

@@ -1,0 +1,152 @@
+package client_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"sealkeeper/client"
+	"sealkeeper/contract"
+)
+
+// registration stands where the registration authority is: it certifies whatever key it is asked for, and can hold a renewal back.
+type registration struct {
+	*pki
+	arrived, release chan struct{} // of renewals; nil: none is held back
+}
+
+func (r *registration) certify(public any) string {
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 100))
+	if err != nil {
+		r.t.Error(err)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: "office-1"}, NotBefore: time.Now().Add(-time.Minute),
+		NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, r.cert, public, r.key)
+	if err != nil {
+		r.t.Error(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
+func (r *registration) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	public := q.TLS.PeerCertificates[0].PublicKey
+	switch q.URL.Path {
+	case "/1.0/renew":
+		if r.arrived != nil {
+			r.arrived <- struct{}{}
+			<-r.release
+		}
+	case "/sealkeeper/rekey":
+		var asked contract.RekeyRequest
+		if err := json.NewDecoder(q.Body).Decode(&asked); err != nil {
+			r.t.Error(err)
+		}
+		der, _ := base64.RawURLEncoding.DecodeString(asked.CSR)
+		csr, err := x509.ParseCertificateRequest(der)
+		if err != nil {
+			r.t.Error(err)
+			return
+		}
+		public = csr.PublicKey
+	}
+	_ = json.NewEncoder(w).Encode(map[string]any{"certChain": []string{r.certify(public)}})
+}
+
+// enrolled is a client's directory, and its identity.
+func (r *registration) enrolled() (dir, url string, id *client.Identity) {
+	r.t.Helper()
+	s := httptest.NewUnstartedServer(r)
+	s.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert, Certificates: []tls.Certificate{r.leaf("")}}
+	s.StartTLS()
+	r.t.Cleanup(s.Close)
+	key := newKey(r.t)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	dir = r.t.TempDir()
+	for name, b := range map[string][]byte{"key.pem": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), "cert.pem": []byte(r.certify(key.Public())),
+		"ca.pem": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: r.cert.Raw})} {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	if id, err = client.LoadIdentity(dir, s.URL); err != nil {
+		r.t.Fatal(err)
+	}
+	return dir, s.URL, id
+}
+
+// whole says that the directory has what is in use: one key with its certificate, and no change that was begun.
+func whole(t *testing.T, dir, url string, id *client.Identity) {
+	t.Helper()
+	if _, err := os.Stat(filepath.Join(dir, "next-key.pem")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a change of key is under way: %v", err)
+	}
+	if again, err := client.LoadIdentity(dir, url); err != nil || !again.Certificate().Leaf.Equal(id.Certificate().Leaf) {
+		t.Errorf("the directory is not what is in use: %v", err)
+	}
+}
+
+// A renewal whose answer comes late does not put a certificate of the old key beside the new key; who uses the identity, revokes it or gives up meanwhile does not wait.
+func TestALateRenewalBesideAChangeOfKey(t *testing.T) {
+	r := &registration{pki: newPKI(t), arrived: make(chan struct{}), release: make(chan struct{})}
+	release := sync.OnceFunc(func() { close(r.release) })
+	dir, url, id := r.enrolled()
+	defer release()
+	ctx := context.Background()
+	before := id.Certificate().Leaf.PublicKey.(*ecdsa.PublicKey)
+	renewed, rekeyed := make(chan error, 1), make(chan error, 1)
+	go func() { renewed <- id.Renew(ctx) }()
+	<-r.arrived
+	go func() { rekeyed <- id.Rekey(ctx) }()
+	brief, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+	defer cancel()
+	if err := id.Rekey(brief); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a change of key while a renewal is under way: %v", err)
+	}
+	if err := id.Revoke(ctx, "stolen"); err != nil || id.Name() != "office-1" || id.Due().IsZero() {
+		t.Errorf("used meanwhile: %v", err)
+	}
+	release()
+	if err := errors.Join(<-renewed, <-rekeyed); err != nil {
+		t.Error(err)
+	}
+	if before.Equal(id.Certificate().Leaf.PublicKey) {
+		t.Error("the key did not change")
+	}
+	whole(t, dir, url, id)
+}
+
+// Renewals and changes of key that are asked for at once come one after the other.
+func TestChangesAtOnce(t *testing.T) {
+	r := &registration{pki: newPKI(t)}
+	dir, url, id := r.enrolled()
+	var all sync.WaitGroup
+	for _, change := range []func(context.Context) error{id.Renew, id.Rekey, id.Renew, id.Rekey} {
+		all.Go(func() {
+			for range 5 {
+				if err := change(context.Background()); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	whole(t, dir, url, id)
+}
