@@ -268,6 +268,31 @@ func TestRevokeClients(t *testing.T) {
 	}
 }
 
+// The commit that revokes a client revokes its certificate, and wakes who publishes the lists: they name it at once, and not when somebody looks next.
+func TestRevokeClientsRevokesTheirCertificates(t *testing.T) {
+	g := newRegistry(t)
+	g.enrol(office2("office-1"))
+	token, err := g.token("office-1")
+	must(t, err)
+	a, d := g.approveCert("office-1", g.byToken(token, newKey(t)))
+	if a == nil {
+		t.Fatal(d.Code, d.Detail)
+	}
+	g.own(a, d, "client-ca", policy.PurposeClientCA, "DER of it")
+	e, _ := g.Client("office-1")
+	moved := g.RevocationsMoved()
+	_, err = g.RevokeClients(t.Context(), []string{"office-1"}, nil, "closed", "", g.proposal("client.revoke"))
+	must(t, err)
+	if r, ok := g.RevokedCertificate(e.Certificates[0].Serial); !ok || r.Reason != policy.PrivilegeWithdrawn || r.CRL != "client-ca" {
+		t.Errorf("%+v %t", r, ok)
+	}
+	select {
+	case <-moved:
+	default:
+		t.Error("nobody was woken")
+	}
+}
+
 // A hold meets a certificate that is being made for the same client: what was judged before the hold, or before it was taken back, is judged again.
 func TestHoldMeetsACertificate(t *testing.T) {
 	g := newRegistry(t)

@@ -256,7 +256,13 @@ func TestOwnClientRenewsItself(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "office-2")
 	id, err := client.Enrol(ctx, dir, o.token("office-2").Token)
 	must(t, err)
-	go id.Run(ctx, func(err error) { t.Errorf("a renewal: %v", err) })
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		id.Run(running, func(err error) { t.Errorf("a renewal: %v", err) })
+	}()
 	c, err := client.New(client.Config{BaseURL: fmt.Sprintf("https://127.0.0.1:%d", o.Ports[0]), Identity: id, RootCAs: id.Roots(), Attempts: 1})
 	must(t, err)
 	first := id.Certificate().Leaf.SerialNumber
@@ -271,6 +277,15 @@ func TestOwnClientRenewsItself(t *testing.T) {
 	if id.Certificate().Leaf.SerialNumber.Cmp(first) == 0 {
 		t.Error("the certificate was not renewed")
 	}
+	stop()
+	<-stopped
+	// From here on the client does what it does at a moment that the test chooses: none of its certificates ends meanwhile, and nothing renews them.
+	o.enrol(time.Hour, "office-3")
+	dir = filepath.Join(t.TempDir(), "office-3")
+	id, err = client.Enrol(ctx, dir, o.token("office-3").Token)
+	must(t, err)
+	c, err = client.New(client.Config{BaseURL: fmt.Sprintf("https://127.0.0.1:%d", o.Ports[0]), Identity: id, RootCAs: id.Roots(), Attempts: 1})
+	must(t, err)
 	before := id.Certificate().Leaf.PublicKey.(*ecdsa.PublicKey)
 	file := func(name string) string { return filepath.Join(dir, name) }
 	old, err := os.ReadFile(file("key.pem"))
@@ -306,14 +321,15 @@ func TestOwnClientRenewsItself(t *testing.T) {
 			t.Errorf("after a change of key that was cut off: %v", err)
 		}
 	}
-	o.decide(officer.ClientRevoke, &officer.Dismiss{Clients: []string{"office-2"}, Reason: "the office is closed"})
+	o.decide(officer.ClientRevoke, &officer.Dismiss{Clients: []string{"office-3"}, Reason: "the office is closed"})
 	if _, err := c.WhoAmI(ctx); client.Code(err) != "client.revoked" {
 		t.Errorf("the next request of a revoked client: %v", err)
 	}
 	o.listed(id.Certificate().Leaf)
 }
 
-// listed waits until the client CA's list that a certificate points to names it: at once, and not when somebody looks next.
+// listed waits until the client CA's list that a certificate points to names it. That this is at once, the ledger's tests show; here the
+// machine may be busy.
 func (o *office) listed(c *x509.Certificate) {
 	o.t.Helper()
 	began := time.Now()
@@ -331,7 +347,7 @@ func (o *office) listed(c *x509.Certificate) {
 				return
 			}
 		}
-		if time.Since(began) > 5*time.Second {
+		if time.Since(began) > time.Minute {
 			o.t.Fatalf("%s does not name a certificate that was revoked %s ago", path, time.Since(began))
 		}
 		time.Sleep(50 * time.Millisecond)
