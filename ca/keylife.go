@@ -530,6 +530,20 @@ func (a *Authority) possible(p *officer.Generate, k *ledger.Key, now time.Time) 
 	return nil
 }
 
+// activable says why a key can't take over yet. A signer's certificate comes with what it signs; a root's does not, nor does its link: both have to be
+// where whoever holds the old root alone finds them.
+func (a *Authority) activable(k ledger.Key) error {
+	switch {
+	case k.State != ledger.KeyCertified && k.State != ledger.KeyAnnounced || !a.ring.has(k.ID):
+		return keyProblem("state", "key %s is %s: one that is certified or announced is activated", k.ID, k.State)
+	case k.State == ledger.KeyCertified && k.Purpose == policy.PurposeIACA:
+		return keyProblem("state", "key %s is a root that is not announced yet: execute it again when it is", k.ID)
+	case k.State == ledger.KeyAnnounced && !a.announced(k):
+		return keyProblem("state", "the certificate of key %s is not published yet: execute it again", k.ID)
+	}
+	return nil
+}
+
 // activateKey has a key sign in the place of the active one.
 func (a *Authority) activateKey(ctx context.Context, _ Caller, q *officer.Quorum, x *ledger.Execution) error {
 	p, now := q.Parameters().(*officer.Activate), a.o.Guard.ForLists()
@@ -538,11 +552,8 @@ func (a *Authority) activateKey(ctx context.Context, _ Caller, q *officer.Quorum
 		if err != nil {
 			return nil, err
 		}
-		if k.State != ledger.KeyCertified && k.State != ledger.KeyAnnounced || !a.ring.has(k.ID) {
-			return nil, keyProblem("state", "key %s is %s: one that is certified or announced is activated", k.ID, k.State)
-		}
-		if k.State == ledger.KeyAnnounced && !a.announced(k) {
-			return nil, keyProblem("state", "the certificate of key %s is not published yet: execute it again", k.ID)
+		if err := a.activable(k); err != nil {
+			return nil, err
 		}
 		if now.Before(k.NotBefore) || !now.Before(k.NotAfter) {
 			return nil, keyProblem("state", "key %s may be used from %s to %s", k.ID, k.NotBefore.Format(time.RFC3339), k.NotAfter.Format(time.RFC3339))

@@ -142,8 +142,11 @@ func (a *Authority) show(name string, o Object) error {
 	return nil
 }
 
-// announced: whoever looks is shown the key's certificate.
+// announced: whoever looks is shown the key's certificate, and a root's link.
 func (a *Authority) announced(k ledger.Key) bool {
 	_, ok := a.Public("certificates/" + k.ID + ".cer")
+	if ok && k.Link != nil {
+		_, ok = a.Public("certificates/" + k.ID + ".link.cer")
+	}
 	return ok
 }
