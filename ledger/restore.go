@@ -50,6 +50,7 @@ type Difference struct {
 	To       time.Time        `json:"lost_to,omitzero"`    // the newest published list; later changes were in no list
 	Cards    CardCounts       `json:"cards"`               // what comes back from published lists
 	Unknown  int              `json:"unknown,omitzero"`    // indices that are stopped there and were given out in the lost part
+	Held     int              `json:"held,omitzero"`       // entries that nobody here has, of lists that a hold suspends there as a whole: given out in the lost part, or never
 	Stronger int              `json:"stronger,omitzero"`   // credentials that are stopped here and no longer there: they stay stopped
 	Holds    int              `json:"holds,omitzero"`      // that stand here: of a card that is held, the lists don't say whether it is locked besides
 	Lists    []ListDifference `json:"lists"`
@@ -79,6 +80,7 @@ type ListDifference struct {
 	Revoked   int           `json:"revoked"`
 	Outdated  int           `json:"outdated"`
 	Unknown   int           `json:"unknown"` // indices that no credential of the ledger has
+	Held      int           `json:"held"`    // such indices, suspended with the list as a whole: nobody need ever have been given them
 	Stronger  int           `json:"stronger"`
 	Doubt     string        `json:"doubt,omitempty"`
 }
@@ -92,7 +94,7 @@ type CRLDifference struct {
 
 // ahead says whether anything of it is worth a line.
 func (d ListDifference) ahead() bool {
-	return !d.Known || d.Doubt != "" || d.Published > d.Version || d.Seen > d.Version || d.Suspended+d.Revoked+d.Outdated+d.Unknown+d.Stronger > 0
+	return !d.Known || d.Doubt != "" || d.Published > d.Version || d.Seen > d.Version || d.Suspended+d.Revoked+d.Outdated+d.Unknown+d.Held+d.Stronger > 0
 }
 
 // Lines say in words what is lost and what comes back: officers sign them.
@@ -114,6 +116,15 @@ func (d *Difference) Lines() (lines []string) {
 	say("From published lists: %d cards locked, %d revoked, %d revoked in part, %d out of date.", d.Cards.Locked, d.Cards.Revoked, d.Cards.Partly, d.Cards.Outdated)
 	if d.Unknown > 0 {
 		say("Stopped and not known here: %d credentials, issued in the lost part.", d.Unknown)
+	}
+	if d.Held > 0 {
+		held := 0
+		for _, l := range d.Lists {
+			if l.Held > 0 {
+				held++
+			}
+		}
+		say("Suspended as a whole, by a hold that does not stand here: %d lists. %d of their entries nobody here has, and most may never have been given out; they stay suspended.", held, d.Held)
 	}
 	if d.Stronger > 0 {
 		say("Stopped here and no longer there: %d credentials, which stay stopped.", d.Stronger)
@@ -196,6 +207,7 @@ func (l *Ledger) compare(ctx context.Context, p Published) (*regain, *Difference
 		one.Seen = seen[s.ID]
 		newest[s.ID] = one.Doubt == "" && one.Published >= one.Seen
 		d.Unknown += one.Unknown
+		d.Held += one.Held
 		d.Stronger += one.Stronger
 		if s.Doubt == "" && s.Issued.After(d.To) {
 			d.To = s.Issued.UTC()
@@ -324,6 +336,7 @@ func (l *Ledger) compareList(ctx context.Context, s Shown, back *regain) (d List
 		return d, nil
 	}
 	per := 8 / row.Bits
+	wholly := row.Bits == 2 && stopped(s.Image)
 	for at := range image {
 		if image[at] == s.Image[at] {
 			continue
@@ -345,7 +358,11 @@ func (l *Ledger) compareList(ctx context.Context, s Shown, back *regain) (d List
 				return d, err
 			}
 			if whose == nil {
-				d.Unknown++
+				if shown == state.Suspended && wholly {
+					d.Held++
+				} else {
+					d.Unknown++
+				}
 				back.kept = append(back.kept, c)
 				continue
 			}
@@ -372,6 +389,11 @@ func (l *Ledger) compareList(ctx context.Context, s Shown, back *regain) (d List
 		}
 	}
 	return d, nil
+}
+
+// stopped: each entry of an image of two bits an entry is suspended or revoked, as a hold of a whole document type makes it, and next to nothing else does.
+func stopped(image []byte) bool {
+	return !slices.ContainsFunc(image, func(b byte) bool { return (b^b>>1)&0x55 != 0x55 })
 }
 
 // whose index it is; nil: nobody's that is known.

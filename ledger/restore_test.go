@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
 	"slices"
 	"strings"
@@ -112,6 +113,64 @@ func TestLiftTakesBackWhatIsPublished(t *testing.T) {
 	w.change("telecom-a", policy.OpLock, 6, "telecom_lost")
 	w.publishAll()
 	w.again()
+	w.check()
+}
+
+// A hold of a document type suspends all of its lists, also entries that nobody was ever given. Of a lost one officers are not told that credentials were issued in
+// the lost part, because nobody can know that; nothing of it is shown as better, and the image is the same when it is published, after a restart and when it is
+// made anew. What is revoked beside is no doubt.
+func TestLostHoldOfAType(t *testing.T) {
+	w := newTown(t)
+	ctx := context.Background()
+	w.issue(w.request(policy.OpIssue, 1, w.phone(), false))
+	w.issue(w.request(policy.OpIssue, 2, w.phone(), false))
+	w.change("loss-desk", policy.OpRevoke, 2, "user_request")
+	w.publishAll()
+	restore := w.backup()
+	w.clock.Advance(time.Hour)
+	w.issue(w.request(policy.OpIssue, 3, w.phone(), false))
+	w.issue(w.request(policy.OpIssue, 4, w.phone(), false))
+	w.change("loss-desk", policy.OpRevoke, 4, "user_request")
+	w.hold(Selection{DocumentType: resident})
+	w.publishAll()
+	shown := w.shown()
+	restore()
+	w.fenced()
+	d, err := w.Difference(ctx, shown)
+	must(t, err)
+	if d.Unknown != 2 || d.Held != 1024-3 || d.Cards != (CardCounts{Locked: 1}) { // revoked: both of card 4
+		t.Errorf("the difference is %+v", d)
+	}
+	said := strings.Join(d.Lines(), "\n")
+	for _, want := range []string{"not known here: 2 credentials, issued in the lost part", "a hold that does not stand here: 1 lists. 1021 of their entries nobody here has"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("it does not say %q:\n%s", want, said)
+		}
+	}
+	for _, line := range d.Lines() {
+		if len(line) > 200 {
+			t.Errorf("a line of %d bytes: %s", len(line), line)
+		}
+	}
+	_, err = w.Lift(ctx, shown, nil, nil)
+	must(t, err)
+	w.wants(1, "mso_mdoc revoked", "dc+sd-jwt suspended") // a lock as any that was published
+	now := func() (all [][]byte) {
+		for _, s := range shown.Lists {
+			list, err := w.List(s.ID)
+			must(t, err)
+			if all = append(all, image(list)); list.Facts.Bits == 2 && !bytes.Equal(all[len(all)-1], s.Image) {
+				t.Errorf("list %s is another one than was published", s.ID)
+			}
+		}
+		return all
+	}
+	before := now()
+	w.publishAll()
+	w.again()
+	if !slices.EqualFunc(before, now(), bytes.Equal) {
+		t.Error("a restart made other lists")
+	}
 	w.check()
 }
 

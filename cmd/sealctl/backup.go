@@ -358,13 +358,13 @@ func differenceTable(w io.Writer, d *ledger.Difference) {
 		fmt.Fprintf(w, "·\t%s\n", line)
 	}
 	if len(d.Lists) > 0 {
-		fmt.Fprintln(w, "\nLIST\tLEDGER\tSEEN\tPUBLISHED\tSUSPENDED\tREVOKED\tUNKNOWN\tSTRONGER\tNOTE")
+		fmt.Fprintln(w, "\nLIST\tLEDGER\tSEEN\tPUBLISHED\tSUSPENDED\tREVOKED\tUNKNOWN\tHELD\tSTRONGER\tNOTE")
 		for _, l := range d.Lists {
 			note := l.Doubt
 			if !l.Known {
 				note = "not known here"
 			}
-			fmt.Fprintf(w, "%.12s…\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%.40s\n", l.ID, l.Version, l.Seen, l.Published, l.Suspended, l.Revoked, l.Unknown, l.Stronger, note)
+			fmt.Fprintf(w, "%.12s…\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%.40s\n", l.ID, l.Version, l.Seen, l.Published, l.Suspended, l.Revoked, l.Unknown, l.Held, l.Stronger, note)
 		}
 	}
 	if len(d.CRLs) > 0 {
