@@ -31,8 +31,8 @@ const RenewCompromised = "key_compromised"
 
 // What became of a card.
 const (
-	CardWaiting  = "waiting"  // marked; its phone has not come yet
-	CardLocked   = "locked"   // marked; a lock keeps its phone from coming
+	CardWaiting  = "waiting"  // marked; its phone has not come yet, or may not while a mass hold stands
+	CardLocked   = "locked"   // marked; a lock of its own keeps its phone from coming
 	CardReissued = "reissued" // it has signed credentials that are none of the selection
 	CardExpired  = "expired"  // its credentials of the selection expired before its phone came
 	CardEnded    = "ended"    // they were revoked otherwise: by a lock, another phone, the closing of the subject
@@ -409,9 +409,7 @@ func (l *Ledger) markCard(ctx context.Context, c Campaign, r *ReservationRecord,
 		case c.Operation == CampaignHold:
 			card.State, event = CardHeld, state.Event{At: at, Lock: &state.Lock{Lock: holdLock(c.ID), Held: true}}
 		case c.Operation == CampaignReissue:
-			if card.State, err = l.waitsFor(ctx, r.DocumentType, before, at); err != nil {
-				return false, err
-			}
+			card.State = waitsFor(before)
 		}
 		next, changes, err := before.Apply(event)
 		if err != nil {
@@ -425,13 +423,13 @@ func (l *Ledger) markCard(ctx context.Context, c Campaign, r *ReservationRecord,
 	}
 }
 
-// waitsFor says whether a card waits for its phone, or for the end of a lock or a hold.
-func (l *Ledger) waitsFor(ctx context.Context, documentType string, s state.State, at time.Time) (string, error) {
-	s, err := l.held(ctx, documentType, s, at)
-	if len(s.Locks) > 0 {
-		return CardLocked, err
+// waitsFor says whether a card waits for its phone or for the end of a lock of its own. A mass hold is none: it ends for all at once, and until then the
+// campaign goes on.
+func waitsFor(s state.State) string {
+	if slices.ContainsFunc(s.Locks, func(k policy.Lock) bool { return k.Reason != policy.MassHold }) {
+		return CardLocked
 	}
-	return CardWaiting, err
+	return CardWaiting
 }
 
 // commitCard commits what a campaign did to a card. old is nil for a card that was not marked before.
@@ -615,14 +613,7 @@ func (l *Ledger) became(ctx context.Context, c Campaign, key []byte, r CardRecor
 	case !old:
 		now.State, now.At = CardEnded, at
 	default:
-		name, _, err := split(TableCards, key, len(policy.Pseudonym{}))
-		if err == nil {
-			now.State, err = l.waitsFor(ctx, name, s, at)
-		}
-		if err != nil {
-			return r, false, err
-		}
-		if now.State == CardLocked {
+		if now.State = waitsFor(s); now.State == CardLocked {
 			break
 		}
 		remark = !slices.Contains(s.Renew, RenewCompromised) && !slices.ContainsFunc(s.Credentials, func(cr state.Credential) bool { return cr.Phase == state.Reserved && cr.Made.After(c.At) })

@@ -233,6 +233,59 @@ func TestCampaignDoesNotLetGo(t *testing.T) {
 	w.check()
 }
 
+// A mass hold ends no re-issue, whichever of the two comes first, and neither does one of before holds were terms of lists: cards that it stops wait, and are made
+// anew after its lift. One that has a lock of its own waits for nobody.
+func TestHoldEndsNoReissue(t *testing.T) {
+	for name, first := range map[string]bool{"hold first": true, "re-issue first": false} {
+		for _, old := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, of before: %v", name, old), func(t *testing.T) {
+				w := newTown(t)
+				p := w.phone()
+				w.issue(w.request(policy.OpIssue, 1, p, false))
+				w.issue(w.request(policy.OpIssue, 2, w.phone(), false))
+				w.change("loss-desk", policy.OpLock, 2, "self_lost")
+				w.clock.Advance(time.Second)
+				x := w.proposed("reissue.mass")
+				start := func() {
+					must(t, w.StartCampaign(t.Context(), CampaignRecord{Operation: CampaignReissue, Selection: Selection{DocumentType: resident}, PerSecond: 10, At: w.clock.Now()}, x))
+					w.advance(2)
+				}
+				if !first {
+					start()
+				}
+				var h *Execution
+				if old {
+					h = w.holdBefore(Selection{DocumentType: resident}, 10)
+					w.advance(3)
+				} else {
+					h = w.hold(Selection{DocumentType: resident})
+				}
+				if first {
+					start()
+				}
+				for range 5 {
+					w.advance(2)
+					w.again()
+				}
+				if c := w.campaign(x.ID); !c.Done.IsZero() || c.Cards[CardWaiting] != 1 || c.Cards[CardLocked] != 1 {
+					t.Errorf("under the hold: %+v", c)
+				}
+				w.lift(h.ID)
+				w.advance(5)
+				if got := w.slotOf(1).Renew; !slices.Contains(got, RenewCompromised) {
+					t.Errorf("after the lift it is to be made anew for %v", got)
+				}
+				w.issue(w.request(policy.OpRefresh, 1, p, false))
+				w.advance(3)
+				if c := w.campaign(x.ID); c.Done.IsZero() || c.Cards[CardReissued] != 1 || c.Cards[CardLocked] != 1 {
+					t.Errorf("after the lift: %+v", c)
+				}
+				w.check()
+			})
+		}
+	}
+}
+
 // A revocation of many revokes those of the selection, and no other.
 func TestCampaignRevokes(t *testing.T) {
 	w := newTown(t)
