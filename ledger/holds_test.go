@@ -417,6 +417,35 @@ func TestHoldForgetsWhatDied(t *testing.T) {
 	}
 }
 
+// A card that was read is of its hold until the lift, although its only credential of the key ends meanwhile; one that was locked before is not
+// (TestHoldForgetsWhatDied), and gets nothing of that key none the less.
+func TestHoldByTheKeyOfRevokedMSOs(t *testing.T) {
+	w := newTown(t)
+	p, q := w.phone(), w.phone()
+	w.issue(w.request(policy.OpIssue, 1, p, false))
+	w.issue(w.request(policy.OpIssue, 2, q, false))
+	toggle := func(person byte) {
+		w.change("telecom-a", policy.OpLock, person, "telecom_lost")
+		w.change("telecom-a", policy.OpUnlock, person, "telecom_lost")
+	}
+	toggle(2)
+	w.clock.Advance(time.Second)
+	x := w.hold(Selection{Key: "ds"})
+	toggle(1)
+	for range 2 {
+		w.wants(1, "mso_mdoc revoked", "dc+sd-jwt suspended")
+		w.wants(2, "mso_mdoc revoked", "dc+sd-jwt valid")
+		_, _, err := w.tryReserve(w.request(policy.OpRefresh, 2, q, false))
+		refused(t, err, "card.held")
+		w.publishAll()
+		w.again()
+	}
+	w.lift(x.ID)
+	w.wants(1, "mso_mdoc revoked", "dc+sd-jwt valid")
+	w.publishAll()
+	w.check()
+}
+
 // A ledger of before holds were terms of lists gets their tables when it is opened, and a hold that stood goes on beside a new one.
 func TestHoldsComeToAnOlderLedger(t *testing.T) {
 	w := newTown(t)

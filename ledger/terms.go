@@ -216,7 +216,7 @@ func (l *Ledger) seekHeld() {
 }
 
 // selected says whether a card has a live credential of a selection, as of the instant at which officers selected. Credentials of later times are none
-// of it: they are refused.
+// of it: they are refused. What ended since the instant is none either: a card of which nothing else was selected leaves the hold, unless it was read before.
 func (l *Ledger) selected(ctx context.Context, c Campaign, documentType string, s state.State) (bool, error) {
 	if c.DocumentType != "" && c.DocumentType != documentType {
 		return false, nil
