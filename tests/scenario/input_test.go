@@ -225,7 +225,10 @@ func (a *appliance) send(t *testing.T, id, method, path, media, key string, body
 	case len(body) > 256<<10:
 		r.ContentLength = -1 // chunked
 	}
-	h := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: a.TLS(id), DisableKeepAlives: true, ExpectContinueTimeout: 20 * time.Second}}
+	// A connection of its own, that the request does not say it will close: then a daemon that refuses by the header takes the body in before it closes,
+	// and a slow machine does not lose the answer by still writing.
+	h := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: a.TLS(id), ExpectContinueTimeout: 20 * time.Second}}
+	defer h.CloseIdleConnections()
 	w, err := h.Do(r)
 	if err != nil {
 		t.Fatal(err)
