@@ -96,6 +96,14 @@ signed under the certificate of its wallet provider (list-root), and good at as-
 	return c
 }
 
+// trimmed takes what an editor puts around a JWT away; a CWT's signature may end in the same bytes, and stays as it is.
+func trimmed(token []byte) []byte {
+	if text := bytes.TrimSpace(token); bytes.HasPrefix(text, []byte("eyJ")) {
+		return text
+	}
+	return token
+}
+
 // walletList is a verified Status List Token in the form in which it is fed.
 func walletList(file, rootFile string, at time.Time) (any, error) {
 	token, err := os.ReadFile(file)
@@ -106,7 +114,7 @@ func walletList(file, rootFile string, at time.Time) (any, error) {
 	if err != nil {
 		return nil, &coded{exitUsage, fmt.Errorf("--list-root %s: %w", rootFile, err)}
 	}
-	l, err := verifier.DecodeStatusList(bytes.TrimSpace(token), verifier.MaxEntries)
+	l, err := verifier.DecodeStatusList(trimmed(token), verifier.MaxEntries)
 	if err == nil {
 		err = l.Verify(roots, at)
 	}
