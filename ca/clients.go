@@ -258,39 +258,42 @@ func (a *Authority) RenewClient(ctx context.Context, c Caller, r contract.RenewC
 // answer was lost, since its old key can't sign for anything any more. It gets the certificate that was made, and what a renewal is only if none was:
 // requests are no secrets, and whoever kept one must not use up what the client may have.
 func (a *Authority) RekeyClient(ctx context.Context, c Caller, r contract.RekeyRequest) (none contract.CertificateAnswer, _ error) {
-	made, err := a.lastCertificate(ctx, r)
-	if err != nil {
-		return none, problem(err, nil)
+	asks, err := evidence.Requested(binary(r.CSR))
+	owns := func() (e *ledger.ClientEntry, its bool) {
+		e, known := a.o.Ledger.Client(r.Client)
+		return e, known && err == nil && bytes.Equal(asks, e.Key)
 	}
-	if made != nil {
-		root, err := a.clientRoot()
+	if e, its := owns(); its {
+		made, err := a.lastCertificate(ctx, e)
 		if err != nil {
-			return none, err
+			return none, problem(err, nil)
 		}
-		a.o.Log.Info("a client got its certificate once more", "client", r.Client, "through", c.ID, "until", made.NotAfter.UTC())
-		return contract.CertificateAnswer{Certificate: text(made.DER), Issuer: text(root), Expires: made.NotAfter.UTC()}, nil
+		if made != nil {
+			root, err := a.clientRoot()
+			if err != nil {
+				return none, err
+			}
+			a.o.Log.Info("a client got its certificate once more", "client", r.Client, "through", c.ID, "until", made.NotAfter.UTC())
+			return contract.CertificateAnswer{Certificate: text(made.DER), Issuer: text(root), Expires: made.NotAfter.UTC()}, nil
+		}
 	}
 	return a.certifyEnrolled(ctx, c, "rekey", func(now time.Time) (*evidence.ClientKey, string, error) {
-		var registered []byte
-		if e, ok := a.o.Ledger.Client(r.Client); ok {
-			registered = e.Key
-		}
-		if spki, err := evidence.Requested(binary(r.CSR)); err == nil && bytes.Equal(spki, registered) {
-			k, err := evidence.Renewing(spki, now)
+		e, its := owns() // looked for again: a conflict means that it changed
+		if its {
+			k, err := evidence.Renewing(asks, now)
 			return k, r.Client, err
+		}
+		var registered []byte
+		if e != nil {
+			registered = e.Key
 		}
 		k, err := evidence.Rekeying(r.Client, registered, r.Statement, binary(r.CSR), a.o.RA.rekeying(), now)
 		return k, r.Client, err
 	})
 }
 
-// lastCertificate is the newest one that is good for the key that a client registered, if that is the key that asks; nil: there is none.
-func (a *Authority) lastCertificate(ctx context.Context, r contract.RekeyRequest) (*ledger.Certificate, error) {
-	e, known := a.o.Ledger.Client(r.Client)
-	spki, err := evidence.Requested(binary(r.CSR))
-	if !known || err != nil || !bytes.Equal(spki, e.Key) {
-		return nil, nil // a change of key, or nothing: what follows looks again, and says which
-	}
+// lastCertificate is a client's newest one that is good for the key that it registered; nil: there is none.
+func (a *Authority) lastCertificate(ctx context.Context, e *ledger.ClientEntry) (*ledger.Certificate, error) {
 	now := a.o.Clock.Now()
 	for _, c := range slices.Backward(e.Certificates) {
 		made, err := a.o.Ledger.Certificate(ctx, pad(c.Serial))
@@ -304,7 +307,7 @@ func (a *Authority) lastCertificate(ctx context.Context, r contract.RekeyRequest
 		if err != nil {
 			return nil, err
 		}
-		if bytes.Equal(cert.RawSubjectPublicKeyInfo, spki) {
+		if bytes.Equal(cert.RawSubjectPublicKeyInfo, e.Key) {
 			return made, nil
 		}
 	}

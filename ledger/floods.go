@@ -179,14 +179,20 @@ func (f *floods) decide() {
 	}
 }
 
-// decider carries decisions out. It ends with the ledger.
-func (l *Ledger) decider() {
+// living is for what works beside requests, and ends with the ledger.
+func (l *Ledger) living() (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
 	go func() { // ends with the ledger, whose stop it passes on
 		<-l.stop
 		cancel()
 	}()
+	return ctx, cancel
+}
+
+// decider carries decisions out. It ends with the ledger.
+func (l *Ledger) decider() {
+	ctx, cancel := l.living()
+	defer cancel()
 	var again <-chan time.Time
 	for {
 		select {

@@ -302,12 +302,8 @@ const maskPage = 8
 
 // keepHolds finds what holds are about. It ends with the ledger.
 func (l *Ledger) keepHolds() {
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := l.living()
 	defer cancel()
-	go func() { // ends with the ledger, whose stop it passes on
-		<-l.stop
-		cancel()
-	}()
 	var again <-chan time.Time
 	for {
 		select {
