@@ -66,8 +66,6 @@ type CardCounts struct {
 	Outdated int `json:"outdated"` // shown as out of date
 }
 
-func (c CardCounts) all() int { return c.Locked + c.Revoked + c.Partly + c.Outdated }
-
 // ListDifference is what is outside of a list.
 type ListDifference struct {
 	ID        string        `json:"id"`
