@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/hkdf"
 	"crypto/sha256"
+	"fmt"
 	"testing"
 	"time"
 
@@ -55,15 +56,23 @@ func TestStreamIsHKDF(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	const name = "홍 \"/\x00\xff"
 	s, err := NewStream(seed, "mdoc", 7)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
 		for n := 1; n <= 32; n++ {
-			want, err := hkdf.Expand(sha256.New, prk, `sealkeeper/v1/mdoc/7/random/"a"/3`, n)
-			if got := s.Bytes(n, "random/%q/%d", "a", 3); err != nil || !bytes.Equal(got, want) {
-				t.Fatalf("%x instead of %x", got, want)
+			for label, got := range map[string]func() []byte{
+				`random/"a"/3`:               func() []byte { return s.Nth(3, n, "random", "a") },
+				`decoy/0`:                    func() []byte { return s.Nth(0, n, "decoy") },
+				fmt.Sprintf("salt/%q", name): func() []byte { return s.Bytes(n, "salt", name) },
+				`random/"a"/"b"`:             func() []byte { return s.Bytes(n, "random", "a", "b") },
+			} {
+				want, err := hkdf.Expand(sha256.New, prk, "sealkeeper/v1/mdoc/7/"+label, n)
+				if got := got(); err != nil || !bytes.Equal(got, want) {
+					t.Fatalf("%s: %x instead of %x", label, got, want)
+				}
 			}
 		}
 	}

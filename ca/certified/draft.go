@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"strconv"
+	"strings"
 	"time"
 
 	"sealkeeper/ledger"
@@ -63,6 +65,7 @@ type Stream struct {
 	mac   hash.Hash // keyed once: a credential has dozens of values
 	label []byte
 	name  int // bytes of label that name format and copy
+	value [sha256.Size]byte
 }
 
 // NewStream starts the stream of a format's copy.
@@ -71,15 +74,40 @@ func NewStream(seed [32]byte, format string, n int) (*Stream, error) {
 	if err != nil {
 		return nil, fmt.Errorf("deriving the salts: %w", err)
 	}
-	s := &Stream{mac: hmac.New(sha256.New, prk), label: fmt.Appendf(nil, "sealkeeper/v1/%s/%d/", format, n)}
+	s := &Stream{mac: hmac.New(sha256.New, prk), label: make([]byte, 0, 128)}
+	s.label = append(strconv.AppendInt(append(append(append(s.label, "sealkeeper/v1/"...), format...), '/'), int64(n), 10), '/')
 	s.name = len(s.label)
 	return s, nil
 }
 
-// Bytes are the first n, at most 32, of the value with this label.
-func (s *Stream) Bytes(n int, label string, a ...any) []byte {
-	s.label = append(fmt.Appendf(s.label[:s.name], label, a...), 1) // the number of the block
+// Bytes are the first n, at most 32, of the value with this label: what it is for, and names in quotes. They are there until the next call.
+func (s *Stream) Bytes(n int, label string, names ...string) []byte {
+	s.labelled(label, names)
+	return s.bytes(n)
+}
+
+// Nth is Bytes of the value whose label ends with a number.
+func (s *Stream) Nth(i, n int, label string, names ...string) []byte {
+	s.labelled(label, names)
+	s.label = strconv.AppendInt(append(s.label, '/'), int64(i), 10)
+	return s.bytes(n)
+}
+
+func (s *Stream) labelled(label string, names []string) {
+	s.label = append(s.label[:s.name], label...)
+	for _, name := range names {
+		s.label = append(s.label, '/')
+		if strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r > '~' || r == '"' || r == '\\' }) {
+			s.label = strconv.AppendQuote(s.label, name)
+		} else { // the same, without a look at what Unicode says of each letter
+			s.label = append(append(append(s.label, '"'), name...), '"')
+		}
+	}
+}
+
+func (s *Stream) bytes(n int) []byte {
+	s.label = append(s.label, 1) // the number of the block
 	s.mac.Reset()
 	s.mac.Write(s.label)
-	return s.mac.Sum(nil)[:n]
+	return s.mac.Sum(s.value[:0])[:n]
 }

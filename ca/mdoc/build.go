@@ -9,10 +9,8 @@ import (
 	"crypto/sha512"
 	"errors"
 	"fmt"
-	"sort"
+	"slices"
 	"time"
-
-	"github.com/fxamacker/cbor/v2"
 
 	"sealkeeper/ca/certified"
 	"sealkeeper/policy"
@@ -29,17 +27,17 @@ const (
 
 // algorithms by JOSE name. The MSO's digests are as strong as the signature over them.
 var algorithms = map[string]struct {
-	cose    int
+	cose    int64
 	sigSize int
 	digest  string
-	sum     func([]byte) []byte
+	sum     func(to, of []byte) []byte // appends
 }{
 	"ES256": {-7, 64, "SHA-256", sum256},
-	"ES384": {-35, 96, "SHA-384", func(b []byte) []byte { s := sha512.Sum384(b); return s[:] }},
+	"ES384": {-35, 96, "SHA-384", func(to, of []byte) []byte { s := sha512.Sum384(of); return append(to, s[:]...) }},
 	"EdDSA": {-8, 64, "SHA-256", sum256},
 }
 
-func sum256(b []byte) []byte { s := sha256.Sum256(b); return s[:] }
+func sum256(to, of []byte) []byte { s := sha256.Sum256(of); return append(to, s[:]...) }
 
 // plain is everything that goes into one mdoc, as values that any test can make.
 type plain struct {
@@ -55,89 +53,6 @@ type plain struct {
 	decoys   int
 	seed     [32]byte
 	copy     int
-}
-
-type item struct {
-	DigestID   uint32          `cbor:"digestID"`
-	Random     []byte          `cbor:"random"`
-	Identifier string          `cbor:"elementIdentifier"`
-	Value      cbor.RawMessage `cbor:"elementValue"`
-}
-
-type securityObject struct {
-	Version         string        `cbor:"version"`
-	DigestAlgorithm string        `cbor:"digestAlgorithm"`
-	ValueDigests    ordered       `cbor:"valueDigests"`
-	DeviceKeyInfo   deviceKeyInfo `cbor:"deviceKeyInfo"`
-	DocType         string        `cbor:"docType"`
-	ValidityInfo    validityInfo  `cbor:"validityInfo"`
-	Status          status        `cbor:"status"`
-}
-
-type deviceKeyInfo struct {
-	DeviceKey cbor.RawMessage `cbor:"deviceKey"`
-}
-
-type validityInfo struct {
-	Signed     cbor.Tag `cbor:"signed"`
-	ValidFrom  cbor.Tag `cbor:"validFrom"`
-	ValidUntil cbor.Tag `cbor:"validUntil"`
-}
-
-type status struct {
-	StatusList statusList `cbor:"status_list"`
-}
-
-type statusList struct {
-	Index uint64 `cbor:"idx"`
-	URI   string `cbor:"uri"`
-}
-
-// encoding writes preferred heads and definite lengths (WD v4 8.3) and keeps a struct's field order.
-var encoding = func() cbor.EncMode {
-	m, err := cbor.EncOptions{Sort: cbor.SortNone, IndefLength: cbor.IndefLengthForbidden, TimeTag: cbor.EncTagNone}.EncMode()
-	if err != nil {
-		panic(err) // constant options
-	}
-	return m
-}()
-
-// ordered is a CBOR map whose pairs keep the order in which they were added.
-type ordered struct {
-	pairs []byte
-	n     uint64
-}
-
-func (o *ordered) add(key, value any) error {
-	k, err := encoding.Marshal(key)
-	if err != nil {
-		return err
-	}
-	v, err := encoding.Marshal(value)
-	if err != nil {
-		return err
-	}
-	o.pairs, o.n = append(append(o.pairs, k...), v...), o.n+1
-	return nil
-}
-
-// MarshalCBOR writes the head of a map: major type 5 instead of the unsigned integer's 0.
-func (o ordered) MarshalCBOR() ([]byte, error) {
-	head, err := encoding.Marshal(o.n)
-	if err != nil {
-		return nil, err
-	}
-	head[0] |= 5 << 5
-	return append(head, o.pairs...), nil
-}
-
-// embedded is #6.24(bstr .cbor v).
-func embedded(v any) ([]byte, error) {
-	content, err := encoding.Marshal(v)
-	if err != nil {
-		return nil, err
-	}
-	return encoding.Marshal(cbor.Tag{Number: tagEncodedCBOR, Content: content})
 }
 
 func build(p plain) (*TBS, error) {
@@ -170,30 +85,27 @@ func build(p plain) (*TBS, error) {
 	if err != nil {
 		return nil, err
 	}
-	payload, err := embedded(securityObject{
-		Version:         "1.0",
-		DigestAlgorithm: alg.digest,
-		ValueDigests:    digests,
-		DeviceKeyInfo:   deviceKeyInfo{deviceKey},
-		DocType:         p.docType,
-		ValidityInfo:    validityInfo{tdate(signed), tdate(signed), tdate(until)},
-		Status:          status{statusList{p.index, p.uri}},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("encoding the mobile security object: %w", err)
-	}
-	var header ordered
-	if err := header.add(1, alg.cose); err != nil {
-		return nil, err
-	}
-	protected, err := encoding.Marshal(header)
-	if err != nil {
-		return nil, err
-	}
-	tbs, err := encoding.Marshal([]any{"Signature1", protected, []byte{}, payload}) // RFC 9052 4.4
-	if err != nil {
-		return nil, err
-	}
+	mso := make([]byte, 0, len(digests)+len(deviceKey)+len(p.docType)+len(p.uri)+512)
+	mso = head(mso, mapOf, 7)
+	mso = text(text(mso, "version"), "1.0")
+	mso = text(text(mso, "digestAlgorithm"), alg.digest)
+	mso = append(text(mso, "valueDigests"), digests...)
+	mso = append(text(head(text(mso, "deviceKeyInfo"), mapOf, 1), "deviceKey"), deviceKey...)
+	mso = text(text(mso, "docType"), p.docType)
+	mso = head(text(mso, "validityInfo"), mapOf, 3)
+	from := tdate(signed)
+	mso = append(text(mso, "signed"), from...)
+	mso = append(text(mso, "validFrom"), from...)
+	mso = append(text(mso, "validUntil"), tdate(until)...)
+	mso = head(text(mso, "status"), mapOf, 1)
+	mso = head(text(mso, "status_list"), mapOf, 2)
+	mso = head(text(mso, "idx"), unsigned, p.index)
+	mso = text(text(mso, "uri"), p.uri)
+	payload := embedded(make([]byte, 0, len(mso)+16), mso)
+	protected := integer(head(head(nil, mapOf, 1), unsigned, 1), alg.cose)
+
+	tbs := text(head(make([]byte, 0, len(payload)+64), arrayOf, 4), "Signature1") // RFC 9052 4.4
+	tbs = octets(octets(octets(tbs, protected), nil), payload)
 	return &TBS{
 		bytes: tbs, protected: protected, payload: payload, chain: p.signer.Chain, nameSpaces: nameSpaces, sigSize: alg.sigSize, notAfter: until,
 	}, nil
@@ -204,38 +116,39 @@ func (t *TBS) join(signature []byte) ([]byte, error) {
 	if len(signature) != t.sigSize {
 		return nil, fmt.Errorf("the signature has %d bytes, the algorithm's have %d", len(signature), t.sigSize)
 	}
-	var x5chain any = t.chain
-	if len(t.chain) == 1 {
-		x5chain = t.chain[0]
+	size := len(t.nameSpaces) + len(t.payload) + len(signature) + 128
+	for _, der := range t.chain {
+		size += len(der) + 8
 	}
-	var header, out ordered
-	if err := header.add(labelX5Chain, x5chain); err != nil {
-		return nil, err
+	out := head(make([]byte, 0, size), mapOf, 2)
+	out = append(text(out, "nameSpaces"), t.nameSpaces...)
+	out = head(text(out, "issuerAuth"), arrayOf, 4)
+	out = octets(out, t.protected)
+	out = head(head(out, mapOf, 1), unsigned, labelX5Chain)
+	if len(t.chain) != 1 { // one is a byte string, RFC 9360 2
+		out = head(out, arrayOf, uint64(len(t.chain)))
 	}
-	if err := out.add("nameSpaces", t.nameSpaces); err != nil {
-		return nil, err
+	for _, der := range t.chain {
+		out = octets(out, der)
 	}
-	if err := out.add("issuerAuth", []any{t.protected, header, t.payload, signature}); err != nil {
-		return nil, err
-	}
-	return encoding.Marshal(out)
+	return octets(octets(out, t.payload), signature), nil
 }
 
-func tdate(t time.Time) cbor.Tag {
-	return cbor.Tag{Number: tagDateTime, Content: t.UTC().Format("2006-01-02T15:04:05Z")}
+func tdate(t time.Time) []byte {
+	return text(head(nil, tagOf, tagDateTime), t.UTC().Format("2006-01-02T15:04:05Z"))
 }
 
-// space is one name space while it is filled: elements first, then decoys, which look the same in valueDigests.
+// space is one name space: elements first, then decoys, which look the same in valueDigests.
 type space struct {
-	name    string
-	values  []policy.Value
-	decoys  int
-	digests map[uint32][]byte
+	name   string
+	values []*policy.Value
+	decoys int
 }
 
-// items makes the disclosed items and their digests. Digest ids are a permutation of 0…n-1 that differs in each copy: they say nothing of
-// the element and link no two copies (WD v4 12.3.4). Digests stand in the order of their ids, so decoys can't be told from elements.
-func items(p plain, s *certified.Stream, sum func([]byte) []byte) (nameSpaces, digests ordered, err error) {
+// items makes the disclosed items and their digests, each a map of name spaces. Digest ids are a permutation of 0…n-1 that differs in each
+// copy: they say nothing of the element and link no two copies (WD v4 12.3.4). Digests stand in the order of their ids, so decoys can't be
+// told from elements.
+func items(p plain, s *certified.Stream, sum func(to, of []byte) []byte) (nameSpaces, digests []byte, err error) {
 	var spaces []*space
 	find := func(name string) *space {
 		for _, sp := range spaces {
@@ -243,151 +156,152 @@ func items(p plain, s *certified.Stream, sum func([]byte) []byte) (nameSpaces, d
 				return sp
 			}
 		}
-		sp := &space{name: name, digests: map[uint32][]byte{}}
+		sp := &space{name: name}
 		spaces = append(spaces, sp)
 		return sp
 	}
-	for _, v := range p.values {
+	for i := range p.values {
+		v := &p.values[i]
 		if v.Element == "" {
 			continue
 		}
 		if v.Namespace == "" {
-			return nameSpaces, digests, fmt.Errorf("claim %q has an element identifier but no name space", v.Name)
+			return nil, nil, fmt.Errorf("claim %q has an element identifier but no name space", v.Name)
 		}
 		sp := find(v.Namespace)
 		for _, w := range sp.values {
 			if w.Element == v.Element {
-				return nameSpaces, digests, fmt.Errorf("element %q occurs twice in name space %q", v.Element, v.Namespace)
+				return nil, nil, fmt.Errorf("element %q occurs twice in name space %q", v.Element, v.Namespace)
 			}
 		}
 		sp.values = append(sp.values, v)
 	}
 	if len(spaces) == 0 {
-		return nameSpaces, digests, errors.New("no claim has an element identifier: an mdoc would be empty")
+		return nil, nil, errors.New("no claim has an element identifier: an mdoc would be empty")
 	}
 	for i := range p.decoys {
 		spaces[i%len(spaces)].decoys++
 	}
+	nameSpaces = head(make([]byte, 0, 2048), mapOf, uint64(len(spaces)))
+	digests = head(make([]byte, 0, 1024), mapOf, uint64(len(spaces)))
+	content := make([]byte, 0, 1024)
 	for _, sp := range spaces {
 		ids := permutation(s, sp.name, len(sp.values)+sp.decoys)
-		var list []cbor.RawMessage
+		byID, sums := make([][]byte, len(ids)), make([]byte, 0, len(ids)*sha512.Size384)
+		keep := func(id int, of []byte) {
+			from := len(sums)
+			sums = sum(sums, of)
+			byID[id] = sums[from:]
+		}
+		nameSpaces = head(text(nameSpaces, sp.name), arrayOf, uint64(len(sp.values)))
 		for i, v := range sp.values {
-			value, err := encodeValue(v)
-			if err != nil {
-				return nameSpaces, digests, err
+			content = itemHead(content[:0], ids[i], s.Bytes(32, "random", sp.name, v.Element), v.Element)
+			if content, err = appendValue(content, *v); err != nil {
+				return nil, nil, err
 			}
-			b, err := embedded(item{ids[i], s.Bytes(32, "random/%q/%q", sp.name, v.Element), v.Element, value})
-			if err != nil {
-				return nameSpaces, digests, err
-			}
-			list = append(list, b)
-			sp.digests[ids[i]] = sum(b)
+			from := len(nameSpaces)
+			nameSpaces = embedded(nameSpaces, content)
+			keep(ids[i], nameSpaces[from:])
 		}
 		for i := range sp.decoys {
-			sp.digests[ids[len(sp.values)+i]] = sum(s.Bytes(32, "decoy/%q/%d", sp.name, i))
+			keep(ids[len(sp.values)+i], s.Nth(i, 32, "decoy", sp.name))
 		}
-		if err := nameSpaces.add(sp.name, list); err != nil {
-			return nameSpaces, digests, err
-		}
-		var m ordered
-		for id := range uint32(len(ids)) {
-			if err := m.add(id, sp.digests[id]); err != nil {
-				return nameSpaces, digests, err
-			}
-		}
-		if err := digests.add(sp.name, m); err != nil {
-			return nameSpaces, digests, err
+		digests = head(text(digests, sp.name), mapOf, uint64(len(ids)))
+		for id, d := range byID {
+			digests = octets(head(digests, unsigned, uint64(id)), d)
 		}
 	}
 	return nameSpaces, digests, nil
 }
 
+// itemHead is an IssuerSignedItem up to its value, which the caller appends.
+func itemHead(b []byte, id int, random []byte, identifier string) []byte {
+	b = head(text(head(b, mapOf, 4), "digestID"), unsigned, uint64(id))
+	b = octets(text(b, "random"), random)
+	b = text(text(b, "elementIdentifier"), identifier)
+	return text(b, "elementValue")
+}
+
 // permutation ranks pseudorandom tags: element i gets the rank of its tag.
-func permutation(s *certified.Stream, space string, n int) []uint32 {
-	tags, order := make([][]byte, n), make([]int, n)
-	for i := range n {
-		tags[i], order[i] = s.Bytes(16, "order/%q/%d", space, i), i
+func permutation(s *certified.Stream, space string, n int) []int {
+	type tagged struct {
+		tag [16]byte
+		i   int
 	}
-	sort.Slice(order, func(a, b int) bool { return bytes.Compare(tags[order[a]], tags[order[b]]) < 0 })
-	ids := make([]uint32, n)
-	for rank, i := range order {
-		ids[i] = uint32(rank)
+	order := make([]tagged, n)
+	for i := range order {
+		order[i] = tagged{[16]byte(s.Nth(i, 16, "order", space)), i}
+	}
+	slices.SortFunc(order, func(a, b tagged) int { return bytes.Compare(a.tag[:], b.tag[:]) })
+	ids := make([]int, n)
+	for rank, o := range order {
+		ids[o.i] = rank
 	}
 	return ids
 }
 
-// encodeValue writes a checked claim. Objects keep the order of their members.
-func encodeValue(v policy.Value) ([]byte, error) {
-	wrong := func() ([]byte, error) { return nil, fmt.Errorf("claim %q of kind %q holds a %T", v.Name, v.Kind, v.V) }
-	switch v.Kind {
-	case "string":
-		if s, ok := v.V.(string); ok {
-			return encoding.Marshal(s)
+// appendValue writes a checked claim. Objects keep the order of their members.
+func appendValue(b []byte, v policy.Value) ([]byte, error) {
+	switch x := v.V.(type) {
+	case string:
+		switch v.Kind {
+		case "string":
+			return text(b, x), nil
+		case "date":
+			return text(head(b, tagOf, tagFullDate), x), nil
 		}
-	case "date":
-		if s, ok := v.V.(string); ok {
-			return encoding.Marshal(cbor.Tag{Number: tagFullDate, Content: s})
-		}
-	case "bool":
-		if b, ok := v.V.(bool); ok {
-			return encoding.Marshal(b)
-		}
-	case "int":
-		if n, ok := v.V.(int64); ok {
-			return encoding.Marshal(n)
-		}
-	case "bytes":
-		if b, ok := v.V.([]byte); ok {
-			return encoding.Marshal(append([]byte{}, b...)) // never nil: an empty byte string, not null
-		}
-	case "array":
-		elements, ok := v.V.([]policy.Value)
-		if !ok {
-			return wrong()
-		}
-		list := make([]cbor.RawMessage, 0, len(elements))
-		for _, e := range elements {
-			b, err := encodeValue(e)
-			if err != nil {
-				return nil, fmt.Errorf("in %q: %w", v.Name, err)
+	case bool:
+		if v.Kind == "bool" {
+			if x {
+				return append(b, 0xf5), nil
 			}
-			list = append(list, b)
+			return append(b, 0xf4), nil
 		}
-		return encoding.Marshal(list)
-	case "object":
-		members, ok := v.V.([]policy.Value)
-		if !ok {
-			return wrong()
+	case int64:
+		if v.Kind == "int" {
+			return integer(b, x), nil
 		}
-		var o ordered
-		seen := map[string]bool{}
-		for _, e := range members {
-			name := e.Element
-			if name == "" {
-				name = e.Name
-			}
-			if name == "" || seen[name] {
-				return nil, fmt.Errorf("member %q of %q is empty or occurs twice", name, v.Name)
-			}
-			seen[name] = true
-			b, err := encodeValue(e)
-			if err != nil {
-				return nil, fmt.Errorf("in %q: %w", v.Name, err)
-			}
-			if err := o.add(name, cbor.RawMessage(b)); err != nil {
-				return nil, err
-			}
+	case []byte:
+		if v.Kind == "bytes" {
+			return octets(b, x), nil
 		}
-		return encoding.Marshal(o)
+	case []policy.Value:
+		switch v.Kind {
+		case "array":
+			b = head(b, arrayOf, uint64(len(x)))
+			for _, e := range x {
+				var err error
+				if b, err = appendValue(b, e); err != nil {
+					return nil, fmt.Errorf("in %q: %w", v.Name, err)
+				}
+			}
+			return b, nil
+		case "object":
+			b = head(b, mapOf, uint64(len(x)))
+			seen := map[string]bool{}
+			for _, e := range x {
+				name := e.Element
+				if name == "" {
+					name = e.Name
+				}
+				if name == "" || seen[name] {
+					return nil, fmt.Errorf("member %q of %q is empty or occurs twice", name, v.Name)
+				}
+				seen[name] = true
+				var err error
+				if b, err = appendValue(text(b, name), e); err != nil {
+					return nil, fmt.Errorf("in %q: %w", v.Name, err)
+				}
+			}
+			return b, nil
+		}
 	}
-	return wrong()
+	return nil, fmt.Errorf("claim %q of kind %q holds a %T", v.Name, v.Kind, v.V)
 }
 
 // coseKey is the public key as a COSE_Key (RFC 9053 7.1, 7.2): required members only.
 func coseKey(key crypto.PublicKey) ([]byte, error) {
 	const kty, crv, x, y = 1, -1, -2, -3
-	var o ordered
-	var pairs [][2]any
 	switch k := key.(type) {
 	case *ecdsa.PublicKey:
 		if k == nil || k.Curve == nil {
@@ -397,24 +311,22 @@ func coseKey(key crypto.PublicKey) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("the device key is no point of its curve: %w", err)
 		}
-		curve := map[string]int{"P-256": 1, "P-384": 2}[k.Curve.Params().Name]
+		curve := map[string]int64{"P-256": 1, "P-384": 2}[k.Curve.Params().Name]
 		if curve == 0 {
 			return nil, fmt.Errorf("device keys are on P-256, P-384 or Ed25519, not %s", k.Curve.Params().Name)
 		}
 		half := len(point) / 2
-		pairs = [][2]any{{kty, 2}, {crv, curve}, {x, point[1 : 1+half]}, {y, point[1+half:]}}
+		b := integer(integer(head(make([]byte, 0, len(point)+16), mapOf, 4), kty), 2)
+		b = integer(integer(b, crv), curve)
+		b = octets(integer(b, x), point[1:1+half])
+		return octets(integer(b, y), point[1+half:]), nil
 	case ed25519.PublicKey:
 		if len(k) != ed25519.PublicKeySize {
 			return nil, errors.New("the device's Ed25519 key has a wrong length")
 		}
-		pairs = [][2]any{{kty, 1}, {crv, 6}, {x, []byte(k)}}
-	default:
-		return nil, fmt.Errorf("device keys are on P-256, P-384 or Ed25519, not %T", key)
+		b := integer(integer(head(nil, mapOf, 3), kty), 1)
+		b = integer(integer(b, crv), 6)
+		return octets(integer(b, x), k), nil
 	}
-	for _, p := range pairs {
-		if err := o.add(p[0], p[1]); err != nil {
-			return nil, err
-		}
-	}
-	return encoding.Marshal(o)
+	return nil, fmt.Errorf("device keys are on P-256, P-384 or Ed25519, not %T", key)
 }

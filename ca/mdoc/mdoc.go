@@ -21,7 +21,7 @@ type TBS struct {
 	protected  []byte
 	payload    []byte
 	chain      [][]byte
-	nameSpaces ordered
+	nameSpaces []byte
 	sigSize    int
 	notAfter   time.Time
 }

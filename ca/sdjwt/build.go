@@ -100,7 +100,7 @@ func build(p plain) (*TBS, error) {
 			}
 			continue
 		}
-		one = b64.AppendEncode(append(one[:0], `["`...), s.Bytes(saltSize, "salt/%q", name))
+		one = b64.AppendEncode(append(one[:0], `["`...), s.Bytes(saltSize, "salt", name))
 		if one, err = jsontext.AppendQuote(append(one, `",`...), name); err != nil {
 			return nil, err
 		}
@@ -116,7 +116,7 @@ func build(p plain) (*TBS, error) {
 		return nil, claims.err
 	}
 	for i := range p.decoys {
-		digests = append(digests, digest(s.Bytes(32, "decoy/%d", i)))
+		digests = append(digests, digest(s.Nth(i, 32, "decoy")))
 	}
 	if len(digests) > 0 { // sorted: digests are pseudorandom, so the order says nothing of claims or decoys (RFC 9901 4.2.4.1)
 		sort.Strings(digests)
