@@ -283,11 +283,7 @@ func (q request) policy(resuming bool, latched []string) policy.IssueRequest {
 	for i, f := range q.body.Formats {
 		formats[i] = policy.Format(f)
 	}
-	claims, err := json.Marshal(q.body.Claims)
-	if err != nil {
-		claims = nil // policy refuses missing claims
-	}
-	return policy.IssueRequest{Client: q.caller.ID, Operation: q.op, DocumentType: q.body.DocumentType, Subject: q.subject, Claims: claims,
+	return policy.IssueRequest{Client: q.caller.ID, Operation: q.op, DocumentType: q.body.DocumentType, Subject: q.subject, Claims: q.body.Claims,
 		Method: q.body.Method, Formats: formats, Replace: q.body.Replace, Resuming: resuming, Latched: latched}
 }
 

@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -92,12 +91,11 @@ func (w *town) request(op policy.Operation, person byte, p *phone.Phone, replace
 // decide is the conductor's part between Recall and Lease.
 func (w *town) decide(q *request, slot policy.Slot, resuming bool) (*policy.Approval, policy.Decision) {
 	w.t.Helper()
-	claims, err := json.Marshal(map[string]any{
+	claims := map[string]any{
 		"family_name": "홍", "given_name": "길동", "birth_date": "1990-01-01", "issuing_country": "KR", "issuing_authority": "행정안전부",
 		"document_number": "D-1", "expiry_date": "2036-01-14", "portrait": base64.RawURLEncoding.EncodeToString([]byte("\xff\xd8\xff\xe0 portrait")),
 		"address": "서울특별시 종로구 세종대로 209", "age_over_19": true, "issue_date": "2026-01-15",
-	})
-	must(w.t, err)
+	}
 	return w.bundle.DecideIssue(q.verified, policy.IssueRequest{Client: office, Operation: q.op, DocumentType: resident, Subject: q.person, Claims: claims,
 		Replace: q.replace, Resuming: resuming, Method: w.method, Latched: w.Latched()}, slot, q.at)
 }

@@ -1,11 +1,10 @@
 package policy
 
 import (
-	"bytes"
 	"encoding/base64"
 	"fmt"
-	"io"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,17 +13,19 @@ import (
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"sealkeeper/internal/strict"
 )
 
 const (
 	birthDate = "birth_date" // the date claim that age_over_NN claims and rules about ages are judged by
 
-	maxClaimBytes = 512 << 10 // a claims object: a portrait and some text
+	maxClaimBytes = 512 << 10 // claims in a bundle: a portrait and some text
 	maxInt        = 1<<53 - 1 // beyond it JSON readers disagree about the number
 )
 
-// node is one claim, element or member, ready to decode by. The claims of a request are decoded by the schema, member by member: nothing
-// that the schema does not name is ever looked at, so depth and size are the schema's.
+// node is one claim, element or member, ready to check by. The claims of a request are taken by the schema, member by member: nothing that the
+// schema does not name is ever looked at, so depth and size are the schema's.
 type node struct {
 	name, kind string
 	required   bool
@@ -151,26 +152,18 @@ func claimWrong(code, name, format string, args ...any) *refusal {
 	return refuse(ruleClaims, "claims."+code, "claim "+name+" "+format, args...)
 }
 
-// decodeClaims checks the JSON object against the schema and returns the values in the schema's order. Details name claims and never say
-// a word of their values.
-func decodeClaims(schema *object, data []byte) ([]Value, *refusal) {
-	if len(data) > maxClaimBytes {
-		return nil, refuse(ruleClaims, "claims.size", "the claims have %d bytes, at most %d are allowed", len(data), maxClaimBytes)
+// valuesOf checks claims against the schema and returns the values in the schema's order. Details name claims and never say a word of their
+// values.
+func valuesOf(schema *object, claims map[string]any) ([]Value, *refusal) {
+	if claims == nil {
+		return nil, refuse(ruleClaims, "claims.malformed", "the claims are not one JSON object")
 	}
-	d := jsontext.NewDecoder(bytes.NewBuffer(data)) // refuses duplicate names and invalid UTF-8
-	if d.PeekKind() != '{' {
-		return nil, claimsMalformed()
-	}
-	values, missing, r := decodeObject(d, schema, "")
-	if r == nil {
-		if _, err := d.ReadToken(); err != io.EOF {
-			return nil, claimsMalformed()
-		}
-	}
+	values, missing, r := objectOf(schema, claims, "")
 	switch {
 	case r != nil:
 		return nil, r
 	case len(missing) > 0:
+		slices.Sort(missing)
 		r := refuse(ruleClaims, "claims.missing", "%d required claims are missing", len(missing))
 		r.missing = missing
 		return nil, r
@@ -178,55 +171,47 @@ func decodeClaims(schema *object, data []byte) ([]Value, *refusal) {
 	return values, nil
 }
 
-func claimsMalformed() *refusal {
-	return refuse(ruleClaims, "claims.malformed", "the claims are not one JSON object without duplicate names")
+// claimsIn are the claims of a bundle's test, decoded and bounded as the edge does it with a request's. What is no object has none.
+func claimsIn(data []byte) map[string]any {
+	var claims map[string]any
+	if strict.JSON(data, strict.Limits{Bytes: maxClaimBytes, Depth: maxNesting + 2, Values: 2048}, &claims) != nil {
+		return nil
+	}
+	return claims
 }
 
-func syntax(path string) *refusal {
-	if path == "" {
-		path = "object"
-	}
-	return claimWrong("malformed", path, "is not well-formed JSON, or has a member twice")
-}
-
-func decodeObject(d *jsontext.Decoder, o *object, path string) (values []Value, missing []string, r *refusal) {
-	if _, err := d.ReadToken(); err != nil {
-		return nil, nil, syntax(path)
-	}
-	found := make([]Value, len(o.fields))
-	for d.PeekKind() != '}' {
-		t, err := d.ReadToken()
-		if err != nil {
-			return nil, nil, syntax(path)
+func objectOf(o *object, given map[string]any, path string) (values []Value, missing []string, r *refusal) {
+	for name := range given {
+		if _, known := o.index[name]; !known {
+			return nil, nil, claimWrong("unknown", join(path, o.unknown(given)), "is not one that this type has")
 		}
-		name := t.String()
-		i, known := o.index[name]
-		if !known {
-			if !nameForm.MatchString(name) { // names come from outside too: what could not be a name is not repeated
-				name = "(not a name)"
+	}
+	values = make([]Value, 0, len(given))
+	for _, f := range o.fields {
+		g, there := given[f.name]
+		if !there {
+			if f.required {
+				missing = append(missing, join(path, f.name))
 			}
-			return nil, nil, claimWrong("unknown", join(path, name), "is not one that this type has")
+			continue
 		}
-		v, inner, r := decodeValue(d, o.fields[i], join(path, o.fields[i].name))
+		v, inner, r := valueOf(f, g, join(path, f.name))
 		if r != nil {
 			return nil, nil, r
 		}
-		found[i], missing = v, append(missing, inner...)
+		values, missing = append(values, v), append(missing, inner...)
 	}
-	if _, err := d.ReadToken(); err != nil {
-		return nil, nil, syntax(path)
-	}
-	values = found[:0]
-	for i, f := range o.fields {
-		switch v := found[i]; {
-		case v.Kind != "":
-			values = append(values, v)
-		case f.required:
-			missing = append(missing, join(path, f.name))
+	return values, missing, nil
+}
+
+// unknown is the first name that is not in the schema. Names come from outside too: what could not be a name is not repeated.
+func (o *object) unknown(given map[string]any) string {
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		if _, known := o.index[name]; !known && nameForm.MatchString(name) {
+			return name
 		}
 	}
-	slices.Sort(missing)
-	return values, missing, nil
+	return "(not a name)"
 }
 
 func join(path, name string) string {
@@ -236,91 +221,102 @@ func join(path, name string) string {
 	return path + "." + name
 }
 
-// begins says how a value of each kind begins.
-var begins = map[string]string{"string": `"`, "date": `"`, "bytes": `"`, "bool": "tf", "int": "0", "array": "[", "object": "{"}
-
-func decodeValue(d *jsontext.Decoder, n *node, path string) (v Value, missing []string, r *refusal) {
+func valueOf(n *node, given any, path string) (v Value, missing []string, r *refusal) {
 	v = Value{Name: n.name, Kind: n.kind, MediaType: n.mediaType, Element: n.element, Namespace: n.namespace, SDName: n.sdName, Disclosure: n.disclosure}
-	switch k := d.PeekKind(); {
-	case k == 0 || k == '}' || k == ']': // there is no value
-		return v, nil, syntax(path)
-	case !strings.ContainsRune(begins[n.kind], rune(k)):
-		return v, nil, claimWrong("type", path, "must be of kind %s", n.kind)
-	}
+	is := false
 	switch n.kind {
 	case "object":
-		members, missing, r := decodeObject(d, n.members, path)
-		v.V = members
-		return v, missing, r
+		var members map[string]any
+		if members, is = given.(map[string]any); is {
+			v.V, missing, r = objectOf(n.members, members, path)
+		}
 	case "array":
-		if _, err := d.ReadToken(); err != nil {
-			return v, nil, syntax(path)
+		var elements []any
+		if elements, is = given.([]any); is {
+			v.V, missing, r = arrayOf(n, elements, path)
 		}
-		elements := []Value{}
-		for d.PeekKind() != ']' {
-			if int64(len(elements)) >= n.max {
-				return v, nil, claimWrong("size", path, "has more than %d elements", n.max)
-			}
-			e, inner, r := decodeValue(d, n.items, path+"["+strconv.Itoa(len(elements))+"]")
-			if r != nil {
-				return v, nil, r
-			}
-			elements, missing = append(elements, e), append(missing, inner...)
-		}
-		if _, err := d.ReadToken(); err != nil {
-			return v, nil, syntax(path)
-		}
-		if int64(len(elements)) < n.min {
-			return v, nil, claimWrong("size", path, "has fewer than %d elements", n.min)
-		}
-		v.V = elements
-		return v, missing, nil
-	}
-	t, err := d.ReadToken()
-	if err != nil {
-		return v, nil, syntax(path)
-	}
-	switch n.kind {
 	case "bool":
-		v.V = t.Bool()
+		v.V, is = given.(bool)
 	case "int":
-		i, err := strconv.ParseInt(t.String(), 10, 64) // no fraction, no exponent
-		switch {
-		case err != nil || i > maxInt || i < -maxInt:
-			return v, nil, claimWrong("type", path, "must be a whole number")
-		case i < n.min || i > n.max:
-			return v, nil, claimWrong("value", path, "must be between %d and %d", n.min, n.max)
+		var f float64
+		if f, is = given.(float64); is {
+			v.V, r = intOf(n, f, path)
 		}
-		v.V = i
-	case "date":
-		s := t.String()
-		if _, err := time.Parse(time.DateOnly, s); err != nil {
-			return v, nil, claimWrong("value", path, "must be a date that exists, as YYYY-MM-DD")
+	default: // string, date, bytes
+		var s string
+		if s, is = given.(string); !is {
+			break
 		}
-		v.V = s
-	case "string":
-		s := t.String()
-		switch length := int64(utf8.RuneCountInString(s)); {
-		case n.values != nil && !slices.Contains(n.values, s):
-			return v, nil, claimWrong("value", path, "is not one of the values of its schema")
-		case n.values == nil && (length < n.min || length > n.max):
-			return v, nil, claimWrong("size", path, "must have %d to %d characters", n.min, n.max)
-		case strings.ContainsFunc(s, unicode.IsControl):
-			return v, nil, claimWrong("value", path, "contains a control character")
+		if v.V = given; n.kind == "bytes" {
+			v.V, r = octetsOf(n, s, path)
+		} else {
+			r = wrongText(n, s, path)
 		}
-		v.V = s
-	case "bytes":
-		s := t.String()
-		b, err := base64.RawURLEncoding.Strict().DecodeString(s)
-		switch size := int64(len(b)); {
-		case err != nil || strings.ContainsAny(s, "\r\n"): // the decoder skips line ends
-			return v, nil, claimWrong("type", path, "must be unpadded base64url")
-		case size < n.min || size > n.max:
-			return v, nil, claimWrong("size", path, "must have %d to %d octets", n.min, n.max)
-		}
-		v.V = b
 	}
-	return v, nil, nil
+	if !is {
+		r = claimWrong("type", path, "must be of kind %s", n.kind)
+	}
+	return v, missing, r
+}
+
+func arrayOf(n *node, given []any, path string) (elements []Value, missing []string, r *refusal) {
+	switch {
+	case int64(len(given)) > n.max:
+		return nil, nil, claimWrong("size", path, "has more than %d elements", n.max)
+	case int64(len(given)) < n.min:
+		return nil, nil, claimWrong("size", path, "has fewer than %d elements", n.min)
+	}
+	elements = make([]Value, len(given))
+	for i, g := range given {
+		e, inner, r := valueOf(n.items, g, path+"["+strconv.Itoa(i)+"]")
+		if r != nil {
+			return nil, nil, r
+		}
+		elements[i], missing = e, append(missing, inner...)
+	}
+	return elements, missing, nil
+}
+
+func intOf(n *node, f float64, path string) (int64, *refusal) {
+	i := int64(f)
+	switch {
+	case f != math.Trunc(f) || math.Abs(f) > maxInt: // nor what is no number
+		return 0, claimWrong("type", path, "must be a whole number")
+	case i < n.min || i > n.max:
+		return 0, claimWrong("value", path, "must be between %d and %d", n.min, n.max)
+	}
+	return i, nil
+}
+
+func octetsOf(n *node, s, path string) ([]byte, *refusal) {
+	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	switch size := int64(len(b)); {
+	case err != nil || base64.RawURLEncoding.EncodedLen(len(b)) != len(s): // the decoder skips line ends
+		return nil, claimWrong("type", path, "must be unpadded base64url")
+	case size < n.min || size > n.max:
+		return nil, claimWrong("size", path, "must have %d to %d octets", n.min, n.max)
+	}
+	return b, nil
+}
+
+func wrongText(n *node, s, path string) *refusal {
+	if n.kind == "date" {
+		if _, err := time.Parse(time.DateOnly, s); err != nil {
+			return claimWrong("value", path, "must be a date that exists, as YYYY-MM-DD")
+		}
+		return nil
+	}
+	switch length := int64(utf8.RuneCountInString(s)); {
+	case !utf8.ValidString(s):
+		return claimWrong("malformed", path, "is not valid UTF-8")
+	case n.values != nil && !slices.Contains(n.values, s):
+		return claimWrong("value", path, "is not one of the values of its schema")
+	case n.values == nil && (length < n.min || length > n.max):
+		return claimWrong("size", path, "must have %d to %d characters", n.min, n.max)
+	case strings.ContainsFunc(s, unicode.IsControl):
+		return claimWrong("value", path, "contains a control character")
+	}
+	return nil
 }
 
 // person is what the claims say of ages and dates at an instant.

@@ -85,11 +85,11 @@ var Codes = map[string]string{
 	"evidence.status_unknown":   "The appliance was fed no fresh status list that the key attestation points to: an operator has to feed one.",
 	"evidence.status_ends":      "The wallet provider keeps a status up to date for less long than the card would live.",
 
-	"claims.malformed": "The claims are not one well-formed JSON object, or name a member twice.",
+	"claims.malformed": "The claims are not one JSON object, or a text in them is not valid UTF-8.",
 	"claims.missing":   "Required claims are missing; the decision names them.",
 	"claims.unknown":   "A claim is not one that the document type has.",
 	"claims.type":      "A claim is not of the kind that its schema says; bytes are unpadded base64url, numbers are whole.",
-	"claims.size":      "A claim is shorter or longer than its schema allows, or all of them together are too large.",
+	"claims.size":      "A claim is shorter or longer than its schema allows.",
 	"claims.value":     "A claim's value is not allowed: out of range, no such date, not one of the schema's values, a contradiction of the birth date, or an expired document.",
 
 	"reason.unknown":       "The bundle knows no such reason to lock, unlock or revoke.",

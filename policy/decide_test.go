@@ -29,6 +29,7 @@ type scene struct {
 	slot    Slot
 	at      time.Time
 	claims  map[string]any
+	text    []byte // of the claims, where they are not to be those above
 }
 
 func aScene(typ string) *scene {
@@ -54,13 +55,14 @@ func aScene(typ string) *scene {
 }
 
 func (s *scene) decide(b *Bundle) (*Approval, Decision) {
-	if s.request.Claims == nil {
-		data, err := json.Marshal(s.claims, json.Deterministic(true))
-		if err != nil {
+	data := s.text
+	if data == nil {
+		var err error
+		if data, err = json.Marshal(s.claims, json.Deterministic(true)); err != nil {
 			panic(err)
 		}
-		s.request.Claims = data
 	}
+	s.request.Claims = claimsIn(data)
 	return b.decideIssue(s.facts, s.request, s.slot, s.at)
 }
 

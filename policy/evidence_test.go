@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-json-experiment/json"
+
 	"sealkeeper/evidence"
 	"sealkeeper/policy"
 	"sealkeeper/tests/phone"
@@ -14,7 +16,7 @@ import (
 
 var noon = time.Date(2026, 3, 14, 12, 0, 0, 0, time.UTC)
 
-const claims = `{"family_name":"홍","given_name":"길동","birth_date":"1990-01-01","address":"서울","portrait":"_9j_4A","age_over_19":true,"document_number":"D-1",
+const claimsText = `{"family_name":"홍","given_name":"길동","birth_date":"1990-01-01","address":"서울","portrait":"_9j_4A","age_over_19":true,"document_number":"D-1",
 	"issue_date":"2026-01-15","expiry_date":"2036-01-14","issuing_country":"KR","issuing_authority":"행정안전부"}`
 
 // The way in is real evidence of a phone, verified for this client, type and instant, and there is no other.
@@ -44,7 +46,11 @@ func TestRealEvidenceIsDecidedOn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := policy.IssueRequest{Client: client.ID, Operation: policy.OpIssue, DocumentType: "kr-resident", Subject: policy.Pseudonym{1}, Claims: []byte(claims)}
+	var claims map[string]any
+	if err := json.Unmarshal([]byte(claimsText), &claims); err != nil {
+		t.Fatal(err)
+	}
+	r := policy.IssueRequest{Client: client.ID, Operation: policy.OpIssue, DocumentType: "kr-resident", Subject: policy.Pseudonym{1}, Claims: claims}
 
 	a, d := b.DecideIssue(v, r, policy.Slot{Epoch: 7}, noon)
 	i, ok := a.Issue()

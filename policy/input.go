@@ -179,7 +179,7 @@ func (b *Bundle) decide(in Input, claims *recorded) (*Approval, Decision, error)
 	}
 	slices.Sort(f.Kinds)
 	f.claims = claims
-	a, d := b.decideIssue(f, IssueRequest{Client: in.Client, Operation: in.Operation, DocumentType: in.DocumentType, Subject: subject, Claims: in.Claims,
+	a, d := b.decideIssue(f, IssueRequest{Client: in.Client, Operation: in.Operation, DocumentType: in.DocumentType, Subject: subject, Claims: claimsIn(in.Claims),
 		Formats: in.Formats, Replace: in.Replace, Method: in.Method, Latched: in.Latched}, s, in.At)
 	return a, d, nil
 }

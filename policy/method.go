@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"bytes"
 	"maps"
 	"slices"
 	"strings"
@@ -260,7 +259,7 @@ func expired(what, date string, at time.Time) string {
 	return ""
 }
 
-// covered: what the register does not vouch for is not signed. values are what will be, decoded from the claims, which name nothing else.
+// covered: what the register does not vouch for is not signed. values are what will be, of these very claims.
 func (t *docType) covered(f facts, r IssueRequest, values []Value) *refusal {
 	s := f.statement(evidence.KindRegistryMatch)
 	if s == nil { // the method does not ask for it
@@ -268,27 +267,18 @@ func (t *docType) covered(f facts, r IssueRequest, values []Value) *refusal {
 	}
 	own := t.methods[r.Method].statements[s.Kind].Uncovered
 	var missing []string
-	d := jsontext.NewDecoder(bytes.NewBuffer(r.Claims))
-	_, err := d.ReadToken()
-	n := 0
-	for ; err == nil && d.PeekKind() == '"'; n++ {
-		var name jsontext.Token
-		var value jsontext.Value
-		if name, err = d.ReadToken(); err != nil {
-			break
+	for _, v := range values {
+		if slices.Contains(own, v.Name) {
+			continue
 		}
-		of := name.String() // before the next is read
-		if value, err = d.ReadValue(); err == nil && !slices.Contains(own, of) && !s.RegistryMatch.Covers(of, value) {
-			missing = append(missing, of)
+		value, err := json.Marshal(r.Claims[v.Name], json.Deterministic(true))
+		if err != nil || !s.RegistryMatch.Covers(v.Name, value) {
+			missing = append(missing, v.Name)
 		}
-	}
-	if err != nil || n != len(values) {
-		return claimsMalformed()
 	}
 	if missing == nil {
 		return nil
 	}
-	slices.Sort(missing)
 	refused := refuse(ruleMethod, "registry.uncovered", "the register does not vouch for these claims as they stand: %s", strings.Join(missing, ", "))
 	refused.missing = missing
 	return refused

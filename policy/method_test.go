@@ -387,11 +387,11 @@ func TestTheRegisterVouchesForWhatIsSigned(t *testing.T) {
 		"more than asked": {func(s *scene) { s.statement(kinds[1]).RegistryMatch.Attributes["shoe_size"] = "x" }, "", nil},
 		"name twice": {func(s *scene) {
 			data, _ := json.Marshal(s.claims)
-			s.request.Claims = append(data[:len(data)-1], `,"family_name":"김"}`...)
+			s.text = append(data[:len(data)-1], `,"family_name":"김"}`...)
 		}, "claims.malformed", nil},
 		"escaped otherwise": {func(s *scene) {
 			data, _ := json.Marshal(s.claims)
-			s.request.Claims = []byte(strings.Replace(string(data), `"홍"`, ` "\ud64d" `, 1))
+			s.text = []byte(strings.Replace(string(data), `"홍"`, ` "\ud64d" `, 1))
 		}, "", nil},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -128,12 +128,12 @@ type IssueRequest struct {
 	Operation    Operation // OpIssue or OpRefresh
 	DocumentType string
 	Subject      Pseudonym
-	Claims       []byte   // JSON object as the client sent it
-	Formats      []Format // empty: all formats of the type
-	Replace      bool     // the new device takes the place of the bound one
-	Method       string   // by which way of the type
-	Latched      []string // phases that the ledger knows to have begun
-	Resuming     bool     // this very request holds the slot already (a reservation that is not settled); see ledger.Pending
+	Claims       map[string]any // the JSON object that the client sent
+	Formats      []Format       // empty: all formats of the type
+	Replace      bool           // the new device takes the place of the bound one
+	Method       string         // by which way of the type
+	Latched      []string       // phases that the ledger knows to have begun
+	Resuming     bool           // this very request holds the slot already (a reservation that is not settled); see ledger.Pending
 }
 
 // ChangeRequest is a lock, unlock or revocation.

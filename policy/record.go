@@ -59,7 +59,7 @@ func (t *docType) claimsSay(f facts, r IssueRequest, at time.Time) (asserted, *r
 	if f.claims != nil {
 		return f.claims.say(t, f, r)
 	}
-	values, refusal := decodeClaims(t.claims, r.Claims)
+	values, refusal := valuesOf(t.claims, r.Claims)
 	if refusal == nil {
 		refusal = t.covered(f, r, values)
 	}

@@ -166,11 +166,7 @@ func policyEval() (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	claims, err := json.Marshal(r.Claims)
-	if err != nil {
-		return 0, err
-	}
-	q := policy.IssueRequest{Client: "ward-office-1", Operation: policy.OpIssue, DocumentType: documentType, Subject: subject, Claims: claims, Method: fullMethod, Formats: []policy.Format{policy.SDJWT}}
+	q := policy.IssueRequest{Client: "ward-office-1", Operation: policy.OpIssue, DocumentType: documentType, Subject: subject, Claims: r.Claims, Method: fullMethod, Formats: []policy.Format{policy.SDJWT}}
 	return thread(5000, func() error {
 		if approval, d := b.DecideIssue(verified, q, policy.Slot{}, at); approval == nil {
 			return fmt.Errorf("the benchmark's request is %s: %s %s", d.Result, d.Code, d.Detail)
