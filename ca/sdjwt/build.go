@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"mime"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -83,19 +82,18 @@ func build(p plain) (*TBS, error) {
 
 	hidden := make([]byte, 0, 2048) // disclosures, each with its tilde
 	one := make([]byte, 0, 512)     // disclosure
-	digests := make([]string, 0, len(p.values)+p.decoys)
-	seen := make(map[string]bool, len(p.values))
-	for _, v := range p.values {
+	digests := make([][digestSize]byte, 0, len(p.values)+p.decoys)
+	for i := range p.values {
+		v := &p.values[i]
 		name := v.SDName
 		if name == "" {
 			continue
 		}
-		if slices.Contains(reserved, name) || seen[name] {
+		if slices.Contains(reserved, name) || named(p.values[:i], name) {
 			return nil, fmt.Errorf("claim name %q is reserved or occurs twice", name)
 		}
-		seen[name] = true
 		if !v.Disclosure {
-			if claims.b, err = appendValue(claims.name(name), v); err != nil {
+			if claims.b, err = appendValue(claims.name(name), *v); err != nil {
 				return nil, err
 			}
 			continue
@@ -104,7 +102,7 @@ func build(p plain) (*TBS, error) {
 		if one, err = jsontext.AppendQuote(append(one, `",`...), name); err != nil {
 			return nil, err
 		}
-		if one, err = appendValue(append(one, ','), v); err != nil {
+		if one, err = appendValue(append(one, ','), *v); err != nil {
 			return nil, err
 		}
 		from := len(hidden)
@@ -119,10 +117,10 @@ func build(p plain) (*TBS, error) {
 		digests = append(digests, digest(s.Nth(i, 32, "decoy")))
 	}
 	if len(digests) > 0 { // sorted: digests are pseudorandom, so the order says nothing of claims or decoys (RFC 9901 4.2.4.1)
-		sort.Strings(digests)
+		slices.SortFunc(digests, func(a, b [digestSize]byte) int { return bytes.Compare(a[:], b[:]) })
 		claims.name("_sd")
 		for i, d := range digests {
-			claims.b = append(append(append(claims.b, "[,"[min(i, 1)], '"'), d...), '"')
+			claims.b = append(append(append(claims.b, "[,"[min(i, 1)], '"'), d[:]...), '"')
 		}
 		claims.b = append(claims.b, ']')
 		claims.str("_sd_alg", "sha-256")
@@ -132,7 +130,16 @@ func build(p plain) (*TBS, error) {
 	payload := claims.close()
 	input := make([]byte, 0, len(header)+1+b64.EncodedLen(len(payload)))
 	input = b64.AppendEncode(append(append(input, header...), '.'), payload)
-	return &TBS{bytes: input, disclosures: string(hidden), sigSize: sigSize, notAfter: exp}, nil
+	return &TBS{bytes: input, disclosures: hidden, sigSize: sigSize, notAfter: exp}, nil
+}
+
+func named(values []policy.Value, name string) bool {
+	for i := range values {
+		if values[i].SDName == name {
+			return true
+		}
+	}
+	return false
 }
 
 // header of everything that a key signs.
@@ -159,10 +166,13 @@ func (t *TBS) join(signature []byte) ([]byte, error) {
 	return append(out, t.disclosures...), nil
 }
 
+const digestSize = 43 // characters of base64url
+
 // digest over the ASCII bytes of the disclosure as it travels (RFC 9901 4.2.3).
-func digest(d []byte) string {
+func digest(d []byte) (text [digestSize]byte) {
 	sum := sha256.Sum256(d)
-	return b64.EncodeToString(sum[:])
+	b64.Encode(text[:], sum[:])
+	return text
 }
 
 // appendValue writes a checked claim. Binary values become data: URIs (sd-jwt-vc-19 2.2.2.4).

@@ -16,7 +16,7 @@ import (
 // TBS is one drafted credential: the JWS signing input and its disclosures. Only Draft makes one.
 type TBS struct {
 	bytes       []byte
-	disclosures string // each with the tilde that ends it
+	disclosures []byte // each with the tilde that ends it
 	sigSize     int
 	notAfter    time.Time
 }
