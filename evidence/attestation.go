@@ -1,6 +1,7 @@
 package evidence
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
 	"slices"
@@ -21,7 +22,7 @@ var (
 // attestation is an OpenID4VCI key attestation (D.1), decoded, its signature not yet verified.
 type attestation struct {
 	token
-	x5c                            jsontext.Value // array of texts, not looked into yet
+	header                         attestationHead
 	keys                           []Key
 	nonce                          string
 	keyStorage, userAuthentication []string
@@ -53,14 +54,13 @@ func theAttestation(inProof, beside string) (string, error) {
 	return beside, nil
 }
 
-func readAttestation(compact string, maxKeys int, profile Profile) (*attestation, error) {
-	if len(compact) > maxAttestation {
-		return nil, refuse("attestation_too_large", "the key attestation is larger than 128 KiB")
-	}
-	t, ok := split(compact)
-	if !ok {
-		return nil, refuse("attestation_malformed", "the key attestation is not three parts of canonical base64url")
-	}
+// attestationHead is what counts of an attestation's header, and good for any one.
+type attestationHead struct {
+	typ, alg string
+	chain    presented
+}
+
+func readAttestationHead(t *token, typ string) (attestationHead, error) {
 	var h struct {
 		Typ  string         `json:"typ"`
 		Alg  string         `json:"alg"`
@@ -68,44 +68,65 @@ func readAttestation(compact string, maxKeys int, profile Profile) (*attestation
 		Crit jsontext.Value `json:"crit"`
 		B64  jsontext.Value `json:"b64"`
 	}
-	if strict.Loose(t.header, attestationHeader, &h) != nil {
-		return nil, refuse("attestation_malformed", "the key attestation's header is not one strict JSON object with members of the right types")
+	no := func(code, detail string) (attestationHead, error) { return attestationHead{}, refuse(code, detail) }
+	if !t.header(strict.Loose, attestationHeader, &h) {
+		return no("attestation_malformed", "the key attestation's header is not one strict JSON object with members of the right types")
+	}
+	if h.Typ != typ {
+		return no("attestation_type", "the key attestation's typ is not "+typ)
+	}
+	if h.Alg != "ES256" && h.Alg != "ES384" {
+		return no("attestation_algorithm", "the key attestation's alg is neither ES256 nor ES384")
+	}
+	if len(h.Crit) > 0 || len(h.B64) > 0 {
+		return no("attestation_critical", "the key attestation's header has crit or b64, no extension of JWS is known here")
+	}
+	if len(h.X5C) == 0 {
+		return no("attestation_chain_missing", "the key attestation has no x5c; kid and trust_chain are not accepted")
+	}
+	return attestationHead{typ: h.Typ, alg: h.Alg, chain: present(h.X5C)}, nil
+}
+
+// readAttestation decodes. The proof's own key is likely among those attested, and the same bytes are the same key; p may be nil.
+func (v *Verifier) readAttestation(compact string, profile Profile, p *proof) (*attestation, error) {
+	if len(compact) > maxAttestation {
+		return nil, refuse("attestation_too_large", "the key attestation is larger than 128 KiB")
+	}
+	t, ok := split(compact)
+	if !ok {
+		return nil, refuse("attestation_malformed", "the key attestation is not three parts of canonical base64url")
 	}
 	typ := "key-attestation+jwt"
 	if profile.TS3Type {
 		typ = "keyattestation+jwt"
 	}
-	if h.Typ != typ {
-		return nil, refuse("attestation_type", "the key attestation's typ is not "+typ)
-	}
-	if h.Alg != "ES256" && h.Alg != "ES384" {
-		return nil, refuse("attestation_algorithm", "the key attestation's alg is neither ES256 nor ES384")
-	}
-	if len(h.Crit) > 0 || len(h.B64) > 0 {
-		return nil, refuse("attestation_critical", "the key attestation's header has crit or b64, no extension of JWS is known here")
-	}
-	if len(h.X5C) == 0 {
-		return nil, refuse("attestation_chain_missing", "the key attestation has no x5c; kid and trust_chain are not accepted")
+	h, known := v.attested.get(t.head)
+	if !known || h.typ != typ {
+		var err error
+		if h, err = readAttestationHead(&t, typ); err != nil {
+			return nil, err
+		}
 	}
 
 	var c struct {
-		Iat                *int64         `json:"iat"`
-		Exp                *int64         `json:"exp"`
-		Nbf                *int64         `json:"nbf"`
-		AttestedKeys       jsontext.Value `json:"attested_keys"`
-		KeyStorage         jsontext.Value `json:"key_storage"`
-		UserAuthentication jsontext.Value `json:"user_authentication"`
-		Nonce              string         `json:"nonce"`
-		Status             *statusClaim   `json:"status"`
-		KeyStorageStatus   datedStatus    `json:"key_storage_status"`
-		ClientStatus       datedStatus    `json:"client_status"`
+		Iat                *int64       `json:"iat"`
+		Exp                *int64       `json:"exp"`
+		Nbf                *int64       `json:"nbf"`
+		AttestedKeys       attestedKeys `json:"attested_keys"`
+		KeyStorage         levels       `json:"key_storage"`
+		UserAuthentication levels       `json:"user_authentication"`
+		Nonce              string       `json:"nonce"`
+		Status             *statusClaim `json:"status"`
+		KeyStorageStatus   datedStatus  `json:"key_storage_status"`
+		ClientStatus       datedStatus  `json:"client_status"`
 	}
+	c.AttestedKeys.most, c.AttestedKeys.proof = v.trust.MaxKeys, p
 	if strict.Loose(t.payload, attestationPayload, &c) != nil {
 		return nil, refuse("attestation_malformed",
 			"the key attestation's payload is not one strict JSON object with members of the right types, 64 KiB at most")
 	}
-	a := &attestation{token: t, x5c: h.X5C, nonce: c.Nonce, status: c.Status, keyStorageStatus: c.KeyStorageStatus, clientStatus: c.ClientStatus}
-	a.alg = h.Alg
+	a := &attestation{token: t, header: h, nonce: c.Nonce, status: c.Status, keyStorageStatus: c.KeyStorageStatus, clientStatus: c.ClientStatus}
+	a.alg = h.alg
 	var okIat, okExp bool
 	a.issuedAt, okIat = instant(c.Iat)
 	a.expires, okExp = instant(c.Exp)
@@ -115,62 +136,78 @@ func readAttestation(compact string, maxKeys int, profile Profile) (*attestation
 	if a.notBefore, ok = instant(c.Nbf); !ok && c.Nbf != nil {
 		return nil, refuse("attestation_malformed", "the key attestation's nbf is out of range")
 	}
-	var okStorage, okUser bool
-	a.keyStorage, okStorage = levels(c.KeyStorage)
-	a.userAuthentication, okUser = levels(c.UserAuthentication)
-	if !okStorage || !okUser {
+	if c.KeyStorage.bad || c.UserAuthentication.bad {
 		return nil, refuse("attestation_levels",
 			"key_storage or user_authentication is not an array of 1 to 8 printable ASCII texts of at most 128 characters")
 	}
-	var err error
-	if a.keys, err = attestedKeys(c.AttestedKeys, maxKeys); err != nil {
+	a.keyStorage, a.userAuthentication = c.KeyStorage.values, c.UserAuthentication.values
+	if err := c.AttestedKeys.refusal; err != nil {
 		return nil, err
+	}
+	if a.keys = c.AttestedKeys.keys; len(a.keys) == 0 {
+		return nil, refuse("attestation_keys_missing", "the key attestation's attested_keys is not an array with at least one key")
 	}
 	return a, nil
 }
 
-func attestedKeys(array jsontext.Value, maxKeys int) (keys []Key, err error) {
-	n := 0
-	ok := each(array, maxKeys+1, func(v jsontext.Value) bool { // one more, to tell too many from not an array
-		if n++; n > maxKeys {
-			err = refuse("attestation_keys_too_many", "the key attestation has more attested_keys than this appliance accepts in one request")
-			return false
-		}
-		var k Key
-		if k, err = readJWK(v); err != nil {
-			return false
-		}
-		if slices.ContainsFunc(keys, func(o Key) bool { return o.Thumbprint == k.Thumbprint }) {
-			err = refuse("attestation_keys_repeated", "the key attestation names a key twice")
-			return false
-		}
-		keys = append(keys, k)
-		return true
-	})
-	if err != nil {
-		return nil, err
-	}
-	if !ok || len(keys) == 0 {
-		return nil, refuse("attestation_keys_missing", "the key attestation's attested_keys is not an array with at least one key")
-	}
-	return keys, nil
+// attestedKeys are decoded one after the other, so that a long array does not become a large slice.
+type attestedKeys struct {
+	most    int
+	proof   *proof
+	keys    []Key
+	refusal error
 }
 
-// levels reads key_storage or user_authentication. Values other than those of D.2 may occur, and only policy knows which are good
-// enough; but they go into decision records, so they must be short and plain.
-func levels(array jsontext.Value) (values []string, ok bool) {
-	if len(array) == 0 {
-		return nil, true // optional
+// UnmarshalJSONFrom leaves what is wrong to whoever asks for the keys: other members may be worse.
+func (a *attestedKeys) UnmarshalJSONFrom(d *jsontext.Decoder) error {
+	n := 0
+	_, err := elements(d, func(v jsontext.Value) {
+		if n++; a.refusal == nil {
+			a.refusal = a.add(n, v)
+		}
+	})
+	return err
+}
+
+func (a *attestedKeys) add(n int, v jsontext.Value) (err error) {
+	if n > a.most {
+		return refuse("attestation_keys_too_many", "the key attestation has more attested_keys than this appliance accepts in one request")
 	}
-	ok = each(array, 8, func(v jsontext.Value) bool {
+	var k Key
+	if a.proof != nil && a.proof.key != nil && bytes.Equal(v, a.proof.jwk) {
+		k = *a.proof.key
+	} else if k, err = readJWK(v); err != nil {
+		return err
+	}
+	if slices.ContainsFunc(a.keys, func(o Key) bool { return o.Thumbprint == k.Thumbprint }) {
+		return refuse("attestation_keys_repeated", "the key attestation names a key twice")
+	}
+	a.keys = append(a.keys, k)
+	return nil
+}
+
+// levels are key_storage or user_authentication. Values other than those of D.2 may occur, and only policy knows which are good enough; but
+// they go into decision records, so they must be short and plain.
+type levels struct {
+	values []string
+	bad    bool // not an array of 1 to 8 such texts
+}
+
+// UnmarshalJSONFrom is not called for a member that is missing, which these may be.
+func (l *levels) UnmarshalJSONFrom(d *jsontext.Decoder) error {
+	array, err := elements(d, func(v jsontext.Value) {
+		if l.bad = l.bad || len(l.values) == 8; l.bad {
+			return
+		}
 		s, ok := text(v)
 		if !ok || s == "" || len(s) > 128 || slices.ContainsFunc([]byte(s), func(c byte) bool { return c <= ' ' || c > '~' }) {
-			return false
+			l.bad = true
+			return
 		}
-		values = append(values, s)
-		return true
+		l.values = append(l.values, s)
 	})
-	return values, ok && len(values) > 0
+	l.bad = l.bad || !array || len(l.values) == 0
+	return err
 }
 
 // check holds the attestation's claims against the instant and the proof. reused: it was made for an earlier request, which the profile allows.

@@ -39,7 +39,7 @@ type chains struct {
 	roots   *x509.CertPool
 
 	mu   sync.RWMutex
-	good map[[32]byte]*attester // by SHA-256 of the x5c value as it stands in the header
+	good map[[32]byte]*attester // by id of what was presented
 }
 
 func newChains(anchors []*x509.Certificate) chains {
@@ -50,27 +50,34 @@ func newChains(anchors []*x509.Certificate) chains {
 	return chains{anchors: anchors, roots: roots, good: map[[32]byte]*attester{}}
 }
 
-func (c *chains) verify(x5c jsontext.Value, at time.Time) (*attester, error) {
-	id := sha256.Sum256(x5c)
+// presented is a chain as it stands in a header, not looked into, and the id by which it is remembered.
+type presented struct {
+	x5c jsontext.Value
+	id  [32]byte // SHA-256
+}
+
+func present(x5c jsontext.Value) presented { return presented{x5c, sha256.Sum256(x5c)} }
+
+func (c *chains) verify(p presented, at time.Time) (*attester, error) {
 	c.mu.RLock()
-	a := c.good[id]
+	a := c.good[p.id]
 	c.mu.RUnlock()
 	if a != nil && !at.Before(a.from) && !at.After(a.until) {
 		return a, nil
 	}
-	a, err := c.check(x5c, at)
+	a, err := c.check(p.x5c, at)
 	if err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, known := c.good[id]; !known && len(c.good) >= maxChains {
+	if _, known := c.good[p.id]; !known && len(c.good) >= maxChains {
 		for old := range c.good { // any one; a chain that is still in use comes back with its next attestation
 			delete(c.good, old)
 			break
 		}
 	}
-	c.good[id] = a
+	c.good[p.id] = a
 	return a, nil
 }
 

@@ -144,7 +144,7 @@ func (e Enrolment) token(text string, signed bool) (c tokenClaims, until time.Ti
 		return c, until, refuse("token_malformed", "the token is not a compact JWS")
 	}
 	var h tokenHeader
-	if strict.JSON(t.header, claimLimits, &h) != nil || h.Typ != TokenType {
+	if !t.header(strict.JSON, claimLimits, &h) || h.Typ != TokenType {
 		return c, until, refuse("token_malformed", "the token's header is not that of a one-time token")
 	}
 	t.alg = h.Alg
@@ -202,7 +202,7 @@ func Rekeying(client string, registered []byte, statement string, request []byte
 		Alg string `json:"alg"`
 		Typ string `json:"typ"`
 	}
-	if !ok || strict.JSON(t.header, claimLimits, &h) != nil || h.Typ != RekeyType {
+	if !ok || !t.header(strict.JSON, claimLimits, &h) || h.Typ != RekeyType {
 		return nil, refuse("rekey_malformed", "the statement is not a compact JWS of type "+RekeyType)
 	}
 	t.alg = h.Alg

@@ -63,7 +63,7 @@ func (v *Verifier) LineEvent(client string, at time.Time, text string) (LineEven
 	if !ok {
 		return LineEvent{}, malformed("the event is not three parts of canonical base64url")
 	}
-	kid, err := t.readHeader(KindLineEvent, LineEventType)
+	h, err := v.statementHead(&t, KindLineEvent, LineEventType)
 	if err != nil {
 		return LineEvent{}, err
 	}
@@ -92,7 +92,7 @@ func (v *Verifier) LineEvent(client string, at time.Time, text string) (LineEven
 	default:
 		return LineEvent{}, malformed("the event's kind is none of lost, found, ported, terminated, sim_changed and owner_changed")
 	}
-	_, key, err := v.keyOf(KindLineEvent, p.Iss, kid, client, issued)
+	_, key, err := v.keyOf(KindLineEvent, p.Iss, h.Kid, client, issued)
 	if err != nil {
 		return LineEvent{}, err
 	}
@@ -105,25 +105,29 @@ func (v *Verifier) LineEvent(client string, at time.Time, text string) (LineEven
 	case !t.signedBy(key.Public):
 		return LineEvent{}, refuse(KindLineEvent+"_signature", "the event isn't signed by the key that it names with that key's alg")
 	}
+	v.heads.keep(t.head, h)
 	return LineEvent{authority: p.Iss, id: p.JTI, line: p.Line, kind: p.Kind, seq: *p.Seq, issued: issued, occurred: occurred, until: until,
 		client: client, digest: sha256.Sum256(t.payload)}, nil
 }
 
-// readHeader reads typ, alg and kid, and nothing else may stand there.
-func (t *token) readHeader(kind, typ string) (kid string, err error) {
-	var h struct {
-		Typ string `json:"typ"`
-		Alg string `json:"alg"`
-		Kid string `json:"kid"`
-	}
-	if strict.JSON(t.header, statementHeader, &h) != nil || h.Kid == "" {
-		return "", refuse(kind+"_malformed", "the header is not one strict JSON object of typ, alg and kid")
+// statementHead is all that may stand in the header of what an authority says.
+type statementHead struct {
+	Typ string `json:"typ"`
+	Alg string `json:"alg"`
+	Kid string `json:"kid"`
+}
+
+// statementHead reads the header of what an authority says.
+func (v *Verifier) statementHead(t *token, kind, typ string) (statementHead, error) {
+	h, known := v.heads.get(t.head)
+	if !known && (!t.header(strict.JSON, statementHeader, &h) || h.Kid == "") {
+		return h, refuse(kind+"_malformed", "the header is not one strict JSON object of typ, alg and kid")
 	}
 	if h.Typ != typ {
-		return "", refuse(kind+"_type", "the typ is not "+typ)
+		return h, refuse(kind+"_type", "the typ is not "+typ)
 	}
 	t.alg = h.Alg
-	return h.Kid, nil
+	return h, nil
 }
 
 // keyOf finds the key that an authority names for something that it says through a client, and refuses one that must not be believed.

@@ -162,13 +162,19 @@ type Verifier struct {
 	trust       Trust
 	authorities map[string]Authority
 	chains      chains
+	heads       headers[statementHead]
+	attested    headers[attestationHead]
+	nonces      mac
+	sessions    mac
+	pairwise    mac
 	memo        *android.Memo
 }
 
 // NewVerifier makes a verifier. What the snapshot lacks is refused later: no anchor means no trusted attestation, no nonce key no evidence.
 func NewVerifier(t Trust) *Verifier {
 	t.WalletProviders = slices.Clone(t.WalletProviders)
-	v := &Verifier{trust: t, authorities: make(map[string]Authority, len(t.Authorities)), chains: newChains(t.WalletProviders), memo: android.NewMemo()}
+	v := &Verifier{trust: t, authorities: make(map[string]Authority, len(t.Authorities)), chains: newChains(t.WalletProviders), memo: android.NewMemo(),
+		nonces: newMAC(t.NonceKey), sessions: newMAC(t.SessionKey), pairwise: newMAC(t.PairwiseKey)}
 	for _, a := range t.Authorities {
 		v.authorities[a.ID] = a
 	}
@@ -187,7 +193,7 @@ func (v *Verifier) Verify(about About, b Bundle) (*Verified, error) {
 	if err != nil {
 		return nil, err
 	}
-	statements, err := readStatements(about, items)
+	statements, err := v.readStatements(about, items)
 	if err != nil {
 		return nil, err
 	}
@@ -229,7 +235,8 @@ func (v *Verifier) Verify(about About, b Bundle) (*Verified, error) {
 	facts := h.facts
 	facts.Previous = previous
 	facts.Kinds, facts.Identity = append(facts.Kinds, "proof_of_possession"), IdentityAsserted
-	burns := append([]Burn{nonce}, h.burns...)
+	facts.Statements = slices.Grow(facts.Statements, len(statements))
+	burns := append(append(make([]Burn, 0, 2+len(h.burns)+len(statements)), nonce), h.burns...)
 	if about.Session.code.Valid() {
 		burns = append(burns, v.burnCode(about.Session))
 	}
@@ -263,7 +270,7 @@ func (v *Verifier) byProvider(about About, p *proof, beside string) (*holder, er
 	if err != nil {
 		return nil, err
 	}
-	a, err := readAttestation(text, v.trust.MaxKeys, about.Profile)
+	a, err := v.readAttestation(text, about.Profile, p)
 	if err != nil {
 		return nil, err
 	}
@@ -279,13 +286,14 @@ func (v *Verifier) byProvider(about About, p *proof, beside string) (*holder, er
 	if err != nil {
 		return nil, err
 	}
-	issuer, err := v.chains.verify(a.x5c, about.At)
+	issuer, err := v.chains.verify(a.header.chain, about.At)
 	if err != nil {
 		return nil, err
 	}
 	if !a.signedBy(issuer.key) {
 		return nil, refuse("attestation_signature", "the key attestation isn't signed by the leaf of its own x5c with its own alg")
 	}
+	v.attested.keep(a.head, a.header)
 	h.facts = Facts{Kinds: []string{KindKeyAttestation}, KeyStorage: a.keyStorage, UserAuthentication: a.userAuthentication,
 		AttestationIssuer: issuer.subject, AttestationExpires: a.expires, Reused: reused, Statuses: statuses}
 	h.anchor = issuer.anchor

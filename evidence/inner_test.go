@@ -156,7 +156,7 @@ func TestChainCache(t *testing.T) {
 	c := newChains([]*x509.Certificate{p.Anchor()})
 	x5c := x5cOf(t, p)
 	code := func(at time.Time) string {
-		_, err := c.verify(x5c, at)
+		_, err := c.verify(present(x5c), at)
 		var r *Refusal
 		if errors.As(err, &r) {
 			return r.Code()
@@ -178,25 +178,25 @@ func TestChainCache(t *testing.T) {
 	if len(c.good) != 1 {
 		t.Fatalf("%d chains remembered, want 1", len(c.good))
 	}
-	first, err := c.verify(x5c, now)
+	first, err := c.verify(present(x5c), now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again, err := c.verify(x5c, now); again != first {
+	if again, err := c.verify(present(x5c), now); again != first {
 		t.Errorf("a known chain was verified again (%v)", err)
 	}
 	for i := range maxChains - 10 {
 		c.good[sha256.Sum256([]byte{byte(i), byte(i >> 8)})] = &attester{}
 	}
 	for i := range 20 { // the same chain in other texts
-		if _, err := c.verify(append(bytes.Repeat([]byte{' '}, i+1), x5c...), now); err != nil {
+		if _, err := c.verify(present(append(bytes.Repeat([]byte{' '}, i+1), x5c...)), now); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if len(c.good) != maxChains {
 		t.Errorf("%d chains remembered, want %d", len(c.good), maxChains)
 	}
-	if _, err := c.verify(x5cOf(t, newProvider(t, phone.Bend{})), now); err == nil || len(c.good) != maxChains {
+	if _, err := c.verify(present(x5cOf(t, newProvider(t, phone.Bend{}))), now); err == nil || len(c.good) != maxChains {
 		t.Errorf("a refused chain changed the cache (%v)", err)
 	}
 }
@@ -211,10 +211,10 @@ func TestChainCacheAsksAll(t *testing.T) {
 		}})
 		c := newChains([]*x509.Certificate{p.Anchor()})
 		for at, good := range map[time.Duration]bool{-time.Hour - 1: false, -time.Hour: true, time.Hour: true, time.Hour + time.Second: false} {
-			if _, err := c.verify(x5cOf(t, p), now); err != nil { // now it is remembered
+			if _, err := c.verify(present(x5cOf(t, p)), now); err != nil { // now it is remembered
 				t.Fatal(err)
 			}
-			if _, err := c.verify(x5cOf(t, p), now.Add(at)); (err == nil) != good {
+			if _, err := c.verify(present(x5cOf(t, p)), now.Add(at)); (err == nil) != good {
 				t.Errorf("certificate %d, %s from now: %v", depth, at, err)
 			}
 		}
@@ -296,5 +296,48 @@ func TestPlainIsCanonical(t *testing.T) {
 	}
 	if seen == 0 || !plain([]byte(`""`)) || !plain([]byte(`"홍길동 <&> `+"\u2028\x7f"+`"`)) {
 		t.Error("nothing is plain: this test proves nothing")
+	}
+}
+
+// TestHeadersAreRemembered of tokens alone whose signature was good, and not without end.
+func TestHeadersAreRemembered(t *testing.T) {
+	provider, liar := newProvider(t, phone.Bend{}), newProvider(t, phone.Bend{})
+	p, err := phone.New(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := NewVerifier(Trust{WalletProviders: []*x509.Certificate{provider.Anchor()}, NonceKey: [32]byte{1}, NonceLife: time.Minute, AttestationAge: time.Hour, MaxKeys: 4})
+	about := About{Client: "c", DocumentType: "d", Audience: "a", At: now}
+	nonce, _ := v.Nonce("c", "d", now, [16]byte{})
+	proof := p.Prove(0, "a", nonce, now, "")
+	good := p.Attest(provider, nonce, now)
+	cut := strings.LastIndexByte(good, '.')
+	for _, step := range []struct {
+		what, attestation, code string
+		profile                 Profile
+		remembered              int
+	}{
+		{"by a stranger", p.Attest(liar, nonce, now), "evidence.attestation_untrusted", Profile{}, 0},
+		{"badly signed", good[:cut+1] + b64(make([]byte, 64)), "evidence.attestation_signature", Profile{}, 0},
+		{"good", good, "", Profile{}, 1},
+		{"again", good, "", Profile{}, 1},
+		{"of another type, by a profile", good, "evidence.attestation_type", Profile{TS3Type: true}, 1},
+		{"under a header that is known", good[:cut+1] + b64(make([]byte, 64)), "evidence.attestation_signature", Profile{}, 1},
+	} {
+		about.Profile = step.profile
+		_, err := v.Verify(about, Bundle{Proof: proof, KeyAttestation: step.attestation})
+		var r *Refusal
+		if (step.code == "") != (err == nil) || err != nil && (!errors.As(err, &r) || r.Code() != step.code) || len(v.attested.of) != step.remembered {
+			t.Errorf("%s: %v, %d headers are remembered, not %d", step.what, err, len(v.attested.of), step.remembered)
+		}
+	}
+
+	var h headers[int]
+	for i := range 2 * maxHeaders {
+		h.keep(strings.Repeat("x", i), i)
+	}
+	h.keep(strings.Repeat("x", maxHeader+1), 1)
+	if last, ok := h.get(strings.Repeat("x", 2*maxHeaders-1)); len(h.of) != maxHeaders || !ok || last != 2*maxHeaders-1 {
+		t.Errorf("%d headers are remembered, at most %d may be, the last one among them", len(h.of), maxHeaders)
 	}
 }

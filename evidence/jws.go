@@ -11,16 +11,20 @@ import (
 	"encoding/base64"
 	"math/big"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"sealkeeper/internal/strict"
 )
 
 // token is a compact JWS (RFC 7515 7.1) taken apart and not yet believed.
 type token struct {
-	header, payload, signature []byte
-	input                      string // what is signed: the first two parts as they came
-	alg                        string
+	head               string // the first part as it came; header decodes it
+	payload, signature []byte
+	input              string // what is signed: the first two parts as they came
+	alg                string
 }
 
 // split takes a compact JWS apart. Each part must be the one canonical unpadded base64url text of its bytes: otherwise the same
@@ -31,13 +35,57 @@ func split(text string) (t token, ok bool) {
 	if head == "" || body == "" || sig == "" {
 		return token{}, false
 	}
-	var ok1, ok2, ok3 bool
-	t.header, ok1 = decode64(head)
-	t.payload, ok2 = decode64(body)
-	t.signature, ok3 = decode64(sig) // a fourth part would put a dot in here, which is not in the alphabet
-	t.input = text[:len(head)+1+len(body)]
-	return t, ok1 && ok2 && ok3
+	var ok1, ok2 bool
+	t.payload, ok1 = decode64(body)
+	t.signature, ok2 = decode64(sig) // a fourth part would put a dot in here, which is not in the alphabet
+	t.head, t.input = head, text[:len(head)+1+len(body)]
+	return t, ok1 && ok2
 }
+
+// header decodes the first part by one of strict's functions.
+func (t *token) header(decode func([]byte, strict.Limits, any) error, l strict.Limits, h any) bool {
+	raw, ok := decode64(t.head)
+	return ok && decode(raw, l, h) == nil
+}
+
+// headers are some that were read before, by their text: the same text says the same. Only those of tokens are kept whose signature was good, of
+// which a signer who is believed has few, so that nobody else can fill the memory or push out a good one.
+type headers[H any] struct {
+	mu sync.RWMutex
+	of map[string]H
+}
+
+const (
+	maxHeaders = 256
+	maxHeader  = 8 << 10 // bytes of text
+)
+
+func (k *headers[H]) get(text string) (h H, ok bool) {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	h, ok = k.of[text]
+	return h, ok
+}
+
+func (k *headers[H]) keep(text string, h H) {
+	if _, known := k.get(text); known || len(text) > maxHeader {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.of == nil {
+		k.of = map[string]H{}
+	}
+	for old := range k.of {
+		if len(k.of) < maxHeaders {
+			break
+		}
+		delete(k.of, old) // any one; what is still in use comes back with its next token
+	}
+	k.of[strings.Clone(text)] = h // not the whole token
+}
+
+var canonical64 = base64.RawURLEncoding.Strict()
 
 // decode64 decodes canonical unpadded base64url: encoding the result again gives the same text. Go's decoder skips line ends, and
 // without Strict ignores the spare bits of the last character.
@@ -45,7 +93,7 @@ func decode64(s string) ([]byte, bool) {
 	if strings.IndexByte(s, '\n') >= 0 || strings.IndexByte(s, '\r') >= 0 {
 		return nil, false
 	}
-	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	b, err := canonical64.DecodeString(s)
 	return b, err == nil
 }
 
@@ -106,6 +154,25 @@ func each(array jsontext.Value, max int, f func(jsontext.Value) bool) bool {
 		}
 	}
 	return true
+}
+
+// elements gives f each element of the array that comes next; anything else is passed over and no array.
+func elements(d *jsontext.Decoder, f func(jsontext.Value)) (array bool, err error) {
+	if d.PeekKind() != '[' {
+		return false, d.SkipValue()
+	}
+	if _, err := d.ReadToken(); err != nil {
+		return true, err
+	}
+	for d.PeekKind() != ']' {
+		v, err := d.ReadValue()
+		if err != nil {
+			return true, err
+		}
+		f(v)
+	}
+	_, err = d.ReadToken()
+	return true, err
 }
 
 // text is a JSON string's value.

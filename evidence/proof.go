@@ -19,7 +19,8 @@ var (
 // proof is an OpenID4VCI jwt proof (F.1), decoded, its signature not yet verified.
 type proof struct {
 	token
-	key         *Key     // from jwk; nil: named by kid
+	key         *Key // from jwk; nil: named by kid
+	jwk         jsontext.Value
 	kid         [32]byte // RFC 7638 thumbprint
 	attestation string   // header key_attestation
 	nonce       string
@@ -53,7 +54,7 @@ func readProof(compact string) (*proof, error) {
 		Crit           jsontext.Value `json:"crit"`
 		B64            jsontext.Value `json:"b64"`
 	}
-	if strict.Loose(t.header, proofHeader, &h) != nil {
+	if !t.header(strict.Loose, proofHeader, &h) {
 		return nil, refuse("proof_malformed", "the proof's header is not one strict JSON object with members of the right types")
 	}
 	if h.Typ != "openid4vci-proof+jwt" {
@@ -87,7 +88,7 @@ func readProof(compact string) (*proof, error) {
 		if algorithm(key.Public) != p.alg {
 			return nil, refuse("proof_algorithm", "the proof's alg doesn't belong to the curve of its key")
 		}
-		p.key = &key
+		p.key, p.jwk = &key, h.JWK
 	}
 
 	var c struct {

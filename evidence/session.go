@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"encoding/binary"
+	"hash"
 	"time"
 )
 
@@ -103,7 +104,7 @@ func (v *Verifier) Open(client, documentType, session string) (Session, error) {
 // Pairwise is the only name by which an evidence authority knows a subject: HMAC over both, so that two authorities can't tell that they
 // speak of one person, and none of them learns the number or the appliance's own pseudonym.
 func (v *Verifier) Pairwise(authority string, subject [32]byte) string {
-	return base64.RawURLEncoding.EncodeToString(keyed(v.trust.PairwiseKey, pairwiseLabel, authority, string(subject[:])))
+	return base64.RawURLEncoding.EncodeToString(v.pairwise.sum(nil, pairwiseLabel, authority, string(subject[:])))
 }
 
 // Knows reports whether an authority is listed.
@@ -118,14 +119,23 @@ func Thumbprint(text string) (t [32]byte, ok bool) {
 	return [32]byte(b), true
 }
 
-// keyed is HMAC-SHA256 over texts, each preceded by its length, so that no two lists of texts give the same bytes.
-func keyed(key [32]byte, texts ...string) []byte {
-	mac := hmac.New(sha256.New, key[:])
+// mac is HMAC-SHA256 under a key that was hashed once.
+type mac struct{ keyed hash.Cloner }
+
+func newMAC(key [32]byte) mac { return mac{hmac.New(sha256.New, key[:]).(hash.Cloner)} }
+
+// sum covers texts, each preceded by its length, so that no two lists of texts give the same bytes, and then what follows.
+func (m mac) sum(behind []byte, texts ...string) []byte {
+	input := make([]byte, 0, 256)
 	for _, s := range texts {
-		mac.Write(binary.BigEndian.AppendUint64(nil, uint64(len(s))))
-		mac.Write([]byte(s))
+		input = append(binary.BigEndian.AppendUint64(input, uint64(len(s))), s...)
 	}
-	return mac.Sum(nil)
+	h, err := m.keyed.Clone()
+	if err != nil {
+		panic(err) // SHA-256 can be cloned
+	}
+	h.Write(append(input, behind...))
+	return h.Sum(input[:0])
 }
 
 // Valid reports whether s came from Open.

@@ -137,13 +137,14 @@ type LineOwnership struct {
 // statement is one item, decoded, its signature not yet verified.
 type statement struct {
 	token
-	kid, id, session, subject string
-	expires                   time.Time
+	header               statementHead
+	id, session, subject string
+	expires              time.Time
 	Statement
 }
 
 // readStatements reads every item, and one of each kind: of two, policy might look at the one and the register mean the other.
-func readStatements(about About, items []Item) ([]*statement, error) {
+func (v *Verifier) readStatements(about About, items []Item) ([]*statement, error) {
 	if len(items) == 0 {
 		return nil, nil
 	}
@@ -152,7 +153,7 @@ func readStatements(about About, items []Item) ([]*statement, error) {
 	}
 	out := make([]*statement, 0, len(items))
 	for _, item := range items {
-		s, err := readStatement(item)
+		s, err := v.readStatement(item)
 		if err != nil {
 			return nil, err
 		}
@@ -168,7 +169,7 @@ func readStatements(about About, items []Item) ([]*statement, error) {
 }
 
 // readStatement decodes strictly: a member that is not known might be a condition that nobody would look at.
-func readStatement(item Item) (*statement, error) {
+func (v *Verifier) readStatement(item Item) (*statement, error) {
 	typ := StatementType(item.Kind)
 	if typ == "" {
 		return nil, refuse("kind_unknown", "no evidence of kind "+printable(item.Kind)+" is known to this version")
@@ -181,49 +182,49 @@ func readStatement(item Item) (*statement, error) {
 	if !ok {
 		return nil, malformed("the statement is not three parts of canonical base64url")
 	}
-	kid, err := t.readHeader(item.Kind, typ)
+	h, err := v.statementHead(&t, item.Kind, typ)
 	if err != nil {
 		return nil, err
 	}
-	s := &statement{token: t, kid: kid, Statement: Statement{Kind: item.Kind, Key: kid}}
+	s := &statement{token: t, header: h, Statement: Statement{Kind: item.Kind, Key: h.Kid}}
 
 	var c common
 	switch item.Kind {
 	case KindInPerson:
-		v := struct {
+		p := struct {
 			common
 			InPerson
 		}{}
-		err = strict.JSON(t.payload, statementPayload, &v)
-		c, s.InPerson = v.common, &v.InPerson
+		err = strict.JSON(t.payload, statementPayload, &p)
+		c, s.InPerson = p.common, &p.InPerson
 	case KindRegistryMatch:
-		v := struct {
+		p := struct {
 			common
 			RegistryMatch
 		}{}
-		err = strict.JSON(t.payload, statementPayload, &v)
-		c, s.RegistryMatch = v.common, &v.RegistryMatch
+		err = strict.JSON(t.payload, statementPayload, &p)
+		c, s.RegistryMatch = p.common, &p.RegistryMatch
 	case KindFaceMatch:
-		v := struct {
+		p := struct {
 			common
 			FaceMatch
 		}{}
-		err = strict.JSON(t.payload, statementPayload, &v)
-		c, s.FaceMatch = v.common, &v.FaceMatch
+		err = strict.JSON(t.payload, statementPayload, &p)
+		c, s.FaceMatch = p.common, &p.FaceMatch
 	case KindChipRead:
-		v := struct {
+		p := struct {
 			common
 			ChipRead
 		}{}
-		err = strict.JSON(t.payload, statementPayload, &v)
-		c, s.ChipRead = v.common, &v.ChipRead
+		err = strict.JSON(t.payload, statementPayload, &p)
+		c, s.ChipRead = p.common, &p.ChipRead
 	case KindLineOwnership:
-		v := struct {
+		p := struct {
 			common
 			LineOwnership
 		}{}
-		err = strict.JSON(t.payload, statementPayload, &v)
-		c, s.LineOwnership = v.common, &v.LineOwnership
+		err = strict.JSON(t.payload, statementPayload, &p)
+		c, s.LineOwnership = p.common, &p.LineOwnership
 	}
 	if err != nil || c.Iss == "" || c.Sub == "" || c.Session == "" || len(c.JTI) < 16 || len(c.JTI) > 128 {
 		return nil, malformed("the statement's payload is not one strict JSON object with exactly the members of its kind, iss, sub, session and a jti of 16 to 128 characters among them")
@@ -257,7 +258,7 @@ type common struct {
 // check holds a statement against its authority and the session. The signature, which costs most, comes last.
 func (v *Verifier) checkStatement(about About, session Session, s *statement) (Burn, error) {
 	code := func(reason string) string { return s.Kind + "_" + reason }
-	a, key, err := v.keyOf(s.Kind, s.Authority, s.kid, about.Client, s.IssuedAt)
+	a, key, err := v.keyOf(s.Kind, s.Authority, s.header.Kid, about.Client, s.IssuedAt)
 	if err != nil {
 		return Burn{}, err
 	}
@@ -291,12 +292,12 @@ func (v *Verifier) checkStatement(about About, session Session, s *statement) (B
 	if !s.signedBy(key.Public) {
 		return Burn{}, refuse(code("signature"), "the statement isn't signed by the key that it names with that key's alg")
 	}
+	v.heads.keep(s.head, s.header)
 	// By issuer, id and content, never by the text: a signature can be written in more than one way.
-	name := sha256.Sum256(slices.Concat([]byte(s.Kind), []byte{0}, []byte(s.Authority), []byte{0}, []byte(s.id), []byte{0}, hash(s.payload)))
+	said := sha256.Sum256(s.payload)
+	name := sha256.Sum256(slices.Concat([]byte(s.Kind), []byte{0}, []byte(s.Authority), []byte{0}, []byte(s.id), []byte{0}, said[:]))
 	return Burn{Kind: BurnEvidence, ID: burnID(s.IssuedAt, name), Until: s.expires.Add(2 * v.trust.Skew)}, nil
 }
-
-func hash(b []byte) []byte { h := sha256.Sum256(b); return h[:] }
 
 func (s *Statement) district() string {
 	switch {

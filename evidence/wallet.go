@@ -61,7 +61,7 @@ func (v *Verifier) checkWallet(about About, nonce string, h *holder, text string
 		Challenge string         `json:"challenge"`
 		Nonce     string         `json:"nonce"` // of earlier drafts
 	}
-	if strict.Loose(a.header, attestationHeader, &ha) != nil || strict.Loose(p.header, walletProof, &hp) != nil ||
+	if !a.header(strict.Loose, attestationHeader, &ha) || !p.header(strict.Loose, walletProof, &hp) ||
 		strict.Loose(a.payload, attestationPayload, &c) != nil || strict.Loose(p.payload, walletProof, &d) != nil {
 		return malformed()
 	}
@@ -96,7 +96,7 @@ func (v *Verifier) checkWallet(about About, nonce string, h *holder, text string
 	if !ok || aud != about.Audience || !same(d.Challenge) && !(d.Challenge == "" && same(d.Nonce)) {
 		return refuse("wallet_proof", "the wallet's proof is for another audience or nonce")
 	}
-	issuer, err := v.chains.verify(ha.X5C, about.At)
+	issuer, err := v.chains.verify(present(ha.X5C), about.At)
 	if err != nil {
 		return err
 	}
