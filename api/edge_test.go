@@ -3,6 +3,7 @@ package api
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -704,5 +705,17 @@ func TestSlowClientIsClosed(t *testing.T) {
 	}
 	if _, err := io.ReadAll(send("POST /v1/locks HT")); err != nil { // ends: the server closed it
 		t.Fatal(err)
+	}
+}
+
+// Rows of before name requests by this hash: it never becomes another one, whatever is made of the code behind it.
+func TestHashOfARequestStays(t *testing.T) {
+	h := newHouse(t, 4)
+	w := answer(h.edge.IssuanceHandler(), with(request("POST", "/v1/credentials", RoleIssuance),
+		`{ "proof":"e30.e30.c2ln", "claims":{"given_name":"\uae38\ub3d9","family_name":"Hong <&>","age":1.90e1,"nested":{"b":[true,null],"a":"\t"}},"subject":"900101-1234567","document_type":"kr-resident" }`))
+	want := sha256.Sum256([]byte("sealkeeper request v1\x00/v1/credentials\x00issuance-1\x00" + `{"document_type":"kr-resident","subject":"900101-1234567",` +
+		`"claims":{"age":19,"family_name":"Hong <&>","given_name":"길동","nested":{"a":"\t","b":[true,null]}},"replace":false,"proof":"e30.e30.c2ln"}`))
+	if w.Code != http.StatusOK || h.last.Hash != want {
+		t.Errorf("%d: hashed as %x, not as %x", w.Code, h.last.Hash, want)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -127,28 +128,10 @@ func serve[Req, Resp any](e *Edge, h how, valid func(*Req) string, do func(conte
 			}
 			c.Call.Key = key
 		}
-		var req Req
-		if h.limit > 0 {
-			body, err := read(x, r, h.limit)
-			if err != nil {
-				x.fail(err)
-				return
-			}
-			connectionOf(r.Context()).working()
-			if req, err = decode[Req](body, h.limit); err != nil {
-				x.fail(err)
-				return
-			}
-			if why := valid(&req); why != "" {
-				x.fail(&ca.Problem{Code: "request.invalid", Detail: why})
-				return
-			}
-			if h.keyed {
-				if c.Call.Hash, err = fingerprint(x.route, x.caller.ID, req); err != nil {
-					x.fail(err)
-					return
-				}
-			}
+		req, err := take(x, r, h, valid, &c.Call)
+		if err != nil {
+			x.fail(err)
+			return
 		}
 		resp, err := do(r.Context(), c, req)
 		if err != nil {
@@ -169,6 +152,43 @@ func serve[Req, Resp any](e *Edge, h how, valid func(*Req) string, do func(conte
 	}
 }
 
+// take is the body, read, decoded and found valid, and its hash if it has a key.
+func take[Req any](x *exchange, r *http.Request, h how, valid func(*Req) string, c *ca.Call) (req Req, err error) {
+	if h.limit == 0 {
+		return req, nil
+	}
+	room := buffers.Get().(*bytes.Buffer)
+	defer leave(room)
+	if err := read(room, x, r, h.limit); err != nil {
+		return req, err
+	}
+	connectionOf(r.Context()).working()
+	if req, err = decode[Req](room.Bytes(), h.limit); err != nil {
+		return req, err
+	}
+	if why := valid(&req); why != "" {
+		return req, &ca.Problem{Code: "request.invalid", Detail: why}
+	}
+	if h.keyed {
+		room.Reset() // what was decoded has its own memory
+		c.Hash, err = fingerprint(room, x.route, x.caller.ID, any(&req).(canonical))
+	}
+	return req, err
+}
+
+// buffers are where bodies are read to and hashed from. What stood there goes before another request gets it, and large ones are not kept.
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+const largestKept = 32 << 10
+
+func leave(room *bytes.Buffer) {
+	if room.Cap() <= largestKept {
+		room.Reset()
+		clear(room.AvailableBuffer()[:room.Available()])
+		buffers.Put(room)
+	}
+}
+
 var keyForm = regexp.MustCompile(contract.IdempotencyKeyPattern)
 
 func idempotencyKey(h http.Header) (string, error) {
@@ -180,27 +200,29 @@ func idempotencyKey(h http.Header) (string, error) {
 }
 
 // read takes the body off the wire, never more than limit bytes of it.
-func read(x *exchange, r *http.Request, limit int) ([]byte, error) {
+func read(room *bytes.Buffer, x *exchange, r *http.Request, limit int) error {
 	if types := r.Header.Values("Content-Type"); len(types) != 1 || !strings.EqualFold(types[0], "application/json") || len(r.Header.Values("Content-Encoding")) != 0 {
-		return nil, &ca.Problem{Code: "request.media_type", Detail: "send Content-Type: application/json, without parameters and without a Content-Encoding"}
+		return &ca.Problem{Code: "request.media_type", Detail: "send Content-Type: application/json, without parameters and without a Content-Encoding"}
 	}
-	large := &ca.Problem{Code: "request.too_large", Detail: fmt.Sprintf("the body has more than %d bytes", limit)}
+	large := func() error {
+		return &ca.Problem{Code: "request.too_large", Detail: fmt.Sprintf("the body has more than %d bytes", limit)}
+	}
 	if r.ContentLength > int64(limit) {
-		return nil, large
+		return large()
 	}
 	// What is announced is made room for at once, within what an issue request has: who announces more has to send it first.
-	body := bytes.NewBuffer(make([]byte, 0, min(max(r.ContentLength, 0), 16<<10)+bytes.MinRead))
-	_, err := body.ReadFrom(http.MaxBytesReader(x.ResponseWriter, r.Body, int64(limit)))
+	room.Grow(int(min(max(r.ContentLength, 0), 16<<10)) + bytes.MinRead)
+	_, err := room.ReadFrom(http.MaxBytesReader(x.ResponseWriter, r.Body, int64(limit)))
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return nil, large
+		return large()
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, &ca.Problem{Code: "request.too_slow", Detail: "the body did not arrive in time"}
+		return &ca.Problem{Code: "request.too_slow", Detail: "the body did not arrive in time"}
 	case err != nil:
-		return nil, &ca.Problem{Code: "request.malformed", Detail: "the body ended early"}
+		return &ca.Problem{Code: "request.malformed", Detail: "the body ended early"}
 	}
-	return body.Bytes(), nil
+	return nil
 }
 
 // maxValues of a body: a request with every claim of every document type has a few hundred.
@@ -243,15 +265,21 @@ func where(p jsontext.Pointer) string {
 	return s
 }
 
+// canonical is a request of a route with a key.
+type canonical interface {
+	AppendCanonical(b []byte) ([]byte, error)
+}
+
 // fingerprint tells whether a retry repeats the same request: SHA-256 over the route, the client and the canonical body, which is the
 // decoded body encoded again, so that white space and the order of members do not matter.
-func fingerprint(route, client string, req any) ([32]byte, error) {
-	h := sha256.New()
-	fmt.Fprintf(h, "sealkeeper request v1\x00%s\x00%s\x00", route, client)
-	if err := json.MarshalWrite(h, req, json.Deterministic(true)); err != nil { // straight into the hash: nobody needs the bytes
+func fingerprint(room *bytes.Buffer, route, client string, req canonical) ([32]byte, error) {
+	fmt.Fprintf(room, "sealkeeper request v1\x00%s\x00%s\x00", route, client)
+	text, err := req.AppendCanonical(room.AvailableBuffer())
+	if err != nil {
 		return [32]byte{}, fmt.Errorf("encoding the canonical body: %w", err)
 	}
-	return [32]byte(h.Sum(nil)), nil
+	room.Write(text)
+	return sha256.Sum256(room.Bytes()), nil
 }
 
 // secondsOf is a whole, non-negative number of seconds for a header.

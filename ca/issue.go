@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -167,7 +166,7 @@ type draft struct {
 		Bytes() []byte
 		NotAfter() time.Time
 	}
-	join func(c *release.Checked, i int) ([]byte, error)
+	join func(c *release.Checked, i int) (string, error)
 }
 
 func (j *job) lists() []string {
@@ -412,14 +411,17 @@ func (a *Authority) drafted(approval *policy.Approval, f policy.Format, t *ledge
 			return d, fmt.Errorf("drafting mdoc %d: %w", i, err)
 		}
 		d.tbs = tbs
-		d.join = func(c *release.Checked, n int) ([]byte, error) { return mdoc.Join(tbs, c, n) }
+		d.join = func(c *release.Checked, n int) (string, error) {
+			b, err := mdoc.Join(tbs, c, n)
+			return base64.RawURLEncoding.EncodeToString(b), err
+		}
 	case policy.SDJWT:
 		tbs, err := sdjwt.Draft(approval, t, p)
 		if err != nil {
 			return d, fmt.Errorf("drafting SD-JWT VC %d: %w", i, err)
 		}
 		d.tbs = tbs
-		d.join = func(c *release.Checked, n int) ([]byte, error) { return sdjwt.Join(tbs, c, n) }
+		d.join = func(c *release.Checked, n int) (string, error) { return sdjwt.Join(tbs, c, n) }
 	default:
 		return d, fmt.Errorf("format %s can't be drafted", f)
 	}
@@ -453,18 +455,14 @@ func (j *job) join(c *release.Checked) ([]byte, error) {
 	out := contract.IssueAnswer{Issuance: j.reservation.ID(), Device: j.reservation.Device(), Replaced: len(j.reservation.Superseded()) > 0,
 		Decision: named(j.approval.Decision(), j.reservation.ID()), Credentials: make([]contract.Credential, 0, len(j.drafts))}
 	for i, d := range j.drafts {
-		b, err := d.join(c, i)
+		text, err := d.join(c, i)
 		if err != nil {
 			return nil, fmt.Errorf("joining %s of %s: %w", d.format, issue.DocumentType, err)
-		}
-		text := string(b)
-		if d.format == policy.MDoc {
-			text = base64.RawURLEncoding.EncodeToString(b)
 		}
 		out.Credentials = append(out.Credentials, contract.Credential{Format: string(d.format), Credential: text,
 			KeyThumbprint: base64.RawURLEncoding.EncodeToString(d.key.Thumbprint[:]), Status: d.ticket, ValidUntil: d.tbs.NotAfter()})
 	}
-	return json.Marshal(out)
+	return out.JSON()
 }
 
 // DryRun gives the decision that Issue would make, without effect. A denial is an answer, not an error.

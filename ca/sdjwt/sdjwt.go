@@ -51,13 +51,13 @@ func Draft(a *policy.Approval, t *ledger.Ticket, p certified.Params) (*TBS, erro
 }
 
 // Join makes <JWT>~<D1>~…~<Dn>~ out of the draft and the verified signature of item i. It refuses a signature over other bytes.
-func Join(t *TBS, c *release.Checked, i int) ([]byte, error) {
+func Join(t *TBS, c *release.Checked, i int) (string, error) {
 	if t == nil {
-		return nil, errors.New("joining without a draft")
+		return "", errors.New("joining without a draft")
 	}
 	signature, err := certified.Signature(c, i, t.bytes)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	return t.join(signature)
 }
