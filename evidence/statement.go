@@ -107,6 +107,8 @@ type RegistryMatch struct {
 	Epoch      uint64            `json:"epoch"`                 // grows with each change of the person's attributes
 	CardStatus string            `json:"card_status"`           // of the plastic card: "valid", "lost", "superseded", "none"
 	CardExpiry string            `json:"card_expiry,omitempty"` // date
+
+	salt []byte // decoded
 }
 
 // FaceMatch: the person before the camera is the one of the reference picture.
@@ -237,7 +239,8 @@ func (v *Verifier) readStatement(item Item) (*statement, error) {
 		return nil, malformed("the statement has no exp in whole seconds")
 	}
 	if s.RegistryMatch != nil {
-		if salt, ok := decode64(s.RegistryMatch.Salt); !ok || len(salt) < 16 || len(salt) > 64 || len(s.RegistryMatch.Attributes) > 128 {
+		m, ok := s.RegistryMatch, false
+		if m.salt, ok = decode64(m.Salt); !ok || len(m.salt) < 16 || len(m.salt) > 64 || len(m.Attributes) > 128 {
 			return nil, malformed("the statement's salt is not 16 to 64 bytes of base64url, or it has more than 128 attributes")
 		}
 	}
@@ -315,8 +318,12 @@ func (r *RegistryMatch) Covers(name string, value []byte) bool {
 	if !there {
 		return false
 	}
-	digest, err := AttributeDigest(r.Salt, name, value)
-	return err == nil && subtle.ConstantTimeCompare([]byte(want), []byte(digest)) == 1
+	salt, ok := r.salt, r.salt != nil
+	if !ok { // it was not read from a statement
+		salt, ok = decode64(r.Salt)
+	}
+	digest, err := attributeDigest(salt, name, value)
+	return ok && err == nil && subtle.ConstantTimeCompare([]byte(want), digest[:]) == 1
 }
 
 // AttributeDigest is how a register commits itself to a claim: base64url(SHA-256(salt ‖ name ‖ 0x00 ‖ RFC 8785 form of the value)).
@@ -325,17 +332,23 @@ func AttributeDigest(salt, name string, value []byte) (string, error) {
 	if !ok {
 		return "", refuse("registry_match_malformed", "the salt is not canonical base64url")
 	}
+	digest, err := attributeDigest(s, name, value)
+	return string(digest[:]), err
+}
+
+func attributeDigest(salt []byte, name string, value []byte) (digest [43]byte, _ error) {
 	v := jsontext.Value(value)
 	if !plain(value) {
 		v = slices.Clone(v)
 		if err := v.Canonicalize(); err != nil {
-			return "", refuse("registry_match_malformed", "the value is not JSON")
+			return digest, refuse("registry_match_malformed", "the value is not JSON")
 		}
 	}
 	text := make([]byte, 0, 512) // most values are short
-	text = append(append(append(append(text, s...), name...), 0), v...)
+	text = append(append(append(append(text, salt...), name...), 0), v...)
 	h := sha256.Sum256(text)
-	return base64.RawURLEncoding.EncodeToString(h[:]), nil
+	base64.RawURLEncoding.Encode(digest[:], h[:])
+	return digest, nil
 }
 
 // plain is a JSON string in which nothing is escaped: that is its RFC 8785 form already.

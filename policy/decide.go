@@ -185,7 +185,7 @@ func (b *Bundle) judgeIssue(f facts, r IssueRequest, s Slot, at time.Time) (*App
 	if d.Code, d.Detail = code, detail; result != Allowed {
 		return nil, d
 	}
-	d.Rules = slices.Clone(issueRules)
+	d.Rules = append(make([]string, 0, len(issueRules)+2+len(ids)), issueRules...)
 	if t.methods != nil {
 		d.Rules = append(d.Rules, ruleMethod+"/"+r.Method)
 	}

@@ -267,11 +267,17 @@ func (t *docType) covered(f facts, r IssueRequest, values []Value) *refusal {
 	}
 	own := t.methods[r.Method].statements[s.Kind].Uncovered
 	var missing []string
-	for _, v := range values {
+	var value []byte
+	for i := range values {
+		v, err := &values[i], error(nil)
 		if slices.Contains(own, v.Name) {
 			continue
 		}
-		value, err := json.Marshal(r.Claims[v.Name], json.Deterministic(true))
+		if text, is := r.Claims[v.Name].(string); is {
+			value, err = jsontext.AppendQuote(value[:0], text)
+		} else {
+			value, err = json.Marshal(r.Claims[v.Name], json.Deterministic(true))
+		}
 		if err != nil || !s.RegistryMatch.Covers(v.Name, value) {
 			missing = append(missing, v.Name)
 		}

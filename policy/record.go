@@ -117,6 +117,7 @@ func (b *Bundle) recordIssue(f facts, r IssueRequest, s Slot, at time.Time, a *A
 	for _, s := range f.Statuses {
 		in.Evidence.Statuses = append(in.Evidence.Statuses, StatusInput{Name: s.Name, Ends: s.Ends, Unknown: !s.Known})
 	}
+	in.Evidence.Statements = slices.Grow(in.Evidence.Statements, len(f.Statements))
 	for i := range f.Statements {
 		s := &f.Statements[i]
 		w := StatementInput{Authority: s.Authority, Key: s.Key, IssuedAt: s.IssuedAt}
