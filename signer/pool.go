@@ -144,7 +144,7 @@ type pool struct {
 
 func newPool(t Token, deadline time.Duration, bound int, hello func(context.Context) (wire.Hello, error), l *slog.Logger, m *metrics.Metrics) *pool {
 	t.Workers = max(t.Workers, 1)
-	p := &pool{token: t, deadline: deadline, bound: bound, hello: hello, starter: newStarter(t.Confine), log: l, metrics: m}
+	p := &pool{token: t, deadline: deadline, bound: bound, hello: hello, starter: newStarter(t), log: l, metrics: m}
 	p.state = sync.NewCond(&p.mu)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.tasks.Go(p.keep)

@@ -892,3 +892,21 @@ func TestWhatAWorkerPrintsIsBounded(t *testing.T) {
 		t.Errorf("%d lines, %d bytes", lines, out.Len())
 	}
 }
+
+// The module of an HSM has its timers as it knows them.
+func TestTimersOfTheEmbeddedTokenAloneMayBeLate(t *testing.T) {
+	own, err := os.ReadFile("/proc/self/timerslack_ns")
+	must(t, err)
+	for copies, want := range map[bool]string{true: "10000000", false: strings.TrimSpace(string(own))} {
+		s := newStarter(Token{Copies: copies})
+		var out strings.Builder
+		c := exec.Command("cat", "/proc/self/timerslack_ns")
+		c.Stdout = &out
+		must(t, s.start(c))
+		must(t, c.Wait())
+		s.close()
+		if got := strings.TrimSpace(out.String()); got != want {
+			t.Errorf("copies %t: timers may be late by %s ns, not by %s", copies, got, want)
+		}
+	}
+}
