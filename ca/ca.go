@@ -9,8 +9,6 @@ package ca
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +23,7 @@ import (
 	"sealkeeper/contract"
 	"sealkeeper/evidence"
 	"sealkeeper/internal/clock"
+	"sealkeeper/internal/mac"
 	"sealkeeper/internal/metrics"
 	"sealkeeper/ledger"
 	"sealkeeper/policy"
@@ -59,8 +58,9 @@ type Options struct {
 
 // Authority conducts.
 type Authority struct {
-	o      Options
-	ruling atomic.Pointer[rules]
+	o          Options
+	pseudonyms mac.Key
+	ruling     atomic.Pointer[rules]
 
 	activating sync.Mutex // one bundle at a time
 	signedBy   atomic.Pointer[[]string]
@@ -96,7 +96,7 @@ func New(ctx context.Context, o Options) (*Authority, error) {
 	if o.GiveUpEvery <= 0 {
 		o.GiveUpEvery = 10 * time.Minute
 	}
-	a := &Authority{o: o, turns: newTurns(turnsPerCore * runtime.GOMAXPROCS(0))}
+	a := &Authority{o: o, pseudonyms: mac.New(o.Pseudonym), turns: newTurns(turnsPerCore * runtime.GOMAXPROCS(0))}
 	if err := a.startPolicy(ctx); err != nil {
 		return nil, err
 	}
@@ -307,7 +307,7 @@ func (a *Authority) pseudonym(subject string) (policy.Pseudonym, error) {
 			return policy.Pseudonym{}, &Problem{Code: "subject.malformed", Detail: "a subject number is printable ASCII without spaces"}
 		}
 	}
-	m := hmac.New(sha256.New, a.o.Pseudonym[:])
+	m := a.pseudonyms.Begin()
 	m.Write([]byte("v1\x00" + subject))
 	return policy.Pseudonym(m.Sum(nil)), nil
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sealkeeper/evidence/android"
+	"sealkeeper/internal/mac"
 )
 
 // Bundle is what came with a request, still undecoded. Every part is outside bytes.
@@ -164,9 +165,9 @@ type Verifier struct {
 	chains      chains
 	heads       headers[statementHead]
 	attested    headers[attestationHead]
-	nonces      mac
-	sessions    mac
-	pairwise    mac
+	nonces      mac.Key
+	sessions    mac.Key
+	pairwise    mac.Key
 	memo        *android.Memo
 }
 
@@ -174,7 +175,7 @@ type Verifier struct {
 func NewVerifier(t Trust) *Verifier {
 	t.WalletProviders = slices.Clone(t.WalletProviders)
 	v := &Verifier{trust: t, authorities: make(map[string]Authority, len(t.Authorities)), chains: newChains(t.WalletProviders), memo: android.NewMemo(),
-		nonces: newMAC(t.NonceKey), sessions: newMAC(t.SessionKey), pairwise: newMAC(t.PairwiseKey)}
+		nonces: mac.New(t.NonceKey), sessions: mac.New(t.SessionKey), pairwise: mac.New(t.PairwiseKey)}
 	for _, a := range t.Authorities {
 		v.authorities[a.ID] = a
 	}

@@ -31,7 +31,7 @@ func (v *Verifier) Nonce(client, documentType string, at time.Time, random [16]b
 // nonceMAC covers label, client, document type and the nonce's head. Each of the three texts is preceded by its length, so that no two
 // different pairs of client and type give the same bytes.
 func (v *Verifier) nonceMAC(client, documentType string, head []byte) []byte {
-	return v.nonces.sum(head, nonceLabel, client, documentType)
+	return keyed(v.nonces, head, nonceLabel, client, documentType)
 }
 
 // checkNonce says whether this appliance minted the nonce for this client and document type, a short while ago, and what to burn so

@@ -1,13 +1,13 @@
 package evidence
 
 import (
-	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
 	"encoding/binary"
-	"hash"
 	"time"
+
+	"sealkeeper/internal/mac"
 )
 
 // A session is what the evidence of one request is bound to: who (a pseudonym), which phone's key, which nonce, which document type. The
@@ -104,7 +104,7 @@ func (v *Verifier) Open(client, documentType, session string) (Session, error) {
 // Pairwise is the only name by which an evidence authority knows a subject: HMAC over both, so that two authorities can't tell that they
 // speak of one person, and none of them learns the number or the appliance's own pseudonym.
 func (v *Verifier) Pairwise(authority string, subject [32]byte) string {
-	return base64.RawURLEncoding.EncodeToString(v.pairwise.sum(nil, pairwiseLabel, authority, string(subject[:])))
+	return base64.RawURLEncoding.EncodeToString(keyed(v.pairwise, nil, pairwiseLabel, authority, string(subject[:])))
 }
 
 // Knows reports whether an authority is listed.
@@ -119,21 +119,13 @@ func Thumbprint(text string) (t [32]byte, ok bool) {
 	return [32]byte(b), true
 }
 
-// mac is HMAC-SHA256 under a key that was hashed once.
-type mac struct{ keyed hash.Cloner }
-
-func newMAC(key [32]byte) mac { return mac{hmac.New(sha256.New, key[:]).(hash.Cloner)} }
-
-// sum covers texts, each preceded by its length, so that no two lists of texts give the same bytes, and then what follows.
-func (m mac) sum(behind []byte, texts ...string) []byte {
+// keyed is a MAC over texts, each preceded by its length, so that no two lists of texts give the same bytes, and over what stands behind them.
+func keyed(k mac.Key, behind []byte, texts ...string) []byte {
 	input := make([]byte, 0, 256)
 	for _, s := range texts {
 		input = append(binary.BigEndian.AppendUint64(input, uint64(len(s))), s...)
 	}
-	h, err := m.keyed.Clone()
-	if err != nil {
-		panic(err) // SHA-256 can be cloned
-	}
+	h := k.Begin()
 	h.Write(append(input, behind...))
 	return h.Sum(input[:0])
 }

@@ -2,8 +2,6 @@ package ledger
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -115,7 +113,7 @@ func (l *Ledger) charge(s *Secrets, a *policy.Approval, leaf *Leaf) (*charge, er
 		c.Limit = l.Limit(c.Budget, c.Window, c.Limit, a.At())
 		t.charges = append(t.charges, c)
 		w := windowAt(c.Budget, length, at)
-		m := hmac.New(sha256.New, s.Commit[:])
+		m := s.commit.Begin()
 		fmt.Fprintf(m, "budget\x00%s\x00%d\x00%d\x00%s", c.Budget, length, w.end, c.Whom)
 		tag := m.Sum(nil)[:tagSize]
 		key := chargeKey(w, tag)

@@ -3,7 +3,6 @@ package ledger
 import (
 	"bytes"
 	"context"
-	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
@@ -86,7 +85,7 @@ func (l *Ledger) decisionRow(s *Secrets, id string, r DecisionRecord) (Row, erro
 	}
 	if r.Of != nil {
 		of := r.Of.Tagged(func(name string) string {
-			m := hmac.New(sha256.New, s.Commit[:])
+			m := s.commit.Begin()
 			m.Write([]byte("decision\x00" + name))
 			return hex.EncodeToString(m.Sum(nil)[:12])
 		})

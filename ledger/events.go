@@ -3,8 +3,6 @@ package ledger
 import (
 	"bytes"
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/binary"
 	"slices"
 	"sync/atomic"
@@ -74,7 +72,7 @@ type EventResult struct {
 
 // keyed HMAC; the first byte is none that a client's id begins with, so that no line is an idempotency key's row.
 func lineTag(s *Secrets, what byte, parts ...string) []byte {
-	m := hmac.New(sha256.New, s.Lookup[:])
+	m := s.lookup.Begin()
 	m.Write([]byte{0, what})
 	for _, p := range parts {
 		m.Write(binary.BigEndian.AppendUint64(nil, uint64(len(p))))

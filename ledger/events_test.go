@@ -76,8 +76,9 @@ func (c *carrier) tryVouch(person byte, line string, since time.Time) error {
 	ctx, key := context.Background(), slotKey(resident, policy.Pseudonym{person})
 	slot, rev, err := c.Ledger.slot(ctx, key)
 	must(c.t, err)
-	s := testSecrets()
-	rows, delivered, err := c.Ledger.link(ctx, &s, policy.Issue{DocumentType: resident, Subject: policy.Pseudonym{person},
+	s, err := c.Ledger.unlocked()
+	must(c.t, err)
+	rows, delivered, err := c.Ledger.link(ctx, s, policy.Issue{DocumentType: resident, Subject: policy.Pseudonym{person},
 		Line: &policy.Line{Authority: "carrier-a", Line: line, Since: since}}, key, rev, slot.Device.ID)
 	if err != nil {
 		return err

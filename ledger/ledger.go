@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"sealkeeper/internal/clock"
+	"sealkeeper/internal/mac"
 	"sealkeeper/internal/metrics"
 )
 
@@ -445,6 +446,8 @@ type Secrets struct {
 	Lookup [32]byte // idempotency lookup
 	Salt   [32]byte // salts of credentials
 	Commit [32]byte // salted commitments in log leaves
+
+	lookup, commit mac.Key // of Lookup and Commit
 }
 
 // Labels under which the secrets are derived: HMAC-SHA256(domain secret, label).
@@ -462,6 +465,7 @@ const (
 // Unlock gives the ledger its secrets; Lease, Recall and Reserve of credentials need them, and a decision on held cards that did not come to
 // its end.
 func (l *Ledger) Unlock(s Secrets) {
+	s.lookup, s.commit = mac.New(s.Lookup), mac.New(s.Commit)
 	l.secrets.Store(&s)
 	l.floods.decide()
 }

@@ -51,7 +51,7 @@ func derive(key []byte, salt [32]byte, info string) []byte {
 
 // lookup is the only trace of a caller's key: it finds the row, and opens nothing.
 func lookup(s *Secrets, client string, k IdempotencyKey) []byte {
-	m := hmac.New(sha256.New, s.Lookup[:])
+	m := s.lookup.Begin()
 	m.Write([]byte(client))
 	m.Write([]byte{0})
 	m.Write([]byte(k))

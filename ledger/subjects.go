@@ -2,8 +2,6 @@ package ledger
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"sync"
@@ -311,7 +309,7 @@ func (l *Ledger) commitment(s *Secrets, p policy.Pseudonym) (commitment []byte, 
 }
 
 func commit(s *Secrets, p policy.Pseudonym, salt [16]byte) []byte {
-	m := hmac.New(sha256.New, s.Commit[:])
+	m := s.commit.Begin()
 	m.Write(p[:])
 	m.Write(salt[:])
 	return m.Sum(nil)
