@@ -2,7 +2,6 @@ package api
 
 import (
 	"crypto/tls"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -26,7 +25,9 @@ func Roles() []string {
 	return []string{RoleIssuance, RoleCarrier, RoleDesk, RoleOperator, RoleAuditor, RoleOfficer, RoleRA}
 }
 
-var clientID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+var clientID = formOf(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+var errNameless = &ca.Problem{Code: "client.unidentified", Detail: "the client certificate does not have exactly one name urn:sealkeeper:client:<role>:<id>"}
 
 // identify reads the caller from the connection. The handshake checked the chain, but a connection lives on: so validity is judged again
 // for every request, for each certificate of the chain (T1, F22). The name is the leaf's single URI subject alternative name,
@@ -45,18 +46,17 @@ func identify(cs *tls.ConnectionState, now time.Time) (ca.Caller, error) {
 			expires = c.NotAfter
 		}
 	}
-	bad := &ca.Problem{Code: "client.unidentified", Detail: "the client certificate does not have exactly one name urn:sealkeeper:client:<role>:<id>"}
 	if len(chain[0].URIs) != 1 {
-		return ca.Caller{}, bad
+		return ca.Caller{}, errNameless
 	}
 	rest, ok := strings.CutPrefix(chain[0].URIs[0].String(), "urn:sealkeeper:client:")
 	role, id, ok2 := strings.Cut(rest, ":")
-	if !ok || !ok2 || !slices.Contains(Roles(), role) || !clientID.MatchString(id) {
-		return ca.Caller{}, bad
+	if !ok || !ok2 || !slices.Contains(Roles(), role) || !clientID.fits(id) {
+		return ca.Caller{}, errNameless
 	}
 	serial := chain[0].SerialNumber
 	if serial == nil || serial.Sign() < 0 || serial.BitLen() > 160 {
-		return ca.Caller{}, bad
+		return ca.Caller{}, errNameless
 	}
 	return ca.Caller{ID: id, Role: role, Expires: expires, Serial: string(serial.FillBytes(make([]byte, 20)))}, nil
 }

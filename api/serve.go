@@ -10,7 +10,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"regexp"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -189,11 +188,11 @@ func leave(room *bytes.Buffer) {
 	}
 }
 
-var keyForm = regexp.MustCompile(contract.IdempotencyKeyPattern)
+var keyForm = formOf(contract.IdempotencyKeyPattern)
 
 func idempotencyKey(h http.Header) (string, error) {
 	keys := h.Values("Idempotency-Key")
-	if len(keys) != 1 || !keyForm.MatchString(keys[0]) {
+	if len(keys) != 1 || !keyForm.fits(keys[0]) {
 		return "", &ca.Problem{Code: "idempotency.key_malformed", Detail: "send one Idempotency-Key of 22 to 128 characters A-Z a-z 0-9 _ -, made of at least 128 random bits"}
 	}
 	return keys[0], nil

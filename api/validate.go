@@ -12,22 +12,22 @@ import (
 )
 
 var (
-	nameForm   = regexp.MustCompile(contract.DocumentTypePattern)
-	reasonForm = regexp.MustCompile(contract.ReasonPattern)
-	deviceForm = regexp.MustCompile(contract.DevicePattern)
-	kindForm   = regexp.MustCompile(contract.KindPattern)
+	nameForm   = formOf(contract.DocumentTypePattern)
+	reasonForm = formOf(contract.ReasonPattern)
+	deviceForm = formOf(contract.DevicePattern)
+	kindForm   = formOf(contract.KindPattern)
 
-	thumbprintForm = regexp.MustCompile(contract.ThumbprintPattern)
-	authorityForm  = regexp.MustCompile(contract.AuthorityPattern)
-	scheduleForm   = regexp.MustCompile(contract.SchedulePattern)
-	methodForm     = regexp.MustCompile(contract.MethodPattern)
+	thumbprintForm = formOf(contract.ThumbprintPattern)
+	authorityForm  = formOf(contract.AuthorityPattern)
+	scheduleForm   = formOf(contract.SchedulePattern)
+	methodForm     = formOf(contract.MethodPattern)
 )
 
 // The functions below return what is wrong, or nothing. They check form and bounds alone, as the OpenAPI document states them; subject
 // numbers are checked where they are replaced by pseudonyms (subject.malformed), claims by the policy's schema.
 
 func validType(t string) string {
-	if !nameForm.MatchString(t) {
+	if !nameForm.fits(t) {
 		return "document_type must match " + contract.DocumentTypePattern
 	}
 	return ""
@@ -39,7 +39,7 @@ func validSession(r *contract.SessionRequest) string {
 	switch {
 	case validType(r.DocumentType) != "":
 		return validType(r.DocumentType)
-	case !thumbprintForm.MatchString(r.KeyThumbprint):
+	case !thumbprintForm.fits(r.KeyThumbprint):
 		return "key_thumbprint must match " + contract.ThumbprintPattern
 	case len(r.Nonce) > contract.MaxNonce:
 		return fmt.Sprintf("c_nonce must have at most %d characters", contract.MaxNonce)
@@ -61,7 +61,7 @@ func validAuthorities(ids []string) string {
 		return fmt.Sprintf("authorities has more than %d elements", contract.MaxAuthorities)
 	}
 	for i, id := range ids {
-		if !authorityForm.MatchString(id) || slices.Contains(ids[:i], id) {
+		if !authorityForm.fits(id) || slices.Contains(ids[:i], id) {
 			return "authorities must be different names that match " + contract.AuthorityPattern
 		}
 	}
@@ -122,9 +122,9 @@ func validChange(r *contract.ChangeRequest) string {
 	switch {
 	case validType(r.DocumentType) != "":
 		return validType(r.DocumentType)
-	case !reasonForm.MatchString(r.Reason):
+	case !reasonForm.fits(r.Reason):
 		return "reason must match " + contract.ReasonPattern
-	case r.Device != "" && !deviceForm.MatchString(r.Device):
+	case r.Device != "" && !deviceForm.fits(r.Device):
 		return "device must match " + contract.DevicePattern
 	case len(r.Card) > 64:
 		return "card must have at most 64 characters"
@@ -177,7 +177,7 @@ func proposalID(id string) string {
 func validToken(r *contract.TokenRequest) string { return clientName(r.Client) }
 
 func clientName(id string) string {
-	if !clientID.MatchString(id) {
+	if !clientID.fits(id) {
 		return "client must be the name of a client"
 	}
 	return ""
@@ -238,7 +238,7 @@ func validRenewal(r *contract.RenewalRequest) string {
 		return fmt.Sprintf("reasons must have 1 to %d elements", contract.MaxReasons)
 	}
 	for i, reason := range r.Reasons {
-		if !reasonForm.MatchString(reason) || slices.Contains(r.Reasons[:i], reason) {
+		if !reasonForm.fits(reason) || slices.Contains(r.Reasons[:i], reason) {
 			return "reasons must be different ones that match " + contract.ReasonPattern
 		}
 	}
@@ -249,18 +249,18 @@ func validSchedule(r *contract.ScheduleRequest) string {
 	switch {
 	case validType(r.DocumentType) != "":
 		return validType(r.DocumentType)
-	case !scheduleForm.MatchString(r.Schedule) || r.Replaces != "" && !scheduleForm.MatchString(r.Replaces):
+	case !scheduleForm.fits(r.Schedule) || r.Replaces != "" && !scheduleForm.fits(r.Replaces):
 		return "schedule and replaces must match " + contract.SchedulePattern
 	case r.Operation != "lock" && r.Operation != "revoke":
 		return "operation must be lock or revoke"
-	case !reasonForm.MatchString(r.Reason):
+	case !reasonForm.fits(r.Reason):
 		return "reason must match " + contract.ReasonPattern
 	}
 	return ""
 }
 
 func validCancel(r *contract.ScheduleCancel) string {
-	if !scheduleForm.MatchString(r.Schedule) {
+	if !scheduleForm.fits(r.Schedule) {
 		return "schedule must match " + contract.SchedulePattern
 	}
 	return validType(r.DocumentType)
@@ -270,7 +270,7 @@ func validAcknowledgement(r *contract.AcknowledgementRequest) string {
 	switch {
 	case validType(r.DocumentType) != "":
 		return validType(r.DocumentType)
-	case !deviceForm.MatchString(r.Issuance):
+	case !deviceForm.fits(r.Issuance):
 		return "issuance must match " + contract.DevicePattern
 	case r.Proof == "" || len(r.Proof) > contract.MaxToken:
 		return fmt.Sprintf("proof must have 1 to %d characters", contract.MaxToken)
@@ -282,7 +282,7 @@ func validIssue(r *contract.IssueRequest) string {
 	switch {
 	case validType(r.DocumentType) != "":
 		return validType(r.DocumentType)
-	case r.Method != "" && !methodForm.MatchString(r.Method):
+	case r.Method != "" && !methodForm.fits(r.Method):
 		return "method must match " + contract.MethodPattern
 	case len(r.Session) > contract.MaxSession:
 		return fmt.Sprintf("session must have at most %d characters", contract.MaxSession)
@@ -314,7 +314,7 @@ func validIssue(r *contract.IssueRequest) string {
 		}
 	}
 	for _, item := range r.Evidence {
-		if !kindForm.MatchString(item.Kind) || item.Token == "" || len(item.Token) > contract.MaxToken {
+		if !kindForm.fits(item.Kind) || item.Token == "" || len(item.Token) > contract.MaxToken {
 			return fmt.Sprintf("evidence needs a kind that matches %s and a token of 1 to %d characters", contract.KindPattern, contract.MaxToken)
 		}
 	}
