@@ -106,6 +106,7 @@ func (a *Authority) signed(ctx context.Context, q request, now time.Time) (*job,
 	if err != nil || j.answer != nil {
 		return j, nil, err
 	}
+	defer j.settled()
 	crashpoint.Here("ca.issue.reserved")
 	checked, err := a.sign(ctx, j.reservation, j.bytes())
 	if err != nil {
@@ -153,6 +154,7 @@ type job struct {
 	approval    *policy.Approval
 	reservation *ledger.Reservation
 	drafts      []draft
+	settled     func() // it commits nothing any more
 }
 
 // draft is one credential to be signed.
@@ -193,11 +195,20 @@ func (a *Authority) reserve(ctx context.Context, q request, now time.Time) (*job
 		return nil, problem(err, nil)
 	}
 	defer leave()
-	defer a.o.Ledger.Arrive()() // only now: who waits in a row does not commit soon
+	arrived := a.o.Ledger.Arrive() // only now: who waits in a row does not commit soon
+	reserved := false
+	defer func() {
+		if !reserved {
+			arrived()
+		}
+	}()
 	for try := 0; ; try++ {
 		j, err := a.tryReserve(ctx, q, now)
 		if (errors.Is(err, ledger.ErrConflict) || stopped(err)) && try < maxDecisions-1 {
 			continue // a key that was handed over since the drafts were made is another one now
+		}
+		if reserved = err == nil && j.answer == nil; reserved {
+			j.settled = arrived // its answer is the next thing that it commits
 		}
 		return j, problem(err, nil)
 	}

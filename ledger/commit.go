@@ -13,9 +13,10 @@ import (
 )
 
 const (
-	batchMost  = 256                  // ops of one commit
-	windowMost = 2 * time.Millisecond // how long a commit waits for requests that were announced
-	queueBound = 4096                 // ops that may wait, of each kind
+	batchMost  = 256                    // ops of one commit
+	windowEach = 125 * time.Microsecond // how long a commit waits for each request that was announced,
+	windowMost = 8 * time.Millisecond   // and for all of them
+	queueBound = 4096                   // ops that may wait, of each kind
 )
 
 // urgent lanes: locks, and every list and CRL. One that changes nothing is urgent too: without it the last one expires, on a full disk as well.
@@ -36,7 +37,8 @@ type write struct {
 //
 // Two queues: urgent ops (locks, revocations, the lists that carry them) are taken first, never wait behind a full queue of others, and
 // close the window at once. For the others the window stays open while announced requests are still on their way, so that they share
-// one fsync, and a lone request pays nothing.
+// one fsync, and a lone request pays nothing. The more are on their way the longer it stays: what a commit costs beside its ops is
+// then shared by many, who wait for a processor anyhow.
 type committer struct {
 	store   Store
 	metrics *metrics.Metrics
@@ -253,9 +255,13 @@ func (c *committer) collect() (batch []*write) {
 		drain()
 	}
 	var window <-chan time.Time
-	for !urgent && len(batch) < batchMost && int64(len(batch)) < c.announced.Load() {
+	for !urgent && len(batch) < batchMost {
+		announced := c.announced.Load()
+		if int64(len(batch)) >= announced {
+			break
+		}
 		if window == nil {
-			t := time.NewTimer(windowMost)
+			t := time.NewTimer(min(time.Duration(announced)*windowEach, windowMost))
 			defer t.Stop()
 			window = t.C
 		}

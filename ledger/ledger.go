@@ -494,6 +494,6 @@ func (l *Ledger) Pulse(ctx context.Context) error {
 	return nil
 }
 
-// Arrive announces a request that will soon commit; call the result when it no longer will. The commit window waits (1-2 ms at most)
-// only while announced requests are on their way.
+// Arrive announces a request that will soon commit, once or more often; call the result when it no longer will. A commit waits for others
+// only while announced requests are on their way, and at most 8 ms.
 func (l *Ledger) Arrive() (leave func()) { return l.commits.arrive() }
