@@ -9,13 +9,13 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/base64"
-	"math/big"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"sealkeeper/internal/ecsig"
 	"sealkeeper/internal/strict"
 )
 
@@ -108,16 +108,12 @@ func (t *token) signedBy(key crypto.PublicKey) bool {
 	}
 	switch key := key.(type) {
 	case *ecdsa.PublicKey:
-		n, digest := 32, []byte(nil) // r and s of full length each, RFC 7518 3.4
 		if key.Curve == elliptic.P256() {
-			d := sha256.Sum256([]byte(t.input))
-			digest = d[:]
-		} else {
-			d := sha512.Sum384([]byte(t.input))
-			n, digest = 48, d[:]
+			digest := sha256.Sum256([]byte(t.input))
+			return ecsig.Verify(key, digest[:], t.signature)
 		}
-		return len(t.signature) == 2*n &&
-			ecdsa.Verify(key, digest, new(big.Int).SetBytes(t.signature[:n]), new(big.Int).SetBytes(t.signature[n:]))
+		digest := sha512.Sum384([]byte(t.input))
+		return ecsig.Verify(key, digest[:], t.signature)
 	case ed25519.PublicKey:
 		return ed25519.Verify(key, []byte(t.input), t.signature)
 	}

@@ -9,9 +9,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"math/big"
 	"sync"
 
+	"sealkeeper/internal/ecsig"
 	"sealkeeper/ledger"
 )
 
@@ -78,8 +78,7 @@ func (p *pin) verify(tbs []byte, hash [32]byte, raw []byte) error {
 	} else if sha256.Sum256(tbs) != hash {
 		return errors.New("it is checked against other bytes")
 	}
-	r, s := new(big.Int).SetBytes(raw[:size]), new(big.Int).SetBytes(raw[size:])
-	if !ecdsa.Verify(p.ec, digest, r, s) {
+	if !ecsig.Verify(p.ec, digest, raw) {
 		return errors.New("it does not verify with the pinned key")
 	}
 	var n nonce

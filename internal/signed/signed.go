@@ -25,6 +25,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"sealkeeper/internal/ecsig"
 	"sealkeeper/internal/strict"
 )
 
@@ -203,8 +204,8 @@ func verify(public crypto.PublicKey, text, signature []byte) bool {
 		if Algorithm(k) == "" {
 			return false
 		}
-		d, n := digest(k.Curve, text)
-		return len(signature) == 2*n && ecdsa.Verify(k, d, new(big.Int).SetBytes(signature[:n]), new(big.Int).SetBytes(signature[n:]))
+		d, _ := digest(k.Curve, text)
+		return ecsig.Verify(k, d, signature)
 	case ed25519.PublicKey:
 		return len(signature) == ed25519.SignatureSize && ed25519.Verify(k, text, signature)
 	}
