@@ -234,6 +234,7 @@ func (r ReservationRecord) write(w *writer) {
 			w.bytes("thumbprint", it.Key[:])
 		}
 		w.timeIf("not_after", it.NotAfter)
+		w.textIf("worker", it.Worker)
 		w.end('}')
 	}
 	w.end(']')

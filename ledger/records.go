@@ -67,6 +67,7 @@ type ItemRecord struct {
 	Index    uint64         `json:"index,omitzero"`
 	Key      [32]byte       `json:"thumbprint,omitzero"` // of the holder's key
 	NotAfter time.Time      `json:"not_after,omitzero"`
+	Worker   string         `json:"worker,omitempty"` // whose signature was released, if it was the first try's
 }
 
 // Try is the state of an attempt.
@@ -79,7 +80,8 @@ const (
 	TryUnknown Try = "unknown" // its worker died or hung
 )
 
-// AttemptRecord is one try at one signature.
+// AttemptRecord is one try at one signature. The first one is made with the reservation and has no row as long as nothing happens to it but that
+// its signature is released.
 type AttemptRecord struct {
 	Worker string    `json:"worker,omitempty"` // empty while it is not known which one took the first try
 	At     time.Time `json:"at"`

@@ -186,16 +186,22 @@ func (l *Ledger) record(a *policy.Approval) (ReservationRecord, error) {
 		Identity: d.Identity, Lane: a.Lane()}, err
 }
 
-// firstAttempts are the attempts that are part of a reservation's own commit.
-func (l *Ledger) firstAttempts(r *ReservationRecord) (rows []Row, tries [][]try, items []LeafItem) {
-	at := l.o.Clock.Now()
+// firstTry is what a reservation says of the first attempt at its item.
+func (r *ReservationRecord) firstTry(item int) AttemptRecord {
+	t := AttemptRecord{Worker: r.Items[item].Worker, At: r.At, State: TrySent}
+	if t.Worker != "" {
+		t.State = TrySettled
+	}
+	return t
+}
+
+// firstAttempts are the attempts that are part of a reservation.
+func firstAttempts(r *ReservationRecord) (tries [][]try, items []LeafItem) {
 	for i, it := range r.Items {
-		t := try{n: 0, record: AttemptRecord{At: at, State: TrySent}}
-		rows = append(rows, Row{Table: TableAttempts, Key: attemptKey(r.ID, i, 0), Value: encode(t.record)})
-		tries = append(tries, []try{t})
+		tries = append(tries, []try{{n: 0, record: r.firstTry(i)}})
 		items = append(items, LeafItem{Item: i, Key: it.KeyID, Purpose: it.Purpose, TBS: bytes.Clone(it.TBSHash[:])})
 	}
-	return rows, tries, items
+	return tries, items
 }
 
 // reservation is made of what was committed; only now its attempts count.
@@ -318,8 +324,8 @@ func (l *Ledger) prepareIssue(a *policy.Approval, d []Draft, c *Call) (_ *issuin
 		return nil, err
 	}
 	rec.Salt = salt
-	attempts, tries, items := l.firstAttempts(&rec)
-	p.rows, p.tries, p.record = append(p.rows, attempts...), tries, rec
+	tries, items := firstAttempts(&rec)
+	p.tries, p.record = tries, rec
 	p.leaf.Subject, p.leaf.Reservation, p.leaf.Items, p.leaf.Operation = commitment, rec.ID, items, string(issue.Operation)
 	return p, nil
 }
@@ -494,9 +500,9 @@ func (l *Ledger) reserveOwn(ctx context.Context, a *policy.Approval, d []Draft, 
 	if signer != d[0].KeyID {
 		return nil, refuse("key.other", "key %q was approved, not %q", signer, d[0].KeyID)
 	}
-	attempts, tries, items := l.firstAttempts(&rec)
+	tries, items := firstAttempts(&rec)
 	leaf.Items = items
-	rows := append([]Row{{Table: TableReservations, Key: []byte(rec.ID), Value: encode(rec)}}, attempts...)
+	rows := []Row{{Table: TableReservations, Key: []byte(rec.ID), Value: encode(rec)}}
 	applied := func(uint64) {}
 	if registers {
 		var row Row
@@ -592,8 +598,9 @@ func (l *Ledger) attempt(ctx context.Context, r *Reservation, items []int, worke
 	}
 }
 
-// attempts counts the tries at one item so far.
+// attempts counts the tries at one item so far; the first one is the reservation's.
 func (l *Ledger) attempts(ctx context.Context, reservation string, item int) (n int, err error) {
+	n = 1
 	prefix := attemptKey(reservation, item, 0)
 	prefix = prefix[:len(prefix)-4]
 	err = scan(ctx, l.store, TableAttempts, prefix, func(e Entry) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"time"
 
 	"sealkeeper/internal/crashpoint"
@@ -95,8 +96,8 @@ func (l *Ledger) settle(ctx context.Context, r *Reservation, s Settlement) (answ
 	if rec.Progress == Dropped {
 		leaf.Kind = "drop"
 	}
+	attempts, items := r.outcome(rec, s.Workers, rec.Progress == Settled)
 	rows = append(rows, Row{Table: TableReservations, Key: []byte(rec.ID), Value: encode(rec), If: If(rev)})
-	attempts, items := r.outcome(s.Workers, rec.Progress == Settled)
 	leaf.Items = items
 	crashpoint.Here("ledger", "settle", string(rec.Kind), "before-commit")
 	out, err := l.commit(ctx, leaf, append(rows, attempts...), urgent(rec.Lane), applied)
@@ -118,11 +119,16 @@ func (l *Ledger) settle(ctx context.Context, r *Reservation, s Settlement) (answ
 	return s.Answer, true, false, nil
 }
 
-// outcome marks this value's attempts: the last of each item made the signature, unless somebody else's was first.
-func (r *Reservation) outcome(workers []string, won bool) (rows []Row, items []LeafItem) {
+// outcome marks this value's attempts: the last of each item made the signature, unless somebody else's was first. That of a first try stands in rec.
+func (r *Reservation) outcome(rec *ReservationRecord, workers []string, won bool) (rows []Row, items []LeafItem) {
+	rec.Items = slices.Clone(rec.Items)
 	for i, tries := range r.tries {
 		for j, t := range tries {
 			switch {
+			case won && t.n == 0 && t.record.State == TrySent && len(tries) == 1:
+				rec.Items[i].Worker = workers[i]
+				items = append(items, LeafItem{Item: i, Attempt: t.n, Worker: workers[i]})
+				continue
 			case j == len(tries)-1:
 				t.record.Worker, t.record.State = workers[i], TryDropped
 				if won {
@@ -146,7 +152,8 @@ func (l *Ledger) second(ctx context.Context, r *Reservation) ([]byte, error) {
 	for i, tries := range r.tries {
 		workers[i] = tries[len(tries)-1].record.Worker
 	}
-	rows, items := r.outcome(workers, false)
+	own := r.record
+	rows, items := r.outcome(&own, workers, false)
 	if _, err := l.commit(ctx, Leaf{Kind: "drop", At: l.o.Clock.Now(), Reservation: r.record.ID, Items: items}, rows, false, nil); err != nil {
 		return nil, err
 	}

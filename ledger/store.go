@@ -92,7 +92,7 @@ type Table string
 const (
 	TableSlots        Table = "slots"        // type ‖ 0 ‖ pseudonym → SlotRecord
 	TableReservations Table = "reservations" // id → ReservationRecord
-	TableAttempts     Table = "attempts"     // reservation ‖ 0 ‖ item ‖ number → AttemptRecord
+	TableAttempts     Table = "attempts"     // reservation ‖ 0 ‖ item ‖ number → AttemptRecord; not of a first one that made the signature, or may still
 	TableRequests     Table = "requests"     // HMAC(lookup key, client ‖ 0 ‖ idempotency key) → RequestRecord
 	TableBurnt        Table = "burnt"        // kind ‖ 0 ‖ id → BurnRecord
 	TableCredentials  Table = "credentials"  // list ‖ 0 ‖ index → CredentialRecord; never deleted: an index has one credential for ever

@@ -251,10 +251,9 @@ func (f *filler) ops(people []policy.Pseudonym, pass, first, n int) (ops []ledge
 			add(ledger.TableRequests, lookup[:], ledger.RequestRecord{Client: "ward-office-1", Request: key, RowSalt: key, Reservation: id, At: time.Now(), Settled: time.Now(), Sealed: f.answer})
 		}
 		if len(op.Rows) >= 4*f.shared || i == len(people)-1 {
-			item := ledger.ItemRecord{KeyID: "sdjwt-issuer-1", Purpose: policy.PurposeSDJWT, TBSHash: key, Format: policy.SDJWT, List: list, Index: index, Key: key, NotAfter: until}
+			item := ledger.ItemRecord{KeyID: "sdjwt-issuer-1", Purpose: policy.PurposeSDJWT, TBSHash: key, Format: policy.SDJWT, List: list, Index: index, Key: key, NotAfter: until, Worker: "online-1"}
 			add(ledger.TableReservations, []byte(id), ledger.ReservationRecord{ID: id, Kind: policy.KindIssue, Progress: ledger.Settled, Client: "ward-office-1", At: f.made,
 				DocumentType: documentType, Subject: p, Device: device, Items: []ledger.ItemRecord{item}, Request: key[:]})
-			add(ledger.TableAttempts, binary.BigEndian.AppendUint64(append([]byte(id), 0), 0), ledger.AttemptRecord{Worker: "online-1", At: f.made, State: ledger.TrySettled})
 			leaf, failed := json.Marshal(ledger.Leaf{V: 1, Kind: "reserve", At: f.made, Client: "ward-office-1", Subject: key[:], Reservation: id,
 				Items: []ledger.LeafItem{{Key: "sdjwt-issuer-1", Purpose: policy.PurposeSDJWT, TBS: key[:]}}}, json.Deterministic(true))
 			if failed != nil {
