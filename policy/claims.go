@@ -195,11 +195,12 @@ func objectOf(o *object, given map[string]any, path string) (values []Value, mis
 			}
 			continue
 		}
-		v, inner, r := valueOf(f, g, join(path, f.name))
+		values = append(values, f.value())
+		inner, r := values[len(values)-1].take(f, g, join(path, f.name))
 		if r != nil {
 			return nil, nil, r
 		}
-		values, missing = append(values, v), append(missing, inner...)
+		missing = append(missing, inner...)
 	}
 	return values, missing, nil
 }
@@ -221,8 +222,12 @@ func join(path, name string) string {
 	return path + "." + name
 }
 
-func valueOf(n *node, given any, path string) (v Value, missing []string, r *refusal) {
-	v = Value{Name: n.name, Kind: n.kind, MediaType: n.mediaType, Element: n.element, Namespace: n.namespace, SDName: n.sdName, Disclosure: n.disclosure}
+// value is one that nothing was taken for yet.
+func (n *node) value() Value {
+	return Value{Name: n.name, Kind: n.kind, MediaType: n.mediaType, Element: n.element, Namespace: n.namespace, SDName: n.sdName, Disclosure: n.disclosure}
+}
+
+func (v *Value) take(n *node, given any, path string) (missing []string, r *refusal) {
 	is := false
 	switch n.kind {
 	case "object":
@@ -256,7 +261,7 @@ func valueOf(n *node, given any, path string) (v Value, missing []string, r *ref
 	if !is {
 		r = claimWrong("type", path, "must be of kind %s", n.kind)
 	}
-	return v, missing, r
+	return missing, r
 }
 
 func arrayOf(n *node, given []any, path string) (elements []Value, missing []string, r *refusal) {
@@ -268,11 +273,12 @@ func arrayOf(n *node, given []any, path string) (elements []Value, missing []str
 	}
 	elements = make([]Value, len(given))
 	for i, g := range given {
-		e, inner, r := valueOf(n.items, g, path+"["+strconv.Itoa(i)+"]")
+		elements[i] = n.items.value()
+		inner, r := elements[i].take(n.items, g, path+"["+strconv.Itoa(i)+"]")
 		if r != nil {
 			return nil, nil, r
 		}
-		elements[i], missing = e, append(missing, inner...)
+		missing = append(missing, inner...)
 	}
 	return elements, missing, nil
 }

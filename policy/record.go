@@ -96,8 +96,9 @@ func word(s string) string {
 
 // recordIssue is made for every decision about an issue or refresh. a is nil if it was denied.
 func (b *Bundle) recordIssue(f facts, r IssueRequest, s Slot, at time.Time, a *Approval) *Record {
-	in := Input{At: at, Client: r.Client, Operation: r.Operation, DocumentType: r.DocumentType, Method: word(r.Method), Formats: r.Formats, Replace: r.Replace, Slot: s.input()}
 	rec := &Record{}
+	in := &rec.Input
+	*in = Input{At: at, Client: r.Client, Operation: r.Operation, DocumentType: r.DocumentType, Method: word(r.Method), Formats: r.Formats, Replace: r.Replace, Slot: s.input()}
 	t := b.types[r.DocumentType]
 	bound := func(k evidence.Key) bool { return slices.Contains(s.Keys, k.Thumbprint) }
 	same := slices.ContainsFunc(f.keys, bound)
@@ -165,7 +166,6 @@ func (b *Bundle) recordIssue(f facts, r IssueRequest, s Slot, at time.Time, a *A
 		rec.Claims = ClaimsRecord{Code: undetermined}
 	}
 	in.Enrolled = b.enrolment(r.Client)
-	rec.Input = in
 	return rec
 }
 
