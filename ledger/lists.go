@@ -376,6 +376,19 @@ type pool struct {
 	list      string
 	next, end uint64 // counters
 	order     *index.Permutation
+	ahead     []uint64 // indices of next and those after it, as far as they are known
+}
+
+// together is how many indices are made at once: one alone waits for each of its blocks.
+const together = 8
+
+func (p *pool) take() (i uint64) {
+	if len(p.ahead) == 0 {
+		p.ahead = p.order.From(p.next, int(min(together, p.end-p.next)))
+	}
+	i, p.ahead = p.ahead[0], p.ahead[1:]
+	p.next++
+	return i
 }
 
 // Lease takes n unused indices for a document type and format. A block of them was made durable before, so most calls write nothing; what
@@ -402,9 +415,8 @@ func (l *Ledger) Lease(ctx context.Context, documentType string, f policy.Format
 				return nil, err
 			}
 		}
-		t := &Ticket{ledger: l, list: p.list, uri: l.uri(p.list), index: p.order.At(p.next), format: f, kind: documentType}
+		t := &Ticket{ledger: l, list: p.list, uri: l.uri(p.list), index: p.take(), format: f, kind: documentType}
 		t.fresh.Store(true)
-		p.next++
 		tickets = append(tickets, t)
 	}
 	return tickets, nil

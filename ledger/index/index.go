@@ -77,23 +77,34 @@ func New(key [32]byte, id string, n uint64) (*Permutation, error) {
 func (p *Permutation) Len() uint64 { return p.n }
 
 // At returns the index of counter value i < n. It panics on i ≥ n: such an index would belong to no list, and signing it can't be undone.
-func (p *Permutation) At(i uint64) uint64 {
-	if i >= p.n {
-		panic(fmt.Sprintf("index: counter %d of a list with %d entries", i, p.n))
+func (p *Permutation) At(i uint64) uint64 { return p.From(i, 1)[0] }
+
+// From returns the indices of k counter values from i on. They go through the rounds together, so that the processor need not wait for one
+// block before it begins the next. It panics as At does.
+func (p *Permutation) From(i uint64, k int) []uint64 {
+	if k < 1 || i >= p.n || uint64(k) > p.n-i {
+		panic(fmt.Sprintf("index: %d counters from %d on of a list with %d entries", k, i, p.n))
 	}
-	x, b := i, make([]byte, aes.BlockSize) // one scratch block on the heap per call, not one per round
-	for r, k := range p.pivots {
-		y := k - x
-		if k < x {
-			y += p.n
+	x, partner, b := make([]uint64, k), make([]uint64, k), make([]byte, k*aes.BlockSize)
+	for j := range x {
+		x[j] = i + uint64(j)
+	}
+	for r, pivot := range p.pivots {
+		for j, x := range x {
+			y := pivot - x
+			if pivot < x {
+				y += p.n
+			}
+			partner[j] = y
+			block := b[j*aes.BlockSize:][:aes.BlockSize]
+			binary.BigEndian.PutUint64(block, 1<<56|uint64(r)<<24)
+			binary.BigEndian.PutUint64(block[8:], max(x, y))
+			p.block.Encrypt(block, block)
 		}
-		clear(b[:aes.BlockSize])
-		b[0] = 1
-		binary.BigEndian.PutUint32(b[1:], uint32(r))
-		binary.BigEndian.PutUint64(b[8:], max(x, y))
-		p.block.Encrypt(b, b)
-		if b[aes.BlockSize-1]&1 == 1 {
-			x = y
+		for j, y := range partner {
+			if b[j*aes.BlockSize+aes.BlockSize-1]&1 == 1 {
+				x[j] = y
+			}
 		}
 	}
 	return x

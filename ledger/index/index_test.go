@@ -61,7 +61,15 @@ func TestEveryIndexExactlyOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		seen := make([]bool, n)
+		seen, k := make([]bool, n), uint64(0)
+		for i := uint64(0); i < n && n <= 257; i += k { // some more together each time
+			k = min(k%20+1, n-i)
+			for j, x := range p.From(i, int(k)) {
+				if x != p.At(i+uint64(j)) {
+					t.Fatalf("n=%d: counter %d has another index among %d from %d on", n, i+uint64(j), k, i)
+				}
+			}
+		}
 		for i := range n {
 			x := p.At(i)
 			if x >= n || seen[x] {
@@ -128,21 +136,35 @@ func TestRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
-		if recover() == nil {
-			t.Error("a counter beyond the list got an index")
-		}
-	}()
-	p.At(8)
+	for _, c := range []struct {
+		from uint64
+		k    int
+	}{{8, 1}, {1 << 63, 1}, {7, 2}, {0, 9}, {0, 0}, {0, -1}} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%d counters from %d on, of a list of 8, got an index", c.k, c.from)
+				}
+			}()
+			p.From(c.from, c.k)
+		}()
+	}
 }
 
-func BenchmarkAt(b *testing.B) {
+// BenchmarkFrom is by the indices that are made together.
+func BenchmarkFrom(b *testing.B) {
 	p, err := New(testKey, "list", 1<<20)
 	if err != nil {
 		b.Fatal(err)
 	}
-	for i := uint64(0); b.Loop(); i++ {
-		p.At(i & (1<<20 - 1))
+	for _, k := range []int{1, 4, 8, 16} {
+		b.Run(fmt.Sprint(k), func(b *testing.B) {
+			b.ReportAllocs()
+			for i := uint64(0); b.Loop(); i += uint64(k) {
+				p.From(i&(1<<20-1), k)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*k), "ns/index")
+		})
 	}
 }
 
