@@ -168,7 +168,8 @@ type draft struct {
 		Bytes() []byte
 		NotAfter() time.Time
 	}
-	join func(c *release.Checked, i int) (string, error)
+	size int // about how long the text will be
+	join func(b []byte, c *release.Checked, i int) ([]byte, error)
 }
 
 func (j *job) lists() []string {
@@ -422,9 +423,10 @@ func (a *Authority) drafted(approval *policy.Approval, f policy.Format, t *ledge
 			return d, fmt.Errorf("drafting mdoc %d: %w", i, err)
 		}
 		d.tbs = tbs
-		d.join = func(c *release.Checked, n int) (string, error) {
-			b, err := mdoc.Join(tbs, c, n)
-			return base64.RawURLEncoding.EncodeToString(b), err
+		d.size = base64.RawURLEncoding.EncodedLen(tbs.Size())
+		d.join = func(b []byte, c *release.Checked, n int) ([]byte, error) {
+			signed, err := mdoc.Join(tbs, c, n)
+			return base64.RawURLEncoding.AppendEncode(b, signed), err
 		}
 	case policy.SDJWT:
 		tbs, err := sdjwt.Draft(approval, t, p)
@@ -432,7 +434,8 @@ func (a *Authority) drafted(approval *policy.Approval, f policy.Format, t *ledge
 			return d, fmt.Errorf("drafting SD-JWT VC %d: %w", i, err)
 		}
 		d.tbs = tbs
-		d.join = func(c *release.Checked, n int) (string, error) { return sdjwt.Join(tbs, c, n) }
+		d.size = tbs.Size()
+		d.join = func(b []byte, c *release.Checked, n int) ([]byte, error) { return sdjwt.Join(b, tbs, c, n) }
 	default:
 		return d, fmt.Errorf("format %s can't be drafted", f)
 	}
@@ -465,15 +468,19 @@ func (j *job) join(c *release.Checked) ([]byte, error) {
 	issue, _ := j.approval.Issue()
 	out := contract.IssueAnswer{Issuance: j.reservation.ID(), Device: j.reservation.Device(), Replaced: len(j.reservation.Superseded()) > 0,
 		Decision: named(j.approval.Decision(), j.reservation.ID()), Credentials: make([]contract.Credential, 0, len(j.drafts))}
-	for i, d := range j.drafts {
-		text, err := d.join(c, i)
-		if err != nil {
-			return nil, fmt.Errorf("joining %s of %s: %w", d.format, issue.DocumentType, err)
-		}
-		out.Credentials = append(out.Credentials, contract.Credential{Format: string(d.format), Credential: text,
-			KeyThumbprint: base64.RawURLEncoding.EncodeToString(d.key.Thumbprint[:]), Status: d.ticket, ValidUntil: d.tbs.NotAfter()})
+	size := 0
+	for _, d := range j.drafts {
+		size += d.size
+		out.Credentials = append(out.Credentials, contract.Credential{Format: string(d.format), KeyThumbprint: base64.RawURLEncoding.EncodeToString(d.key.Thumbprint[:]),
+			Status: d.ticket, ValidUntil: d.tbs.NotAfter()})
 	}
-	return out.JSON()
+	return out.JSON(size, func(b []byte, i int) ([]byte, error) {
+		b, err := j.drafts[i].join(b, c, i)
+		if err != nil {
+			return nil, fmt.Errorf("joining %s of %s: %w", j.drafts[i].format, issue.DocumentType, err)
+		}
+		return b, nil
+	})
 }
 
 // DryRun gives the decision that Issue would make, without effect. A denial is an answer, not an error.

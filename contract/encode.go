@@ -1,6 +1,8 @@
 package contract
 
 import (
+	"cmp"
+	"errors"
 	"slices"
 	"strconv"
 	"time"
@@ -53,21 +55,18 @@ func (r *IssueRequest) AppendCanonical(b []byte) ([]byte, error) {
 	return w.b, w.err
 }
 
-// JSON is the answer as it is sent.
-func (a *IssueAnswer) JSON() ([]byte, error) {
-	size := 1024 // what stands beside the credentials
-	for _, c := range a.Credentials {
-		size += len(c.Credential) + 256
-	}
-	w := writer{b: append(make([]byte, 0, size), '{')}
+// JSON is the answer as it is sent, but with the texts of its credentials, which are most of it, appended where they belong: text appends the
+// one of a.Credentials[i]. They have size bytes in all.
+func (a *IssueAnswer) JSON(size int, text func(b []byte, i int) ([]byte, error)) ([]byte, error) {
+	w := writer{b: append(make([]byte, 0, size+1024+256*len(a.Credentials)), '{')}
 	w.text("issuance", a.Issuance)
 	w.text("device", a.Device)
 	w.bool("replaced", a.Replaced)
 	w.begin("credentials", '[')
-	for _, c := range a.Credentials {
+	for i, c := range a.Credentials {
 		w.element('{')
 		w.text("format", c.Format)
-		w.text("credential", c.Credential)
+		w.appended("credential", func(b []byte) ([]byte, error) { return text(b, i) })
 		w.text("key_thumbprint", c.KeyThumbprint)
 		w.begin("status", '{')
 		w.text("uri", c.Status.URI)
@@ -130,22 +129,43 @@ var itself = func() (t [256]bool) {
 	return t
 }()
 
-func (w *writer) quote(s string) {
+func plain[T string | []byte](s T) bool {
 	for i := range len(s) {
 		if !itself[s[i]] {
-			var err error
-			if w.b, err = jsontext.AppendQuote(w.b, s); err != nil && w.err == nil {
-				w.err = err
-			}
-			return
+			return false
 		}
 	}
-	w.b = append(append(append(w.b, '"'), s...), '"')
+	return true
+}
+
+func (w *writer) quote(s string) {
+	if plain(s) {
+		w.b = append(append(append(w.b, '"'), s...), '"')
+		return
+	}
+	var err error
+	if w.b, err = jsontext.AppendQuote(w.b, s); err != nil && w.err == nil {
+		w.err = err
+	}
 }
 
 func (w *writer) text(n, v string) {
 	w.name(n)
 	w.quote(v)
+}
+
+// appended is a text without anything that needs an escape.
+func (w *writer) appended(n string, text func(b []byte) ([]byte, error)) {
+	w.begin(n, '"')
+	b, err := text(w.b)
+	if err == nil && !plain(b[len(w.b):]) {
+		err = errors.New(n + " has bytes that a text does not have as they are")
+	}
+	if err != nil {
+		w.err = cmp.Or(w.err, err)
+		return
+	}
+	w.b = append(b, '"')
 }
 
 func (w *writer) textIf(n, v string) {

@@ -2,6 +2,7 @@ package contract
 
 import (
 	"bytes"
+	"io"
 	"math/rand/v2"
 	"reflect"
 	"strings"
@@ -20,11 +21,14 @@ func TestIssuesAreWrittenAlike(t *testing.T) {
 		if n > 0 {
 			someOf(r, reflect.ValueOf(&q).Elem())
 			someOf(r, reflect.ValueOf(&a).Elem())
+			for i := range a.Credentials {
+				a.Credentials[i].Credential = strings.Repeat("aB3_-.~", r.IntN(100))
+			}
 		}
 		for _, c := range []struct {
 			v     any
 			write func() ([]byte, error)
-		}{{q, func() ([]byte, error) { return q.AppendCanonical(nil) }}, {a, a.JSON}} {
+		}{{q, func() ([]byte, error) { return q.AppendCanonical(nil) }}, {a, func() ([]byte, error) { return whole(a) }}} {
 			want, err := json.Marshal(c.v, json.Deterministic(true))
 			if err != nil {
 				t.Fatal(err)
@@ -45,14 +49,26 @@ func TestNoTextIsNotWritten(t *testing.T) {
 			t.Errorf("%s: written", name)
 		}
 	}
-	a := IssueAnswer{Credentials: []Credential{{Credential: bad}}}
-	if _, err := a.JSON(); err == nil {
-		t.Error("an answer: written")
+	for _, text := range []string{bad, "a\"", "a\\", "a\n", "홍"} { // no credential has such a text, so nobody takes pains to escape it
+		if out, err := whole(IssueAnswer{Credentials: []Credential{{Credential: text}}}); err == nil {
+			t.Errorf("an answer: written as %s", out)
+		}
+	}
+	a := IssueAnswer{Credentials: make([]Credential, 2)}
+	if _, err := a.JSON(0, func(b []byte, i int) ([]byte, error) { return b, []error{nil, io.ErrClosedPipe}[i] }); err != io.ErrClosedPipe {
+		t.Errorf("a credential that could not be joined: %v", err)
+	}
+	if _, err := whole(IssueAnswer{Device: bad}); err == nil {
+		t.Error("a device: written")
 	}
 	a.Credentials[0] = Credential{ValidUntil: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)}
-	if _, err := a.JSON(); err == nil {
+	if _, err := whole(a); err == nil {
 		t.Error("a year that has no form: written")
 	}
+}
+
+func whole(a IssueAnswer) ([]byte, error) {
+	return a.JSON(0, func(b []byte, i int) ([]byte, error) { return append(b, a.Credentials[i].Credential...), nil })
 }
 
 var texts = []string{"", "a", "홍길동", "\x00\t\n\"\\", "</a&b>", "\u2028\u2029\u007f", "\U0001f600", strings.Repeat("aB3_-.~", 200), strings.Repeat("로", 100), strings.Repeat("x", 50) + "\""}

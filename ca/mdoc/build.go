@@ -116,11 +116,7 @@ func (t *TBS) join(signature []byte) ([]byte, error) {
 	if len(signature) != t.sigSize {
 		return nil, fmt.Errorf("the signature has %d bytes, the algorithm's have %d", len(signature), t.sigSize)
 	}
-	size := len(t.nameSpaces) + len(t.payload) + len(signature) + 128
-	for _, der := range t.chain {
-		size += len(der) + 8
-	}
-	out := head(make([]byte, 0, size), mapOf, 2)
+	out := head(make([]byte, 0, t.Size()), mapOf, 2)
 	out = append(text(out, "nameSpaces"), t.nameSpaces...)
 	out = head(text(out, "issuerAuth"), arrayOf, 4)
 	out = octets(out, t.protected)

@@ -54,6 +54,15 @@ func Draft(a *policy.Approval, t *ledger.Ticket, p certified.Params) (*TBS, erro
 	})
 }
 
+// Size is about how long IssuerSigned will be, and never less than that.
+func (t *TBS) Size() int {
+	size := len(t.nameSpaces) + len(t.payload) + t.sigSize + 128
+	for _, der := range t.chain {
+		size += len(der) + 8
+	}
+	return size
+}
+
 // Join makes IssuerSigned (CBOR) out of the draft and the verified signature of item i. It refuses a signature over other bytes.
 func Join(t *TBS, c *release.Checked, i int) ([]byte, error) {
 	if t == nil {

@@ -81,6 +81,9 @@ func issue(t testing.TB, p plain, s *verifiertest.Signer) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if len(out) > tbs.Size() {
+		t.Errorf("%d bytes, announced as %d", len(out), tbs.Size())
+	}
 	return out
 }
 

@@ -156,11 +156,13 @@ func header(k *certified.Key) []byte {
 }
 
 // join ends with the last tilde even without disclosures (RFC 9901 4).
-func (t *TBS) join(signature []byte) (string, error) {
+func (t *TBS) join(b, signature []byte) ([]byte, error) {
 	if len(signature) != t.sigSize {
-		return "", fmt.Errorf("the signature has %d bytes, the algorithm's have %d", len(signature), t.sigSize)
+		return nil, fmt.Errorf("the signature has %d bytes, the algorithm's have %d", len(signature), t.sigSize)
 	}
-	return string(t.bytes) + "." + b64.EncodeToString(signature) + "~" + string(t.disclosures), nil // one allocation: nothing is copied before
+	b = append(append(b, t.bytes...), '.')
+	b = append(b64.AppendEncode(b, signature), '~')
+	return append(b, t.disclosures...), nil
 }
 
 const digestSize = 43 // characters of base64url

@@ -50,14 +50,19 @@ func Draft(a *policy.Approval, t *ledger.Ticket, p certified.Params) (*TBS, erro
 	})
 }
 
-// Join makes <JWT>~<D1>~…~<Dn>~ out of the draft and the verified signature of item i. It refuses a signature over other bytes.
-func Join(t *TBS, c *release.Checked, i int) (string, error) {
+// Size is how long the joined text will be.
+func (t *TBS) Size() int {
+	return len(t.bytes) + 1 + b64.EncodedLen(t.sigSize) + 1 + len(t.disclosures)
+}
+
+// Join appends <JWT>~<D1>~…~<Dn>~ out of the draft and the verified signature of item i. It refuses a signature over other bytes.
+func Join(b []byte, t *TBS, c *release.Checked, i int) ([]byte, error) {
 	if t == nil {
-		return "", errors.New("joining without a draft")
+		return nil, errors.New("joining without a draft")
 	}
 	signature, err := certified.Signature(c, i, t.bytes)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	return t.join(signature)
+	return t.join(b, signature)
 }
