@@ -8,7 +8,6 @@ package release
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -81,8 +80,8 @@ func (g *Gate) Check(ctx context.Context, r *ledger.Reservation, tbs [][]byte, s
 	}
 	c := &Checked{gate: g, reservation: r}
 	for i, item := range items {
-		own := bytes.Clone(tbs[i]) // what is compared here is what Join puts into the answer
-		if sha256.Sum256(own) != item.TBSHash {
+		own := exactly(tbs[i]) // what is compared here is what Join puts into the answer
+		if own.hash != item.TBSHash {
 			return nil, fmt.Errorf("reservation %s: item %d was not reserved with these bytes", r.ID(), i)
 		}
 		p, err := g.pin(item)
@@ -90,7 +89,7 @@ func (g *Gate) Check(ctx context.Context, r *ledger.Reservation, tbs [][]byte, s
 			return nil, fmt.Errorf("reservation %s: item %d: %w", r.ID(), i, err)
 		}
 		for try := 0; ; try++ {
-			bad := p.verify(own, item.TBSHash, s.Raw(i))
+			bad := p.verify(own, s.Raw(i))
 			if bad == nil {
 				break
 			}
@@ -100,14 +99,14 @@ func (g *Gate) Check(ctx context.Context, r *ledger.Reservation, tbs [][]byte, s
 			if try == tries {
 				return nil, bad
 			}
-			next, err := g.signer.Resign(ctx, s, i, own)
+			next, err := g.signer.Resign(ctx, s, i, own.tbs)
 			if err != nil {
 				return nil, errors.Join(bad, err)
 			}
 			s = next
 		}
 		g.metrics.Signatures.WithLabelValues(item.KeyID, string(item.Purpose), "ok").Inc()
-		c.tbs, c.raw, c.workers = append(c.tbs, own), append(c.raw, s.Raw(i)), append(c.workers, s.Worker(i))
+		c.tbs, c.raw, c.workers = append(c.tbs, own.tbs), append(c.raw, s.Raw(i)), append(c.workers, s.Worker(i))
 	}
 	return c, nil
 }

@@ -1,6 +1,7 @@
 package release
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -58,11 +59,22 @@ func newPin(k ledger.Key) (*pin, error) {
 	return nil, fmt.Errorf("key %q: the pinned %T is not a key for %q", k.ID, public, k.Algorithm)
 }
 
+// exact is what was signed, in bytes that nobody else has, and its SHA-256, whatever the algorithm hashes with.
+type exact struct {
+	tbs  []byte
+	hash [32]byte
+}
+
+func exactly(tbs []byte) exact {
+	own := bytes.Clone(tbs)
+	return exact{own, sha256.Sum256(own)}
+}
+
 // verify accepts exactly one form of a signature: r‖s of the curve's fixed length (RFC 9053 2.1, RFC 7518 3.4), or the 64 bytes of
-// Ed25519 (RFC 8032). hash is SHA-256 of the TBS, whatever the algorithm hashes with.
-func (p *pin) verify(tbs []byte, hash [32]byte, raw []byte) error {
+// Ed25519 (RFC 8032).
+func (p *pin) verify(x exact, raw []byte) error {
 	if p.ec == nil {
-		if len(raw) != ed25519.SignatureSize || !ed25519.Verify(p.ed, tbs, raw) {
+		if len(raw) != ed25519.SignatureSize || !ed25519.Verify(p.ed, x.tbs, raw) {
 			return errors.New("it does not verify with the pinned key")
 		}
 		return nil // deterministic: equal R for equal bytes, and no others
@@ -71,19 +83,17 @@ func (p *pin) verify(tbs []byte, hash [32]byte, raw []byte) error {
 	if len(raw) != 2*size {
 		return fmt.Errorf("it has %d bytes, %s has %d", len(raw), p.algorithm, 2*size)
 	}
-	digest := hash[:]
+	digest := x.hash[:]
 	if p.algorithm == "ES384" {
-		long := sha512.Sum384(tbs)
+		long := sha512.Sum384(x.tbs)
 		digest = long[:]
-	} else if sha256.Sum256(tbs) != hash {
-		return errors.New("it is checked against other bytes")
 	}
 	if !ecsig.Verify(p.ec, digest, raw) {
 		return errors.New("it does not verify with the pinned key")
 	}
 	var n nonce
 	copy(n[:], raw[:size])
-	return p.fresh(n, hash)
+	return p.fresh(n, x.hash)
 }
 
 // fresh remembers r, and refuses one that is known with other bytes. With the same bytes it is the same signature again, as deterministic

@@ -72,13 +72,13 @@ func TestOnlyGoodSignaturesVerify(t *testing.T) {
 		t.Run(algorithm, func(t *testing.T) {
 			p := mustPin(t, algorithm, c.public)
 			good := c.sign(tbs)
-			if err := p.verify(tbs, hash, good); err != nil {
+			if err := p.verify(exactly(tbs), good); err != nil {
 				t.Fatal(err)
 			}
 			for i := range 8 * len(good) {
 				bad := bytes.Clone(good)
 				bad[i/8] ^= 1 << (i % 8)
-				if p.verify(tbs, hash, bad) == nil {
+				if p.verify(exactly(tbs), bad) == nil {
 					t.Errorf("bit %d was flipped and it verifies", i)
 				}
 			}
@@ -88,11 +88,11 @@ func TestOnlyGoodSignaturesVerify(t *testing.T) {
 				"zeros": make([]byte, len(good)), "r = 0": append(make([]byte, half), good[half:]...), "s = 0": append(bytes.Clone(good[:half]), make([]byte, half)...),
 				"swapped key": c.swap(tbs), "other bytes": c.sign([]byte("the exact byteS")), "halves swapped": append(bytes.Clone(good[half:]), good[:half]...),
 			} {
-				if p.verify(tbs, hash, bad) == nil {
+				if p.verify(exactly(tbs), bad) == nil {
 					t.Errorf("%s: it verifies", what)
 				}
 			}
-			if p.verify([]byte("the exact byteS"), sha256.Sum256([]byte("the exact byteS")), good) == nil {
+			if p.verify(exactly([]byte("the exact byteS")), good) == nil {
 				t.Error("it verifies for other bytes")
 			}
 		})
@@ -102,7 +102,7 @@ func TestOnlyGoodSignaturesVerify(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if mustPin(t, "ES256", p256.Public()).verify(tbs, hash, der) == nil {
+		if mustPin(t, "ES256", p256.Public()).verify(exactly(tbs), der) == nil {
 			t.Error("it verifies")
 		}
 	})
@@ -155,7 +155,7 @@ func TestRepeatedRandomNumbersAreRefused(t *testing.T) {
 	key, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	p := mustPin(t, "ES256", key.Public())
 	verify := func(tbs string) error {
-		return p.verify([]byte(tbs), sha256.Sum256([]byte(tbs)), fixedNonce(key, []byte(tbs)))
+		return p.verify(exactly([]byte(tbs)), fixedNonce(key, []byte(tbs)))
 	}
 	if err := verify("first"); err != nil {
 		t.Fatal(err)
