@@ -48,6 +48,17 @@ var (
 
 const keep = 1 << 20 // larger buffers are not kept
 
+func borrow() *bytes.Buffer { return buffers.Get().(*bytes.Buffer) }
+
+// giveBack wipes what was written.
+func giveBack(b *bytes.Buffer) {
+	Wipe(b.Bytes())
+	b.Reset()
+	if b.Cap() <= keep {
+		buffers.Put(b)
+	}
+}
+
 // WriteSecret is Write, with the encoded bytes in memory that is not swapped.
 func WriteSecret(w io.Writer, v any) error {
 	place, free := sandbox.Locked(64 << 10)
@@ -57,14 +68,8 @@ func WriteSecret(w io.Writer, v any) error {
 
 // Write writes v as one frame in one call of w.Write. The encoded bytes are wiped afterwards.
 func Write(w io.Writer, v any) error {
-	b := buffers.Get().(*bytes.Buffer)
-	defer func() {
-		Wipe(b.Bytes())
-		b.Reset()
-		if b.Cap() <= keep {
-			buffers.Put(b)
-		}
-	}()
+	b := borrow()
+	defer giveBack(b)
 	return write(w, v, b)
 }
 

@@ -141,3 +141,33 @@ func FuzzReadByDaemon(f *testing.F) {
 		Response{ID: 1, Secret: make([]byte, 32)}, Response{CKAID: []byte{1}, SPKI: make([]byte, 91), Blob: []byte{2}},
 		Response{ID: 2, Marks: [][]byte{Mark{Counter: 1}.Bytes(), Mark{Counter: 1 << 60}.Bytes()}}}, Ready{}, Response{})
 }
+
+// Memory that was given back holds what comes next, and nothing else does.
+func TestMemoryIsUsedAgainOnlyWhenGivenBack(t *testing.T) {
+	read := func(tbs string) *Request {
+		var b bytes.Buffer
+		if err := Write(&b, Request{Op: OpSign, Sign: []Sign{{TBS: []byte(tbs)}, {TBS: []byte(tbs + tbs)}}}); err != nil {
+			t.Fatal(err)
+		}
+		r := new(Request)
+		if err := Read(bufio.NewReader(&b), r); err != nil {
+			t.Fatal(err)
+		}
+		if string(r.Sign[0].TBS) != tbs || string(r.Sign[1].TBS) != tbs+tbs {
+			t.Errorf("%q became %q and %q", tbs, r.Sign[0].TBS, r.Sign[1].TBS)
+		}
+		return r
+	}
+	kept := read("kept")
+	for _, tbs := range []string{"a long one at first", "short", "", "longer again, and longer than all"} {
+		r := read(tbs)
+		r.Signed()
+		r.Signed()
+		if r.Sign[0].TBS != nil {
+			t.Error("what was given back is still there")
+		}
+	}
+	if string(kept.Sign[0].TBS) != "kept" || string(kept.Sign[1].TBS) != "keptkept" {
+		t.Errorf("what was kept is %q and %q", kept.Sign[0].TBS, kept.Sign[1].TBS)
+	}
+}

@@ -82,11 +82,12 @@ func sigStructure(tbs []byte) (s structure, err error) {
 	if err := dec.Unmarshal(tbs, &s); err != nil {
 		return s, err
 	}
-	again, err := coreDet.Marshal(s)
-	switch {
+	again := borrow()
+	defer giveBack(again)
+	switch err := enc.MarshalToBuffer(s, again); {
 	case err != nil:
 		return s, err
-	case !bytes.Equal(again, tbs):
+	case !bytes.Equal(again.Bytes(), tbs):
 		return s, errors.New("the Sig_structure is not in deterministic encoding")
 	case s.Context != "Signature1":
 		return s, fmt.Errorf("the Sig_structure's context is %q", s.Context)
@@ -102,17 +103,34 @@ func checkMSO(algorithm string, tbs []byte) error {
 	if err != nil {
 		return err
 	}
-	want, err := coreDet.Marshal(map[int64]int64{1: cose[algorithm]})
-	if err != nil || !bytes.Equal(s.Protected, want) {
+	if !bytes.Equal(s.Protected, protected[algorithm]) {
 		return fmt.Errorf("the protected header is not exactly {1: %d}", cose[algorithm])
 	}
-	var inner []byte
+	var inner mapping
 	if len(s.Payload) < 2 || s.Payload[0] != 0xd8 || s.Payload[1] != 24 || dec.Unmarshal(s.Payload[2:], &inner) != nil ||
-		s.Payload[2]>>5 != 2 || !isMap(inner) {
+		s.Payload[2]>>5 != 2 || !inner.is {
 		return errors.New("the payload is not tag 24 of an encoded map")
 	}
 	return nil
 }
+
+// protected is the one header of an MSO's signature: {1: alg}.
+var protected = func() map[string][]byte {
+	all := map[string][]byte{}
+	for name, alg := range cose {
+		b, err := coreDet.Marshal(map[int64]int64{1: alg})
+		if err != nil {
+			panic(err) // constants
+		}
+		all[name] = b
+	}
+	return all
+}()
+
+// mapping is read from a byte string, and says whether a map is what it contains.
+type mapping struct{ is bool }
+
+func (m *mapping) UnmarshalBinary(b []byte) error { m.is = isMap(b); return nil }
 
 // checkListCWT: protected has alg and typ (16) of a Token Status List CWT, and may carry kid (4) and x5chain (33); the payload is a map.
 func checkListCWT(algorithm string, tbs []byte) error {
@@ -144,22 +162,27 @@ func isMap(b []byte) bool { return len(b) > 0 && b[0]>>5 == 5 }
 // change what is signed (crit, b64) are unknown and so refused.
 func checkJWS(typ, algorithm string, tbs []byte) error {
 	head, payload, ok := bytes.Cut(tbs, []byte("."))
-	if !ok || !base64url(head) || !base64url(payload) {
-		return errors.New("not two base64url parts with one dot between them")
+	if !ok || !base64url(payload) {
+		return errParts
 	}
 	known := accepted.Load()
 	if known == nil || known.typ != typ || known.algorithm != algorithm || !bytes.Equal(known.head, head) {
+		if !base64url(head) {
+			return errParts
+		}
 		if err := checkHeader(typ, algorithm, head); err != nil {
 			return err
 		}
 		accepted.Store(&header{typ, algorithm, bytes.Clone(head)})
 	}
-	begin, err := base64.RawURLEncoding.AppendDecode(nil, payload[:min(4, len(payload))])
-	if err != nil || len(begin) == 0 || begin[0] != '{' {
+	var begin [3]byte
+	if n, err := base64.RawURLEncoding.Decode(begin[:], payload[:min(4, len(payload))]); err != nil || n == 0 || begin[0] != '{' {
 		return errors.New("the payload is not a JSON object")
 	}
 	return nil
 }
+
+var errParts = errors.New("not two base64url parts with one dot between them")
 
 // header that was accepted. A key's are the same for as long as its certificate, and to read its certificate each time costs more than the rest
 // of the check.

@@ -5,6 +5,8 @@
 // answers Ready once; then any number of Request and Response in any order, matched by ID.
 package wire
 
+import "sync"
+
 // MaxFrame bounds a frame before anything is allocated for it.
 const MaxFrame = 8 << 20
 
@@ -72,7 +74,31 @@ type Request struct {
 type Sign struct {
 	KeyID   string `cbor:"1,keyasint"`
 	Purpose string `cbor:"2,keyasint"`
-	TBS     []byte `cbor:"3,keyasint"`
+	TBS     TBS    `cbor:"3,keyasint"`
+}
+
+// TBS is what is signed, a copy in memory of its own.
+type TBS []byte
+
+// spare is memory of what was signed: new memory for a few KB each time would never be in the processor's caches.
+var spare = sync.Pool{New: func() any { return &TBS{} }}
+
+const spareSize = 64 << 10 // larger ones are not kept
+
+// UnmarshalBinary is how a byte string is decoded.
+func (t *TBS) UnmarshalBinary(b []byte) error {
+	*t = append((*spare.Get().(*TBS))[:0], b...)
+	return nil
+}
+
+// Signed takes what was to be signed out of a request that Read made, so that its memory is used again. Nobody else may have it any more.
+func (r *Request) Signed() {
+	for i := range r.Sign {
+		t := r.Sign[i].TBS
+		if r.Sign[i].TBS = nil; cap(t) > 0 && cap(t) <= spareSize {
+			spare.Put(&t)
+		}
+	}
 }
 
 // Generate a key pair on the token by the strict template of pkcs11.md 4.

@@ -207,6 +207,7 @@ func (s *server) work(b *batch, own *session) {
 			}
 			s.write.Unlock()
 			wire.Wipe(b.answer.Secret)
+			b.Signed()
 		}
 		if c := class(err); c == wire.Worker || c == wire.Stop {
 			s.fail(err)
