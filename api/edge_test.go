@@ -2,6 +2,7 @@ package api
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -13,7 +14,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"reflect"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -717,5 +721,58 @@ func TestHashOfARequestStays(t *testing.T) {
 		`"claims":{"age":19,"family_name":"Hong <&>","given_name":"길동","nested":{"a":"\t","b":[true,null]}},"replace":false,"proof":"e30.e30.c2ln"}`))
 	if w.Code != http.StatusOK || h.last.Hash != want {
 		t.Errorf("%d: hashed as %x, not as %x", w.Code, h.last.Hash, want)
+	}
+}
+
+// keeper holds what the authority was handed, longer than the requests last.
+type keeper struct {
+	*fake
+	mu    sync.Mutex
+	calls map[string]ca.Call
+	kept  []contract.IssueRequest
+}
+
+func (k *keeper) Issue(_ context.Context, _ ca.Caller, c ca.Call, r contract.IssueRequest) ([]byte, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.calls[r.Subject], k.kept = c, append(k.kept, r)
+	return []byte(`{}`), nil
+}
+
+// Bodies are read to memory that other requests use afterwards, and at the same time others': nothing of a request comes from there.
+func TestRequestsOwnWhatTheySay(t *testing.T) {
+	h := newHouse(t, 64)
+	k := &keeper{fake: h.fake, calls: map[string]ca.Call{}}
+	h.edge.o.Authority = k
+	handler := h.edge.IssuanceHandler()
+	body := func(n int) string {
+		return fmt.Sprintf(`{"document_type":"kr-resident","subject":"s%d","claims":{"family_name":"%[2]s","given_name":"\u%04[3]x","list":["%[2]s"]},"formats":["mso_mdoc"],"proof":"%[2]s","proofs":["%[2]s"],`+
+			`"evidence":[{"kind":"in_person","token":"%[2]s"}]}`, n, strings.Repeat(string(rune('a'+n%26)), 1+n*37), 0xac00+n)
+	}
+	const requests = 256
+	var all sync.WaitGroup
+	for part := range 8 {
+		all.Go(func() {
+			for n := part; n < requests; n += 8 {
+				if w := answer(handler, with(request("POST", "/v1/credentials", RoleIssuance), body(n))); w.Code != http.StatusOK {
+					t.Errorf("%d: %s", w.Code, w.Body)
+				}
+			}
+		})
+	}
+	all.Wait()
+	for _, r := range k.kept {
+		n, _ := strconv.Atoi(r.Subject[1:])
+		want, err := decode[contract.IssueRequest]([]byte(body(n)), maxIssueBody)
+		if err != nil || !reflect.DeepEqual(r, want) {
+			t.Fatalf("request %d became another one (%v)", n, err)
+		}
+		var room bytes.Buffer
+		if hash, err := fingerprint(&room, "/v1/credentials", "issuance-1", &want); err != nil || hash != k.calls[r.Subject].Hash {
+			t.Fatalf("request %d is hashed as another one (%v)", n, err)
+		}
+	}
+	if len(k.kept) != requests {
+		t.Errorf("%d requests arrived", len(k.kept))
 	}
 }
