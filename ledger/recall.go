@@ -69,7 +69,8 @@ func (r *RequestRecord) sealer(k IdempotencyKey) (cipher.AEAD, []byte, error) {
 	return gcm, append(aad, r.Reservation...), err
 }
 
-func (l *Ledger) seal(r *RequestRecord, k IdempotencyKey, answer []byte) ([]byte, error) {
+// seal is the request's row with the answer in it, which is sealed to where it stays.
+func (l *Ledger) seal(r *RequestRecord, k IdempotencyKey, answer []byte) (row []byte, err error) {
 	gcm, aad, err := r.sealer(k)
 	if err != nil {
 		return nil, err
@@ -78,7 +79,10 @@ func (l *Ledger) seal(r *RequestRecord, k IdempotencyKey, answer []byte) ([]byte
 	if err != nil {
 		return nil, err
 	}
-	return gcm.Seal(nonce[:], nonce[:], answer, aad), nil
+	bare := *r
+	bare.Sealed = nil
+	row = slices.Grow(encode(&bare), 1+len(nonce)+len(answer)+gcm.Overhead())
+	return gcm.Seal(append(append(row, 0), nonce[:]...), nonce[:], answer, aad), nil
 }
 
 func (r *RequestRecord) unseal(k IdempotencyKey) ([]byte, error) {

@@ -186,11 +186,12 @@ func (l *Ledger) settleIssue(ctx context.Context, r *Reservation, rec *Reservati
 	if err != nil {
 		return nil, nil, false, err
 	}
-	if request.Sealed, err = l.seal(request, r.call.Key, answer); err != nil {
+	request.Settled = l.o.Clock.Now()
+	sealed, err := l.seal(request, r.call.Key, answer)
+	if err != nil {
 		return nil, nil, false, err
 	}
-	request.Settled = l.o.Clock.Now()
-	rows = append(rows, Row{Table: TableRequests, Key: rec.Request, Value: encode(request), If: If(requestRev)})
+	rows = append(rows, Row{Table: TableRequests, Key: rec.Request, Value: sealed, If: If(requestRev)})
 	// As of the decision, which was made while the clock was trusted: a wall that jumped ahead since would drop credentials of the holder as
 	// expired, and the next lock would pass them by.
 	next, changes, err := before.Apply(state.Event{At: rec.At, Settle: &state.Settle{Reservation: rec.ID}})
