@@ -212,14 +212,14 @@ func BenchmarkDraft(b *testing.B) {
 	a := verifiertest.NewAuthority(b, now)
 	s := a.NewSigner(b, "Test issuer", "ES256", now.AddDate(0, -1, 0), now.AddDate(1, 0, 0))
 	p := card(s, verifiertest.NewKey(b, "ES256").Public())
-	signature := make([]byte, 64)
+	signature, room := make([]byte, 64), make([]byte, 0, 8192)
 	b.ReportAllocs()
 	for b.Loop() {
 		tbs, err := build(p)
 		if err != nil {
 			b.Fatal(err)
 		}
-		if _, err := tbs.join(nil, signature); err != nil {
+		if _, err := tbs.join(room, signature); err != nil {
 			b.Fatal(err)
 		}
 	}
