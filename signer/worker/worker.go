@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -74,7 +75,9 @@ func serve(conn io.ReadWriter, in *bufio.Reader, t *token, sessions int) error {
 	s := &server{out: conn, token: t, sessions: sessions, failed: make(chan struct{})}
 	if sessions == 1 {
 		// Who reads signs: no second thread is woken for each frame. If the module hangs, nobody sees the socket close, but then the daemon
-		// kills, or the kernel does once the daemon is dead.
+		// kills, or the kernel does once the daemon is dead. With more than one processor Go would wake a thread now and then to look for work,
+		// and that thread would go on, with nothing of what the module has kept at hand for this one.
+		runtime.GOMAXPROCS(1)
 		own := &session{token: t}
 		s.read(in, func(b *batch) { s.work(b, own) })
 		return s.cause
