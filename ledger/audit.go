@@ -129,14 +129,32 @@ func (a *Audit) Burns(ctx context.Context, f func(seq uint64, kind string, id [3
 	})
 }
 
-// Credentials calls f for every status index that was given to a credential.
-func (a *Audit) Credentials(ctx context.Context, f func(seq uint64, list string, index uint64, r CredentialRecord) error) error {
-	return each(ctx, a, TableCredentials, func(key []byte, seq uint64, r CredentialRecord) error {
-		list, rest, err := split(TableCredentials, key, 8)
+// Given is a status index that was given to a credential.
+type Given struct {
+	List    string
+	Index   uint64
+	Counter uint64 // that it is derived from, if that is Known: rows of before don't say
+	Known   bool
+	CredentialRecord
+}
+
+// Credentials calls f for every row that gives a status index to a credential.
+func (a *Audit) Credentials(ctx context.Context, f func(seq uint64, g Given) error) error {
+	if err := each(ctx, a, TableCredentials, func(key []byte, seq uint64, r CredentialRecord) error {
+		list, index, err := split(TableCredentials, key, 8)
 		if err != nil {
 			return err
 		}
-		return f(seq, list, binary.BigEndian.Uint64(rest), r)
+		return f(seq, Given{List: list, Index: binary.BigEndian.Uint64(index), CredentialRecord: r})
+	}); err != nil {
+		return err
+	}
+	return each(ctx, a, TableIndices, func(key []byte, seq uint64, r IndexRecord) error {
+		list, counter, err := split(TableIndices, key, 8)
+		if err != nil {
+			return err
+		}
+		return f(seq, Given{List: list, Index: r.Index, Counter: binary.BigEndian.Uint64(counter), Known: true, CredentialRecord: r.CredentialRecord})
 	})
 }
 

@@ -330,6 +330,11 @@ func (r CredentialRecord) write(w *writer) {
 	w.time("not_after", r.NotAfter)
 }
 
+func (r IndexRecord) write(w *writer) {
+	w.number("index", r.Index)
+	r.CredentialRecord.write(w)
+}
+
 func (r DecisionRecord) write(w *writer) {
 	w.time("at", r.At)
 	w.text("client", r.Client)
@@ -497,7 +502,7 @@ func encodeWritten(v written) []byte {
 		sealed = r.Sealed
 	case RequestRecord:
 		sealed = r.Sealed
-	case AttemptRecord, BurnRecord, CredentialRecord:
+	case AttemptRecord, BurnRecord, CredentialRecord, IndexRecord:
 		room = 160
 	}
 	w := writer{b: append(make([]byte, 0, room+len(sealed)), '{')}

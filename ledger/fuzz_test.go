@@ -35,7 +35,7 @@ func FuzzRows(f *testing.F) {
 		Items: []ItemRecord{{KeyID: "k", Purpose: policy.PurposeMDoc, TBSHash: h, List: "l", Index: 7, NotAfter: noon}, {KeyID: "k"}}, List: &list, Cert: &Certificate{Serial: b, At: noon}, CRL: &CRLRecord{Number: 1}}
 	var seeds [][]byte
 	for _, v := range []any{SlotRecord{DocumentType: "d"}, reservation, AttemptRecord{Worker: "w", At: noon, State: TrySent}, RequestRecord{Client: "c", At: noon, Reservation: "r", Sealed: b}, BurnRecord{noon},
-		CredentialRecord{Reservation: "r", Item: 1, NotAfter: noon}, ChangeRecord{Index: 1, To: 1, At: noon}, ListRecord{ID: "l", URI: "https://a/b", Bits: 2, Size: 1024, Leased: 64, Opened: noon}, list,
+		CredentialRecord{Reservation: "r", Item: 1, NotAfter: noon}, IndexRecord{7, CredentialRecord{Reservation: "r", Item: 1, NotAfter: noon}}, ChangeRecord{Index: 1, To: 1, At: noon}, ListRecord{ID: "l", URI: "https://a/b", Bits: 2, Size: 1024, Leased: 64, Opened: noon}, list,
 		CRLRecord{Number: 1, ThisUpdate: noon, DER: b}, Key{ID: "k", Purpose: policy.PurposeMDoc, CKAID: b, SPKI: b, Chain: [][]byte{b, b}, NotBefore: noon}, Certificate{Serial: b, Profile: "ds", Name: "n", DER: b, At: noon},
 		map[string]uint64{"l": 7}, Leaf{V: 1, Kind: "reserve", At: noon, Subject: b, Reservation: "r", Items: []LeafItem{{Item: 1, TBS: b}, {Attempt: 2}}, Reasons: []string{"a"}}} {
 		seeds = append(seeds, encode(v))
@@ -43,7 +43,7 @@ func FuzzRows(f *testing.F) {
 	fuzzing.Run(f, fuzzing.Options{}, seeds, func(t *testing.T, value []byte) (accepted bool) {
 		for _, read := range []bool{
 			again[SlotRecord](t, TableSlots, value), again[ReservationRecord](t, TableReservations, value), again[AttemptRecord](t, TableAttempts, value), again[RequestRecord](t, TableRequests, value),
-			again[BurnRecord](t, TableBurnt, value), again[CredentialRecord](t, TableCredentials, value), again[ChangeRecord](t, TableChanges, value), again[ListRecord](t, TableLists, value),
+			again[BurnRecord](t, TableBurnt, value), again[CredentialRecord](t, TableCredentials, value), again[IndexRecord](t, TableIndices, value), again[ChangeRecord](t, TableChanges, value), again[ListRecord](t, TableLists, value),
 			again[VersionRecord](t, TableVersions, value), again[CRLRecord](t, TableCRLs, value), again[Key](t, TableKeys, value), again[Certificate](t, TableCertificates, value),
 			again[map[string]uint64](t, TableMeta, value), again[Leaf](t, "journal", value),
 		} {
@@ -58,7 +58,7 @@ func FuzzRows(f *testing.F) {
 
 // Rows' keys: a name, a zero byte, and a fixed number of bytes.
 func FuzzRowKeys(f *testing.F) {
-	seeds := [][]byte{attemptKey("r", 1, 2), credentialKey("l", 7), horizonKey("l", 20000), burnKey("nonce", [32]byte{1}), slotKey("d", policy.Pseudonym{}), {0}, {}}
+	seeds := [][]byte{attemptKey("r", 1, 2), credentialKey("l", 7), indexKey("l", 7), horizonKey("l", 20000), burnKey("nonce", [32]byte{1}), slotKey("d", policy.Pseudonym{}), {0}, {}}
 	fuzzing.Run(f, fuzzing.Options{}, seeds, func(t *testing.T, key []byte) (accepted bool) {
 		for _, n := range []int{8, 20, 32} {
 			name, rest, err := split("t", key, n)

@@ -454,10 +454,7 @@ func TestHoldsComeToAnOlderLedger(t *testing.T) {
 	x := w.holdBefore(Selection{DocumentType: resident}, 10)
 	w.advance(1)
 	w.publishAll()
-	for _, text := range []string{"DROP TABLE holds", "DROP TABLE masks", "PRAGMA user_version=4"} {
-		_, err := w.store.(*sqlite).conn.ExecContext(t.Context(), text)
-		must(t, err)
-	}
+	w.older(4, "DROP TABLE holds", "DROP TABLE masks")
 	w.again()
 	w.wants(1, "mso_mdoc valid", "dc+sd-jwt suspended")
 	y := w.hold(Selection{DocumentType: resident})

@@ -334,6 +334,7 @@ type Ticket struct {
 	list    string
 	uri     string
 	index   uint64
+	counter uint64 // that it is derived from; 0 for a pending one, whose row is there
 	format  policy.Format
 	kind    string      // document type
 	pending *Pending    // set: only good to rebuild the drafts of this reservation
@@ -415,7 +416,8 @@ func (l *Ledger) Lease(ctx context.Context, documentType string, f policy.Format
 				return nil, err
 			}
 		}
-		t := &Ticket{ledger: l, list: p.list, uri: l.uri(p.list), index: p.take(), format: f, kind: documentType}
+		counter := p.next
+		t := &Ticket{ledger: l, list: p.list, uri: l.uri(p.list), index: p.take(), counter: counter, format: f, kind: documentType}
 		t.fresh.Store(true)
 		tickets = append(tickets, t)
 	}
@@ -473,6 +475,9 @@ func (l *Ledger) refill(ctx context.Context, p *pool, documentType string, f pol
 	if order == nil {
 		return errors.New("status indices can't be permuted")
 	}
+	if err := l.inOrder(ctx, order, row.ID, from, row.Leased); err != nil {
+		return err
+	}
 	crashpoint.Here("ledger.lease.before-commit")
 	out, err := l.commit(ctx, leaf, rows, false, func(seq uint64) {
 		if closed != "" {
@@ -496,5 +501,49 @@ func (l *Ledger) refill(ctx context.Context, p *pool, documentType string, f pol
 		l.wake()
 	}
 	*p = pool{list: row.ID, next: from, end: row.Leased, order: order}
+	return nil
+}
+
+// inOrder compares the order of a list's indices with those that it gave, before it gives those of the counters from … end−1. That a counter is used once
+// keeps an index from being given twice only as long as the order is the same; under another key it would be another one.
+func (l *Ledger) inOrder(ctx context.Context, order *index.Permutation, list string, from, end uint64) error {
+	if from == 0 {
+		return nil
+	}
+	other := fmt.Errorf("list %s gave its indices in another order than that of the key of indices that is there now", list)
+	first, err := l.store.Scan(ctx, TableIndices, indexKey(list, 0), together)
+	if err != nil {
+		return l.readFailed(err)
+	}
+	known := false
+	for _, e := range first {
+		of, counter, err := split(TableIndices, e.Key, 8)
+		if err != nil {
+			return err
+		}
+		if of != list {
+			break
+		}
+		given, err := decode[IndexRecord](TableIndices, e.Value)
+		if err != nil {
+			return err
+		}
+		if n := binary.BigEndian.Uint64(counter); n >= order.Len() || order.At(n) != given.Index {
+			return other
+		}
+		known = true
+	}
+	if known {
+		return nil
+	}
+	for _, i := range order.From(from, int(end-from)) { // all that it gave is in rows of before, which don't say by which counter
+		given, _, err := get[CredentialRecord](ctx, l, TableCredentials, credentialKey(list, i))
+		if err != nil {
+			return err
+		}
+		if given != nil {
+			return other
+		}
+	}
 	return nil
 }

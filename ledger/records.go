@@ -113,11 +113,20 @@ type BurnRecord struct {
 }
 
 // CredentialRecord gives an index to one credential.
+//
+// Its row had the index as its key until indices were written by the counter from which they are derived: these come in their order, so that the rows of
+// many issues share a page, where indices are random and each changed a page of its own.
 type CredentialRecord struct {
 	Reservation string        `json:"reservation"`
 	Item        int           `json:"item"`
 	Format      policy.Format `json:"format"`
 	NotAfter    time.Time     `json:"not_after"`
+}
+
+// IndexRecord is the same, by counter.
+type IndexRecord struct {
+	Index uint64 `json:"index"`
+	CredentialRecord
 }
 
 // ChangeRecord is one change of a status; the row's revision says when in the journal.
@@ -274,6 +283,10 @@ func attemptKey(reservation string, item, n int) []byte {
 
 func credentialKey(list string, index uint64) []byte {
 	return binary.BigEndian.AppendUint64(append([]byte(list), 0), index)
+}
+
+func indexKey(list string, counter uint64) []byte {
+	return binary.BigEndian.AppendUint64(append([]byte(list), 0), counter)
 }
 
 func horizonKey(list string, day int64) []byte {

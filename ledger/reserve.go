@@ -305,8 +305,8 @@ func (l *Ledger) prepareIssue(a *policy.Approval, d []Draft, c *Call) (_ *issuin
 		rec.Items = append(rec.Items, ItemRecord{KeyID: d.KeyID, Purpose: d.Purpose, TBSHash: d.TBSHash, Format: t.format, List: t.list, Index: t.index, Key: thumb, NotAfter: d.NotAfter})
 		p.credentials = append(p.credentials, state.Credential{Reservation: rec.ID, Format: t.format, List: t.list, Index: t.index, Key: thumb,
 			Made: a.At(), NotAfter: d.NotAfter, Phase: state.Reserved})
-		p.rows = append(p.rows, Row{Table: TableCredentials, Key: credentialKey(t.list, t.index),
-			Value: encode(CredentialRecord{Reservation: rec.ID, Item: i, Format: t.format, NotAfter: d.NotAfter})})
+		p.rows = append(p.rows, Row{Table: TableIndices, Key: indexKey(t.list, t.counter),
+			Value: encode(IndexRecord{t.index, CredentialRecord{Reservation: rec.ID, Item: i, Format: t.format, NotAfter: d.NotAfter}})})
 		if d.NotAfter.After(horizons[t.list]) {
 			horizons[t.list] = d.NotAfter
 		}

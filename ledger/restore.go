@@ -334,6 +334,7 @@ func (l *Ledger) compareList(ctx context.Context, s Shown, back *regain) (d List
 		return d, nil
 	}
 	per := 8 / row.Bits
+	var worse []state.Change // in the order of their indices
 	wholly := row.Bits == 2 && stopped(s.Image)
 	for at := range image {
 		if image[at] == s.Image[at] {
@@ -351,40 +352,47 @@ func (l *Ledger) compareList(ctx context.Context, s Shown, back *regain) (d List
 				d.Stronger++
 				continue
 			}
-			whose, err := l.whose(ctx, c)
-			if err != nil {
-				return d, err
-			}
-			if whose == nil {
-				if shown == state.Suspended && wholly {
-					d.Held++
-				} else {
-					d.Unknown++
-				}
-				back.kept = append(back.kept, c)
-				continue
-			}
-			key := string(slotKey(whose.documentType, whose.subject))
-			a := back.subjects[key]
-			if a == nil {
-				a = whose
-				back.subjects[key] = a
-				back.order = append(back.order, key)
-			}
-			place := state.Place{List: s.ID, Index: c.Index}
-			switch shown {
-			case state.Suspended:
-				d.Suspended++
-				a.event.Suspended = true
-			case state.Outdated:
-				d.Outdated++
-				a.event.Outdated = append(a.event.Outdated, place)
-			default:
-				d.Revoked++
-				a.event.Revoked = append(a.event.Revoked, place)
-			}
-			a.shown = append(a.shown, c)
+			worse = append(worse, c)
 		}
+	}
+	given, err := l.givenTo(ctx, s.ID, worse)
+	if err != nil {
+		return d, err
+	}
+	for i, c := range worse {
+		whose, err := l.whose(ctx, given[i])
+		if err != nil {
+			return d, err
+		}
+		if whose == nil {
+			if c.To == state.Suspended && wholly {
+				d.Held++
+			} else {
+				d.Unknown++
+			}
+			back.kept = append(back.kept, c)
+			continue
+		}
+		key := string(slotKey(whose.documentType, whose.subject))
+		a := back.subjects[key]
+		if a == nil {
+			a = whose
+			back.subjects[key] = a
+			back.order = append(back.order, key)
+		}
+		place := state.Place{List: s.ID, Index: c.Index}
+		switch c.To {
+		case state.Suspended:
+			d.Suspended++
+			a.event.Suspended = true
+		case state.Outdated:
+			d.Outdated++
+			a.event.Outdated = append(a.event.Outdated, place)
+		default:
+			d.Revoked++
+			a.event.Revoked = append(a.event.Revoked, place)
+		}
+		a.shown = append(a.shown, c)
 	}
 	return d, nil
 }
@@ -394,13 +402,49 @@ func stopped(image []byte) bool {
 	return !slices.ContainsFunc(image, func(b byte) bool { return (b^b>>1)&0x55 != 0x55 })
 }
 
-// whose index it is; nil: nobody's that is known.
-func (l *Ledger) whose(ctx context.Context, c state.Change) (*regained, error) {
-	given, _, err := get[CredentialRecord](ctx, l, TableCredentials, credentialKey(c.List, c.Index))
-	if err != nil || given == nil {
-		return nil, err
+// givenTo are the reservations that entries of a list were given to; empty: none that is known. Rows are by counter, and from index to counter leads a
+// secret that may not be there yet, so they are all read, once; worse is in the order of indices.
+func (l *Ledger) givenTo(ctx context.Context, list string, worse []state.Change) ([]string, error) {
+	given := make([]string, len(worse))
+	if len(worse) == 0 {
+		return given, nil
 	}
-	r, _, err := get[ReservationRecord](ctx, l, TableReservations, []byte(given.Reservation))
+	var damaged error
+	if err := scan(ctx, l.store, TableIndices, append([]byte(list), 0), func(e Entry) error {
+		r, err := decode[IndexRecord](TableIndices, e.Value)
+		if err != nil {
+			damaged = err
+			return err
+		}
+		if i, found := slices.BinarySearchFunc(worse, r.Index, func(c state.Change, index uint64) int { return cmp.Compare(c.Index, index) }); found {
+			given[i] = r.Reservation
+		}
+		return nil
+	}); damaged != nil {
+		return nil, damaged
+	} else if err != nil {
+		return nil, l.readFailed(err)
+	}
+	for i, c := range worse {
+		if given[i] == "" {
+			r, _, err := get[CredentialRecord](ctx, l, TableCredentials, credentialKey(list, c.Index))
+			if err != nil {
+				return nil, err
+			}
+			if r != nil {
+				given[i] = r.Reservation
+			}
+		}
+	}
+	return given, nil
+}
+
+// whose reservation it is; nil: nobody's that is known.
+func (l *Ledger) whose(ctx context.Context, reservation string) (*regained, error) {
+	if reservation == "" {
+		return nil, nil
+	}
+	r, _, err := get[ReservationRecord](ctx, l, TableReservations, []byte(reservation))
 	if err != nil || r == nil || r.DocumentType == "" {
 		return nil, err
 	}

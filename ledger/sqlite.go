@@ -60,6 +60,7 @@ var migrations = []func() string{
 	func() string { return "" }, // rows of requests have their answers behind the JSON (encode.go), which older programs can't read
 	func() string { return createTables(tables[3]) },
 	func() string { return "" }, // the first attempt at an item has no row of its own, which older programs would miss
+	func() string { return createTables(tables[4]) },
 }
 
 func createTables(names []Table) string {

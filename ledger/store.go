@@ -95,7 +95,8 @@ const (
 	TableAttempts     Table = "attempts"     // reservation ‖ 0 ‖ item ‖ number → AttemptRecord; not of a first one that made the signature, or may still
 	TableRequests     Table = "requests"     // HMAC(lookup key, client ‖ 0 ‖ idempotency key) → RequestRecord
 	TableBurnt        Table = "burnt"        // kind ‖ 0 ‖ id → BurnRecord
-	TableCredentials  Table = "credentials"  // list ‖ 0 ‖ index → CredentialRecord; never deleted: an index has one credential for ever
+	TableCredentials  Table = "credentials"  // list ‖ 0 ‖ index → CredentialRecord; never deleted. Rows of before: now indices are given in the next table
+	TableIndices      Table = "indices"      // list ‖ 0 ‖ counter → IndexRecord; never deleted: a counter, and so the index that it stands for, has one credential for ever
 	TableChanges      Table = "changes"      // list ‖ 0 ‖ random ‖ number → ChangeRecord; append-only, ordered by revision
 	TableLists        Table = "lists"        // id → ListRecord
 	TableVersions     Table = "versions"     // list id → VersionRecord
@@ -140,4 +141,6 @@ var tables = [][]Table{{
 	TableOfficers, TableProposals, TableKeyLife, TableMandates, TableKeyUse, TableRevocations, TableCampaigns, TableCards, TableClients,
 }, {
 	TableHolds, TableMasks,
+}, {
+	TableIndices,
 }}

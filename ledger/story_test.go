@@ -353,9 +353,9 @@ func (w *town) check() {
 			w.t.Errorf("reservation %s (%s, %s) has %d settled attempts of %d items", id, r.Kind, r.Progress, settled[id], len(r.Items))
 		}
 	}
-	must(w.t, a.Credentials(ctx, func(_ uint64, list string, index uint64, r CredentialRecord) error {
-		if it := reservations[r.Reservation].Items[r.Item]; it.List != list || it.Index != index {
-			w.t.Errorf("index %s/%d belongs to reservation %s, which has another", list, index, r.Reservation)
+	must(w.t, a.Credentials(ctx, func(_ uint64, g Given) error {
+		if it := reservations[g.Reservation].Items[g.Item]; it.List != g.List || it.Index != g.Index {
+			w.t.Errorf("index %s/%d belongs to reservation %s, which has another", g.List, g.Index, g.Reservation)
 		}
 		return nil
 	}))

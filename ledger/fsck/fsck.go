@@ -94,6 +94,8 @@ type run struct {
 	tries        map[string][]triedAt
 	reservations map[string]ledger.ReservationRecord
 	credentials  map[slot]ledger.CredentialRecord
+	again        []again           // rows that give what another one gives
+	counters     map[string]uint64 // the highest that gave an index, by list
 	lists        map[string]ledger.ListRecord
 	images       map[string][]byte // now
 	keys         map[string]ledger.Key
@@ -148,6 +150,11 @@ type slot struct {
 	index uint64
 }
 
+type again struct {
+	slot
+	one, other string // reservations
+}
+
 // Run checks a ledger file. The error says that it could not be read at all; what is wrong in it is in the report.
 func Run(ctx context.Context, o Options) (*Report, error) {
 	if _, err := os.Stat(o.Ledger); err != nil {
@@ -159,7 +166,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	}
 	defer a.Close()
 	f := &run{ctx: ctx, o: o, a: a, r: &Report{Ledger: o.Ledger}, leaves: map[string]leafAt{}, settled: map[string]struct{}{}, givenUp: map[string]struct{}{}, tries: map[string][]triedAt{},
-		reservations: map[string]ledger.ReservationRecord{}, credentials: map[slot]ledger.CredentialRecord{}, lists: map[string]ledger.ListRecord{}, images: map[string][]byte{}, keys: map[string]ledger.Key{}, windows: map[window]uint64{}, latches: map[string]map[uint64]int64{},
+		reservations: map[string]ledger.ReservationRecord{}, credentials: map[slot]ledger.CredentialRecord{}, counters: map[string]uint64{}, lists: map[string]ledger.ListRecord{}, images: map[string][]byte{}, keys: map[string]ledger.Key{}, windows: map[window]uint64{}, latches: map[string]map[uint64]int64{},
 		decisions: map[uint64]decision{}, inUse: map[string]bool{}, restored: map[uint64]bool{}, revoked: map[string][]revokedAt{}, crlNumbers: map[string]uint64{}, proposed: map[string][]string{}, executed: map[string][]uint64{}, set: map[string]bool{}, begun: map[string]bool{}, done: map[string]int{}, marked: map[string]int{}, lifted: map[string]bool{}, liftedAt: map[string]uint64{}, begunAt: map[string]uint64{}, placed: map[string]heldAt{}, ended: map[string]time.Time{}, forgotten: map[string]int{}, gone: map[string]bool{}, holding: map[string]int{},
 		custody: custody{entries: map[string]uint64{}, before: map[string]bool{}, registries: map[string]struct{}{}}}
 	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.lines, f.versions, f.certificates, f.revocations, f.published, f.budgets, f.orders, f.unfinished, f.recorded, f.proposals, f.keysLives, f.persons, f.clients} {
@@ -372,8 +379,15 @@ func (f *run) load() error {
 		f.a.Keys(f.ctx, func(_ uint64, k ledger.Key) error { f.keys[k.ID] = k; return nil }),
 		f.a.Reservations(f.ctx, func(_ uint64, r ledger.ReservationRecord) error { f.reservations[r.ID] = r; return nil }),
 		f.a.Lists(f.ctx, func(_ uint64, l ledger.ListRecord) error { f.lists[l.ID] = l; return nil }),
-		f.a.Credentials(f.ctx, func(_ uint64, list string, index uint64, r ledger.CredentialRecord) error {
-			f.credentials[slot{list, index}] = r
+		f.a.Credentials(f.ctx, func(_ uint64, g ledger.Given) error {
+			s := slot{g.List, g.Index}
+			if other, twice := f.credentials[s]; twice {
+				f.again = append(f.again, again{s, other.Reservation, g.Reservation})
+			}
+			f.credentials[s] = g.CredentialRecord
+			if g.Known {
+				f.counters[g.List] = max(f.counters[g.List], g.Counter)
+			}
 			return nil
 		}),
 		f.a.Attempts(f.ctx, func(_ uint64, id string, item, n int, r ledger.AttemptRecord) error {
@@ -486,6 +500,15 @@ func (f *run) indices() error {
 			c.fail("index %d of list %s: reservation %s does not exist", s.index, s.list, cr.Reservation)
 		} else if it := r.Items[cr.Item]; it.List != s.list || it.Index != s.index {
 			c.fail("index %d of list %s: reservation %s reserved index %d of %s", s.index, s.list, cr.Reservation, it.Index, it.List)
+		}
+	}
+	for _, g := range f.again {
+		c.Checked++
+		c.fail("index %d of list %s is given in two rows, to reservation %s and to %s", g.index, g.list, g.one, g.other)
+	}
+	for id, n := range f.counters {
+		if l, ok := f.lists[id]; ok && n >= l.Leased {
+			c.fail("list %s gave the index of counter %d and leased those below %d", id, n, l.Leased)
 		}
 	}
 	taken := map[slot]string{}

@@ -22,7 +22,7 @@ import (
 // The ledger of a country: what the issue of a card costs when there are ten million, against a thousand, on the same machine in turns.
 //
 // Ten million issues would take hours, so the rows are written through the store's own commits, twenty thousand subjects at a time: each
-// subject's slot, credential and line, as their issue and settlement leave them. Four passes over the whole range of pseudonyms and indices leave
+// subject's slot, credential and line, as their issue and settlement leave them. Four passes over the whole range of pseudonyms leave
 // pages as full as chance leaves them, not packed by order. What grows at its end alone (journal, reservations, attempts) is there for
 // every tenth subject, and answers are there for the last ones: the appliance erases them after a day.
 const (
@@ -200,7 +200,7 @@ func (f *filler) run(ctx context.Context, n int, batches chan<- []ledger.Op) err
 		}
 		slices.SortFunc(people, func(a, b policy.Pseudonym) int { return bytes.Compare(a[:], b[:]) })
 		for i := 0; i < len(people); i += growthBatch {
-			ops, err := f.ops(people[i:min(i+growthBatch, len(people))], pass, i, n)
+			ops, err := f.ops(people[i:min(i+growthBatch, len(people))], n)
 			if err != nil {
 				return err
 			}
@@ -214,8 +214,8 @@ func (f *filler) run(ctx context.Context, n int, batches chan<- []ledger.Op) err
 	return nil
 }
 
-// ops of a batch. Subject i of a pass has index i·passes + pass, so that each pass goes through all lists in their order.
-func (f *filler) ops(people []policy.Pseudonym, pass, first, n int) (ops []ledger.Op, err error) {
+// ops of a batch. Subjects take counters as they come; that an index is another number than its counter changes nothing here.
+func (f *filler) ops(people []policy.Pseudonym, n int) (ops []ledger.Op, err error) {
 	var op ledger.Op
 	add := func(t ledger.Table, key []byte, v any) {
 		r, failed := row(t, key, v)
@@ -225,9 +225,8 @@ func (f *filler) ops(people []policy.Pseudonym, pass, first, n int) (ops []ledge
 		op.Rows = append(op.Rows, r)
 	}
 	for i, p := range people {
+		list, index := f.lists[f.serial>>20], f.serial&(1<<20-1)
 		f.serial++
-		at := (first+i)*growthPasses + pass
-		list, index := f.lists[at>>20], uint64(at&(1<<20-1))
 		id, device := f.name(f.serial), f.name(f.serial)
 		var key [32]byte
 		rand.Read(key[:])
@@ -244,7 +243,7 @@ func (f *filler) ops(people []policy.Pseudonym, pass, first, n int) (ops []ledge
 		tag := p // uniform like the ledger's own, and in order
 		add(ledger.TableLines, tag[:], ledger.LineRecord{Subject: p, Types: []string{documentType}})
 		add(ledger.TableLinks, append(append([]byte(documentType), 0), p[:]...), ledger.LinkRecord{Line: tag[:], Link: state.Link{Device: device, Since: f.made}})
-		add(ledger.TableCredentials, binary.BigEndian.AppendUint64(append([]byte(list), 0), index), ledger.CredentialRecord{Reservation: id, Format: policy.SDJWT, NotAfter: until})
+		add(ledger.TableIndices, binary.BigEndian.AppendUint64(append([]byte(list), 0), index), ledger.IndexRecord{Index: index, CredentialRecord: ledger.CredentialRecord{Reservation: id, Format: policy.SDJWT, NotAfter: until}})
 		if n-int(f.serial) < growthAnswers {
 			var lookup [32]byte
 			rand.Read(lookup[:])

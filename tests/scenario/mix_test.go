@@ -34,7 +34,7 @@ func (a *appliance) written() map[ledger.Table]string {
 	}
 	defer db.Close()
 	out := map[ledger.Table]string{}
-	for _, table := range []ledger.Table{ledger.TableSlots, ledger.TableReservations, ledger.TableRequests, ledger.TableBurnt, ledger.TableCredentials, ledger.TableChanges,
+	for _, table := range []ledger.Table{ledger.TableSlots, ledger.TableReservations, ledger.TableRequests, ledger.TableBurnt, ledger.TableIndices, ledger.TableChanges,
 		ledger.TableHorizons, ledger.TableCommitments, ledger.TableCharges, ledger.TableLatches, ledger.TableLines, ledger.TableLinks, ledger.TableLetters, ledger.TableEvents, ledger.TableDue} {
 		rows, err := db.Query("SELECT k, v FROM " + string(table) + " ORDER BY k")
 		if err != nil {

@@ -3,6 +3,7 @@ package scenario
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -413,14 +414,29 @@ func TestDrain(t *testing.T) {
 	a.Check()
 }
 
-// An old ledger put back is FENCED: nothing is signed, the exit code says so; after the fence is lifted no index repeats and list versions
-// have jumped ahead.
+// byIndex makes a ledger what the program of before left: with indices in rows by index.
+func byIndex(path string) error {
+	db, err := sql.Open("sqlite", "file:"+path)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	_, err = db.Exec(`INSERT INTO credentials SELECT unhex(hex(substr(k, 1, length(k)-8)) || printf('%016x', json_extract(CAST(v AS TEXT), '$.index'))),
+		CAST(json_remove(CAST(v AS TEXT), '$.index') AS BLOB), rev FROM indices; DROP TABLE indices; PRAGMA user_version=6; PRAGMA wal_checkpoint(TRUNCATE)`)
+	return err
+}
+
+// An old ledger put back, of a program of before, is FENCED: nothing is signed, the exit code says so; after the fence is lifted no index repeats and list
+// versions have jumped ahead.
 func TestOldLedgerIsFenced(t *testing.T) {
 	t.Parallel()
 	a := install(t).start()
 	first := a.Issue(newPhone(t, 1), "fence-1", false)
 	a.Stop()
 	ledger := filepath.Join(a.Dir, "data", "ledger.db")
+	if err := byIndex(ledger); err != nil {
+		t.Fatal(err)
+	}
 	old, err := os.ReadFile(ledger)
 	if err != nil {
 		t.Fatal(err)
@@ -429,6 +445,7 @@ func TestOldLedgerIsFenced(t *testing.T) {
 	second := a.Issue(newPhone(t, 1), "fence-2", false)
 	a.Change("telecom-a", lock, "fence-1", "telecom_lost", "")
 	a.Stop()
+	a.Check() // rows of before and of now
 	for _, suffix := range []string{"-wal", "-shm"} {
 		os.Remove(ledger + suffix)
 	}

@@ -1,0 +1,109 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"sealkeeper/policy"
+)
+
+// older makes the ledger what a program of before indices were written by counter left, of a version of the schema up to that.
+func (w *town) older(version int, more ...string) {
+	w.t.Helper()
+	for _, text := range append(more, `INSERT INTO credentials SELECT unhex(hex(substr(k, 1, length(k)-8)) || printf('%016x', json_extract(CAST(v AS TEXT), '$.index'))),
+		CAST(json_remove(CAST(v AS TEXT), '$.index') AS BLOB), rev FROM indices`, "DROP TABLE indices") {
+		_, err := w.store.(*sqlite).conn.ExecContext(w.t.Context(), text)
+		must(w.t, err)
+	}
+	_, err := w.store.(*sqlite).conn.ExecContext(w.t.Context(), fmt.Sprint("PRAGMA user_version=", version))
+	must(w.t, err)
+}
+
+// rows counts the rows of a table.
+func (w *town) rows(table Table) (n int) {
+	w.t.Helper()
+	must(w.t, scan(context.Background(), w.store, table, nil, func(Entry) error { n++; return nil }))
+	return n
+}
+
+// Rows of before stay where they are and are read for ever: cards whose indices stand in them are refreshed, locked and taken back from published lists
+// beside those of now, in the same list.
+func TestIndicesOfAnOlderLedger(t *testing.T) {
+	w := newTown(t)
+	ctx := context.Background()
+	holder := w.phone()
+	w.issue(w.request(policy.OpIssue, 1, holder, false))
+	w.issue(w.request(policy.OpIssue, 2, w.phone(), false))
+	w.older(6)
+	w.again()
+	w.clock.Advance(46 * 24 * time.Hour)
+	w.issue(w.request(policy.OpRefresh, 1, holder, false))
+	w.issue(w.request(policy.OpIssue, 3, w.phone(), false))
+	w.change("telecom-a", policy.OpLock, 2, "telecom_lost")
+	w.change("telecom-a", policy.OpUnlock, 2, "telecom_lost")
+	if before, now := w.rows(TableCredentials), w.rows(TableIndices); before != 4 || now != 4 || len(w.lists) != 2 {
+		t.Fatalf("%d rows of before, %d of now, %d lists", before, now, len(w.lists))
+	}
+	w.publishAll()
+	w.check()
+	restore := w.backup()
+	w.clock.Advance(time.Hour)
+	w.change("telecom-a", policy.OpLock, 1, "telecom_lost")
+	w.change("telecom-a", policy.OpLock, 2, "telecom_lost")
+	w.change("loss-desk", policy.OpRevoke, 3, "user_request")
+	w.issue(w.request(policy.OpIssue, 4, w.phone(), false))
+	w.change("telecom-a", policy.OpLock, 4, "telecom_lost")
+	w.publishAll()
+	shown := w.shown()
+	restore()
+	w.fenced()
+	d, err := w.Difference(ctx, shown)
+	must(t, err)
+	if d.Cards != (CardCounts{Locked: 2, Revoked: 1}) || d.Unknown != 2 {
+		t.Errorf("the difference is %+v", d)
+	}
+	_, err = w.Lift(ctx, shown, nil, nil)
+	must(t, err)
+	w.again()
+	w.wants(1, "mso_mdoc revoked", "dc+sd-jwt suspended", "mso_mdoc revoked", "dc+sd-jwt suspended")
+	w.wants(2, "mso_mdoc revoked", "dc+sd-jwt suspended")
+	w.wants(3, "mso_mdoc revoked", "dc+sd-jwt revoked")
+	w.publishAll()
+	w.check()
+}
+
+// A list goes on only in the order in which it began: under another key of indices, counters that were never used would give some of its indices again.
+func TestIndicesKeepTheirOrder(t *testing.T) {
+	for name, cards := range map[string]byte{"rows of now": 4, "rows of before": 64} { // so many that a block of another order has one of theirs
+		t.Run(name, func(t *testing.T) {
+			w := newTown(t)
+			for person := byte(1); person <= cards; person++ {
+				w.issue(w.request(policy.OpIssue, person, w.phone(), false))
+			}
+			if name == "rows of before" {
+				w.older(6)
+			}
+			w.again()
+			s := testSecrets()
+			s.Index[0] ^= 1
+			w.Unlock(s)
+			for _, f := range []policy.Format{policy.MDoc, policy.SDJWT} {
+				size, _, err := w.Head(t.Context())
+				must(t, err)
+				_, err = w.Lease(t.Context(), resident, f, 1)
+				if err == nil || !strings.Contains(err.Error(), "in another order") {
+					t.Errorf("%s: %v", f, err)
+				}
+				if now, _, err := w.Head(t.Context()); err != nil || now != size {
+					t.Errorf("%s: %d entries became %d, %v", f, size, now, err)
+				}
+			}
+			w.Unlock(testSecrets())
+			w.issue(w.request(policy.OpIssue, 99, w.phone(), false))
+			w.check()
+		})
+	}
+}
