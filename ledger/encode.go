@@ -84,9 +84,12 @@ func (w *writer) numberIf(n string, v uint64) {
 }
 
 func (w *writer) textsIf(n string, v []string) {
-	if len(v) == 0 {
-		return
+	if len(v) > 0 {
+		w.texts(n, v)
 	}
+}
+
+func (w *writer) texts(n string, v []string) {
 	w.begin(n, '[')
 	for i, t := range v {
 		if i > 0 {
@@ -323,6 +326,31 @@ func (r RequestRecord) write(w *writer) {
 
 func (r BurnRecord) write(w *writer) { w.time("until", r.Until) }
 
+func (r LatchRecord) write(w *writer) { w.time("at", r.At) }
+
+func (r LineRecord) write(w *writer) {
+	w.bytes("subject", r.Subject[:])
+	w.texts("types", r.Types)
+	w.begin("line", '{')
+	if r.Line.Loss != nil {
+		w.any("loss", r.Line.Loss)
+	}
+	if r.Line.Void != nil {
+		w.any("void", r.Line.Void)
+	}
+	w.end('}')
+}
+
+func (r LinkRecord) write(w *writer) {
+	w.bytes("line", r.Line)
+	w.text("device", r.Device)
+	w.time("since", r.Since)
+	if len(r.Held) > 0 {
+		w.any("held", r.Held)
+	}
+	w.bytesIf("flood", r.Flood)
+}
+
 func (r CredentialRecord) write(w *writer) {
 	w.text("reservation", r.Reservation)
 	w.count("item", r.Item)
@@ -502,7 +530,7 @@ func encodeWritten(v written) []byte {
 		sealed = r.Sealed
 	case RequestRecord:
 		sealed = r.Sealed
-	case AttemptRecord, BurnRecord, CredentialRecord, IndexRecord:
+	case AttemptRecord, BurnRecord, CredentialRecord, LatchRecord, LineRecord, LinkRecord, IndexRecord:
 		room = 160
 	}
 	w := writer{b: append(make([]byte, 0, room+len(sealed)), '{')}

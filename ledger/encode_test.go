@@ -53,7 +53,7 @@ func someOf(r *rand.Rand, v reflect.Value) {
 // Rows and leaves that say themselves how they are written are written as all others are: what is hashed and compared does not depend on who wrote it.
 func TestRecordsAreWrittenAlike(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	for _, zero := range []any{SlotRecord{}, ReservationRecord{}, RequestRecord{}, AttemptRecord{}, BurnRecord{}, CredentialRecord{}, IndexRecord{}, DecisionRecord{}, Certificate{}, ClientRecord{}, Leaf{}} {
+	for _, zero := range []any{SlotRecord{}, ReservationRecord{}, RequestRecord{}, AttemptRecord{}, BurnRecord{}, LatchRecord{}, LineRecord{}, LinkRecord{}, CredentialRecord{}, IndexRecord{}, DecisionRecord{}, Certificate{}, ClientRecord{}, Leaf{}} {
 		t.Run(fmt.Sprintf("%T", zero), func(t *testing.T) {
 			for n := range 3000 {
 				v := reflect.New(reflect.TypeOf(zero))
