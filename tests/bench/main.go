@@ -323,10 +323,13 @@ func (b *bench) scale(ctx context.Context, overload time.Duration, subjects int,
 	return b.write()
 }
 
+// reference is the CPU µs of a P-256 verification for which aims are stated: 51 to 56. What is measured where one takes longer is said for that as well.
+const reference = 53.5
+
 func (b *bench) report(cells []*cell, floors []floor, layer, pool, echo []float64, toShow []time.Duration) {
 	f := floor{verify: median(each(floors, func(f floor) float64 { return f.verify })), sign: median(each(floors, func(f floor) float64 { return f.sign })),
 		hsm: median(each(floors, func(f floor) float64 { return f.hsm }))}
-	fmt.Printf("\n%-12s %7s %8s %8s %8s %11s %7s %9s %6s\n", "", "clients", "req/s", "p50 ms", "p99 ms", "per CPU s", "CPU µs", "floor µs", "ratio")
+	fmt.Printf("\n%-12s %7s %8s %8s %8s %11s %7s %9s %9s %6s %9s\n", "", "clients", "req/s", "p50 ms", "p99 ms", "per CPU s", "CPU µs", "verify µs", "floor µs", "ratio", "at 53 µs")
 	ratios := []float64{}
 	for _, c := range cells {
 		perCPU := median(each(c.rounds, result.perCPU))
@@ -343,12 +346,16 @@ func (b *bench) report(cells []*cell, floors []floor, layer, pool, echo []float6
 			fmt.Println()
 			continue
 		}
-		us := float64(c.checks)*f.verify + float64(c.signs)*f.hsm
-		ratio := us * perCPU / 1e6
+		// What the public keys of a request cost while it was served; the module's signature was measured at another time, and grows with a verification.
+		floor := func(r result) float64 { return (float64(c.checks) + float64(c.signs)*f.hsm/f.verify) * r.verify }
+		us, ratio := median(each(c.rounds, floor)), median(each(c.rounds, func(r result) float64 { return floor(r) * r.perCPU() / 1e6 }))
+		verify := median(each(c.rounds, func(r result) float64 { return r.verify }))
+		scaled := median(each(c.rounds, func(r result) float64 { return r.perCPU() * r.verify / reference }))
 		b.against(name+"_per_cpu_s"+at, perCPU, "1/CPU s", 1e6/us, ratio)
-		fmt.Printf(" %9.0f %6.2f\n", us, ratio)
+		fmt.Printf(" %9.1f %9.0f %6.2f %9.0f\n", verify, us, ratio, scaled)
 		if c.clients == 64 {
 			b.against(name+"_per_cpu_s", perCPU, "1/CPU s", 1e6/us, ratio)
+			b.add(name+"_per_cpu_s_at_53us", scaled, "1/CPU s")
 			if c.signs == 1 && c.name != whole.name {
 				ratios = append(ratios, ratio)
 			}
@@ -429,12 +436,13 @@ func (b *bench) compare(ctx context.Context, dirs []string, programme bool) erro
 			verify = append(verify, v)
 		}
 	}
-	fmt.Printf("P-256 verification %.1f CPU µs\n", median(verify))
+	fmt.Printf("P-256 verification between the turns %.1f CPU µs\n", median(verify))
 	for _, p := range compared {
 		for i, d := range dirs {
 			per := each(all[i][p.name], result.perCPU)
-			fmt.Printf("%-6s %-24s %6.0f per CPU s (%.0f to %.0f), %.0f CPU µs, %.0f req/s\n", p.name, d, median(per), slices.Min(per), slices.Max(per), 1e6/median(per),
-				median(each(all[i][p.name], result.perSecond)))
+			verifications := each(all[i][p.name], func(r result) float64 { return 1e6 / r.perCPU() / r.verify })
+			fmt.Printf("%-6s %-24s %6.0f per CPU s (%.0f to %.0f), %.0f CPU µs, %.0f req/s; as much as %.2f verifications (%.2f to %.2f)\n", p.name, d, median(per), slices.Min(per),
+				slices.Max(per), 1e6/median(per), median(each(all[i][p.name], result.perSecond)), median(verifications), slices.Min(verifications), slices.Max(verifications))
 		}
 	}
 	return nil
