@@ -48,6 +48,7 @@ type committer struct {
 
 	urgent, normal chan *write
 	announced      atomic.Int64
+	hurried        atomic.Int64  // ops that others wait for
 	left           chan struct{} // an announced request gave up
 	stop           chan struct{}
 	ended          chan struct{}
@@ -74,6 +75,12 @@ func (c *committer) arrive() (leave func()) {
 		default:
 		}
 	}
+}
+
+// hurry keeps commits from waiting for announced requests, which may themselves wait for what is about to be submitted.
+func (c *committer) hurry() (done func()) {
+	c.hurried.Add(1)
+	return func() { c.hurried.Add(-1) }
 }
 
 // submit returns when the op is durable or is known not to be. The context matters only until the op is queued: from then on the answer
@@ -257,7 +264,7 @@ func (c *committer) collect() (batch []*write) {
 	var window <-chan time.Time
 	for !urgent && len(batch) < batchMost {
 		announced := c.announced.Load()
-		if int64(len(batch)) >= announced {
+		if int64(len(batch)) >= announced || c.hurried.Load() > 0 {
 			break
 		}
 		if window == nil {

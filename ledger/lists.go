@@ -479,6 +479,7 @@ func (l *Ledger) refill(ctx context.Context, p *pool, documentType string, f pol
 		return err
 	}
 	crashpoint.Here("ledger.lease.before-commit")
+	defer l.commits.hurry()() // announced requests may wait for this very block
 	out, err := l.commit(ctx, leaf, rows, false, func(seq uint64) {
 		if closed != "" {
 			l.lists[closed].row.Closed, l.lists[closed].rev = now, seq+1

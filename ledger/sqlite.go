@@ -110,7 +110,7 @@ func OpenSQLite(ctx context.Context, path string) (_ Store, err error) {
 	if s.conn, err = s.write.Conn(ctx); err != nil {
 		return nil, err
 	}
-	// page_size only takes effect in a new file and before WAL. FULL: a commit is durable when it returns. A log of 32 MB before it is copied into
+	// page_size only takes effect in a new file and before WAL. FULL: a commit is durable when it returns. A log of 8000 pages before it is copied into
 	// the file: the same hot pages stand in it many times, and each is copied once. Most of what an issue writes lies behind what was written before it,
 	// so pages of 4 KB are half as many to write, two calls for each.
 	for _, p := range []string{

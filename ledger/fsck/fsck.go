@@ -88,9 +88,10 @@ type run struct {
 	o            Options
 	a            *ledger.Audit
 	r            *Report
-	leaves       map[string]leafAt   // "reserve" leaves by reservation
-	settled      map[string]struct{} // "settle" leaves by reservation
-	givenUp      map[string]struct{} // "give-up" leaves of unfinished ones
+	leaves       map[string]leafAt              // "reserve" leaves by reservation
+	settled      map[string]struct{}            // "settle" leaves by reservation
+	outcomes     map[string]map[attempt]outcome // of attempts, by the journal
+	givenUp      map[string]struct{}            // "give-up" leaves of unfinished ones
 	tries        map[string][]triedAt
 	reservations map[string]ledger.ReservationRecord
 	credentials  map[slot]ledger.CredentialRecord
@@ -145,6 +146,15 @@ type triedAt struct {
 	record  ledger.AttemptRecord
 }
 
+// attempt at an item of a reservation, and how it ended.
+type (
+	attempt struct{ item, n int }
+	outcome struct {
+		state  ledger.Try
+		worker string
+	}
+)
+
 type slot struct {
 	list  string
 	index uint64
@@ -165,7 +175,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		return nil, fmt.Errorf("opening %s: %w", o.Ledger, err)
 	}
 	defer a.Close()
-	f := &run{ctx: ctx, o: o, a: a, r: &Report{Ledger: o.Ledger}, leaves: map[string]leafAt{}, settled: map[string]struct{}{}, givenUp: map[string]struct{}{}, tries: map[string][]triedAt{},
+	f := &run{ctx: ctx, o: o, a: a, r: &Report{Ledger: o.Ledger}, leaves: map[string]leafAt{}, settled: map[string]struct{}{}, givenUp: map[string]struct{}{}, tries: map[string][]triedAt{}, outcomes: map[string]map[attempt]outcome{},
 		reservations: map[string]ledger.ReservationRecord{}, credentials: map[slot]ledger.CredentialRecord{}, counters: map[string]uint64{}, lists: map[string]ledger.ListRecord{}, images: map[string][]byte{}, keys: map[string]ledger.Key{}, windows: map[window]uint64{}, latches: map[string]map[uint64]int64{},
 		decisions: map[uint64]decision{}, inUse: map[string]bool{}, restored: map[uint64]bool{}, revoked: map[string][]revokedAt{}, crlNumbers: map[string]uint64{}, proposed: map[string][]string{}, executed: map[string][]uint64{}, set: map[string]bool{}, begun: map[string]bool{}, done: map[string]int{}, marked: map[string]int{}, lifted: map[string]bool{}, liftedAt: map[string]uint64{}, begunAt: map[string]uint64{}, placed: map[string]heldAt{}, ended: map[string]time.Time{}, forgotten: map[string]int{}, gone: map[string]bool{}, holding: map[string]int{},
 		custody: custody{entries: map[string]uint64{}, before: map[string]bool{}, registries: map[string]struct{}{}}}
@@ -213,6 +223,7 @@ func (f *run) log() error {
 		f.unbelieved(seq, leaf)
 		f.kept(seq, leaf)
 		f.registry(seq, leaf)
+		f.tried(leaf)
 		if leaf.Reservation != "" {
 			switch {
 			case leaf.Kind == "settle":
@@ -438,7 +449,31 @@ func (f *run) reserved() error {
 	return nil
 }
 
-// attempts: each belongs to a reserved item, they are numbered without gap, each settled item has exactly one settled one (I6).
+// tried gathers how attempts ended, by the journal: the last that it says of each.
+func (f *run) tried(leaf ledger.Leaf) {
+	last := map[int]int{} // attempt of each item that made what was settled
+	for _, it := range leaf.Items {
+		last[it.Item] = max(last[it.Item], it.Attempt)
+	}
+	for _, it := range leaf.Items {
+		end := outcome{ledger.TryDropped, it.Worker}
+		switch {
+		case leaf.Kind == "lost":
+			end.state = ledger.TryUnknown
+		case leaf.Kind == "settle" && it.Attempt == last[it.Item]:
+			end.state = ledger.TrySettled
+		case leaf.Kind != "settle" && leaf.Kind != "drop":
+			return // they begin
+		}
+		if f.outcomes[leaf.Reservation] == nil {
+			f.outcomes[leaf.Reservation] = map[attempt]outcome{}
+		}
+		f.outcomes[leaf.Reservation][attempt{it.Item, it.Attempt}] = end
+	}
+}
+
+// attempts: each belongs to a reserved item, they are numbered without gap, each settled item has exactly one settled one, and each ended as the
+// journal says (I6).
 func (f *run) attempts() error {
 	c := f.r.check("I6", "every attempt belongs to one reserved signature, one of a settled one's is settled")
 	for id, tries := range f.tries {
@@ -475,6 +510,17 @@ func (f *run) attempts() error {
 			if settled[i] != want {
 				c.fail("reservation %s (%s) item %d: %d attempts are settled", id, r.Progress, i, settled[i])
 			}
+		}
+	}
+	for id, ended := range f.outcomes {
+		for _, t := range f.tries[id] {
+			at := attempt{t.item, t.n}
+			if end, ok := ended[at]; ok && end == (outcome{t.record.State, t.record.Worker}) {
+				delete(ended, at)
+			}
+		}
+		for at, end := range ended {
+			c.fail("reservation %s item %d: attempt %d by %s is %s by the journal and not by its row", id, at.item, at.n, end.worker, end.state)
 		}
 	}
 	return nil
