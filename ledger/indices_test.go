@@ -75,6 +75,25 @@ func TestIndicesOfAnOlderLedger(t *testing.T) {
 	w.check()
 }
 
+// What an older program gave is not given again, should the list's count go back behind it: also after rows of now that show the right order.
+func TestIndicesOfBeforeAreNotGivenAgain(t *testing.T) {
+	w := newTown(t)
+	for person := byte(1); person <= 3; person++ {
+		w.issue(w.request(policy.OpIssue, person, w.phone(), false))
+	}
+	w.older(6)
+	w.again()
+	w.issue(w.request(policy.OpIssue, 4, w.phone(), false))
+	_, err := w.store.(*sqlite).conn.ExecContext(t.Context(), `UPDATE lists SET v = CAST(json_set(CAST(v AS TEXT), '$.leased', 1) AS BLOB)`)
+	must(t, err)
+	w.again()
+	for _, f := range []policy.Format{policy.MDoc, policy.SDJWT} {
+		if _, err := w.Lease(t.Context(), resident, f, 1); err == nil || !strings.Contains(err.Error(), "in another order") {
+			t.Errorf("%s: %v", f, err)
+		}
+	}
+}
+
 // A list goes on only in the order in which it began: under another key of indices, counters that were never used would give some of its indices again.
 func TestIndicesKeepTheirOrder(t *testing.T) {
 	for name, cards := range map[string]byte{"rows of now": 4, "rows of before": 64} { // so many that a block of another order has one of theirs

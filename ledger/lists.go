@@ -506,17 +506,17 @@ func (l *Ledger) refill(ctx context.Context, p *pool, documentType string, f pol
 }
 
 // inOrder compares the order of a list's indices with those that it gave, before it gives those of the counters from … end−1. That a counter is used once
-// keeps an index from being given twice only as long as the order is the same; under another key it would be another one.
+// keeps an index from being given twice only as long as the order is the same; under another key it would be another one. Rows of before don't say by which
+// counter, so that none of the block's indices may stand in one.
 func (l *Ledger) inOrder(ctx context.Context, order *index.Permutation, list string, from, end uint64) error {
 	if from == 0 {
 		return nil
 	}
-	other := fmt.Errorf("list %s gave its indices in another order than that of the key of indices that is there now", list)
+	other := fmt.Errorf("list %s gave its indices in another order than that of the key of indices that is there now, or gave more than it counts", list)
 	first, err := l.store.Scan(ctx, TableIndices, indexKey(list, 0), together)
 	if err != nil {
 		return l.readFailed(err)
 	}
-	known := false
 	for _, e := range first {
 		of, counter, err := split(TableIndices, e.Key, 8)
 		if err != nil {
@@ -532,12 +532,14 @@ func (l *Ledger) inOrder(ctx context.Context, order *index.Permutation, list str
 		if n := binary.BigEndian.Uint64(counter); n >= order.Len() || order.At(n) != given.Index {
 			return other
 		}
-		known = true
 	}
-	if known {
+	prefix := append([]byte(list), 0)
+	if before, err := l.store.Scan(ctx, TableCredentials, prefix, 1); err != nil {
+		return l.readFailed(err)
+	} else if len(before) == 0 || !bytes.HasPrefix(before[0].Key, prefix) {
 		return nil
 	}
-	for _, i := range order.From(from, int(end-from)) { // all that it gave is in rows of before, which don't say by which counter
+	for _, i := range order.From(from, int(end-from)) {
 		given, _, err := get[CredentialRecord](ctx, l, TableCredentials, credentialKey(list, i))
 		if err != nil {
 			return err
