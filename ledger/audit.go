@@ -79,37 +79,15 @@ func (a *Audit) Reservations(ctx context.Context, f func(seq uint64, r Reservati
 	})
 }
 
-// Attempts calls f for every attempt: attempt n at an item of a reservation. First ones without a row of their own come last.
+// Attempts calls f for every attempt that has a row of its own: attempt n at an item of a reservation, which says itself what became of a first one
+// that has none (FirstTry).
 func (a *Audit) Attempts(ctx context.Context, f func(seq uint64, reservation string, item, n int, r AttemptRecord) error) error {
-	type first struct {
-		reservation string
-		item        int
-	}
-	apart := map[first]bool{} // first ones that have a row
-	err := each(ctx, a, TableAttempts, func(key []byte, seq uint64, r AttemptRecord) error {
+	return each(ctx, a, TableAttempts, func(key []byte, seq uint64, r AttemptRecord) error {
 		name, rest, err := split(TableAttempts, key, 8)
 		if err != nil {
 			return err
 		}
-		item, n := int(binary.BigEndian.Uint32(rest)), int(binary.BigEndian.Uint32(rest[4:]))
-		if n == 0 {
-			apart[first{name, item}] = true
-		}
-		return f(seq, name, item, n, r)
-	})
-	if err != nil {
-		return err
-	}
-	return a.Reservations(ctx, func(seq uint64, r ReservationRecord) error {
-		for i := range r.Items {
-			if apart[first{r.ID, i}] && r.Items[i].Worker == "" {
-				continue
-			}
-			if err := f(seq, r.ID, i, 0, r.firstTry(i)); err != nil {
-				return err
-			}
-		}
-		return nil
+		return f(seq, name, int(binary.BigEndian.Uint32(rest)), int(binary.BigEndian.Uint32(rest[4:])), r)
 	})
 }
 

@@ -505,7 +505,10 @@ func (l *Ledger) refill(ctx context.Context, p *pool, documentType string, f pol
 	return nil
 }
 
-// inOrder compares the order of a list's indices with those that it gave, before it gives those of the counters from … end−1. That a counter is used once
+// orderSample is how many of the indices that a list gave show its order: under another key, one has its place by a chance of one in the list's size.
+const orderSample = 8
+
+// inOrder compares the order of a list's indices with the first that it gave, before it gives those of the counters from … end−1. That a counter is used once
 // keeps an index from being given twice only as long as the order is the same; under another key it would be another one. Rows of before don't say by which
 // counter, so that none of the block's indices may stand in one.
 func (l *Ledger) inOrder(ctx context.Context, order *index.Permutation, list string, from, end uint64) error {
@@ -513,7 +516,7 @@ func (l *Ledger) inOrder(ctx context.Context, order *index.Permutation, list str
 		return nil
 	}
 	other := fmt.Errorf("list %s gave its indices in another order than that of the key of indices that is there now, or gave more than it counts", list)
-	first, err := l.store.Scan(ctx, TableIndices, indexKey(list, 0), together)
+	first, err := l.store.Scan(ctx, TableIndices, indexKey(list, 0), orderSample)
 	if err != nil {
 		return l.readFailed(err)
 	}

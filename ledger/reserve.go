@@ -186,8 +186,8 @@ func (l *Ledger) record(a *policy.Approval) (ReservationRecord, error) {
 		Identity: d.Identity, Lane: a.Lane()}, err
 }
 
-// firstTry is what a reservation says of the first attempt at its item.
-func (r *ReservationRecord) firstTry(item int) AttemptRecord {
+// FirstTry is what a reservation says of the first attempt at its item, unless that has a row of its own.
+func (r *ReservationRecord) FirstTry(item int) AttemptRecord {
 	t := AttemptRecord{Worker: r.Items[item].Worker, At: r.At, State: TrySent}
 	if t.Worker != "" {
 		t.State = TrySettled
@@ -198,7 +198,7 @@ func (r *ReservationRecord) firstTry(item int) AttemptRecord {
 // firstAttempts are the attempts that are part of a reservation.
 func firstAttempts(r *ReservationRecord) (tries [][]try, items []LeafItem) {
 	for i, it := range r.Items {
-		tries = append(tries, []try{{n: 0, record: r.firstTry(i)}})
+		tries = append(tries, []try{{n: 0, record: r.FirstTry(i)}})
 		items = append(items, LeafItem{Item: i, Key: it.KeyID, Purpose: it.Purpose, TBS: bytes.Clone(it.TBSHash[:])})
 	}
 	return tries, items

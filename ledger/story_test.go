@@ -349,6 +349,11 @@ func (w *town) check() {
 		return nil
 	}))
 	for id, r := range reservations {
+		for i := range r.Items {
+			if r.FirstTry(i).State == TrySettled {
+				settled[id]++
+			}
+		}
 		if want := map[Progress]int{Settled: len(r.Items)}[r.Progress]; settled[id] != want {
 			w.t.Errorf("reservation %s (%s, %s) has %d settled attempts of %d items", id, r.Kind, r.Progress, settled[id], len(r.Items))
 		}

@@ -386,7 +386,7 @@ func (f *run) unfinished() error {
 }
 
 func (f *run) load() error {
-	return errors.Join(
+	err := errors.Join(
 		f.a.Keys(f.ctx, func(_ uint64, k ledger.Key) error { f.keys[k.ID] = k; return nil }),
 		f.a.Reservations(f.ctx, func(_ uint64, r ledger.ReservationRecord) error { f.reservations[r.ID] = r; return nil }),
 		f.a.Lists(f.ctx, func(_ uint64, l ledger.ListRecord) error { f.lists[l.ID] = l; return nil }),
@@ -405,6 +405,14 @@ func (f *run) load() error {
 			f.tries[id] = append(f.tries[id], triedAt{item, n, r})
 			return nil
 		}))
+	for id, r := range f.reservations {
+		for i, it := range r.Items {
+			if it.Worker != "" || !slices.ContainsFunc(f.tries[id], func(t triedAt) bool { return t.item == i && t.n == 0 }) {
+				f.tries[id] = append(f.tries[id], triedAt{i, 0, r.FirstTry(i)})
+			}
+		}
+	}
+	return err
 }
 
 // reserved: every reservation was journalled with the exact TBS hashes, keys, policy and client before it could be signed (I1).
