@@ -102,7 +102,7 @@ func (v *Verifier) LineEvent(client string, at time.Time, text string) (LineEven
 		return LineEvent{}, refuse(KindLineEvent+"_from_future", "the event's iat is later than now; check the carrier's clock")
 	case at.After(until):
 		return LineEvent{}, refuse(KindLineEvent+"_expired", "the event was issued more than 30 days ago")
-	case !t.signedBy(key.Public):
+	case !t.signedByKnown(&v.keys, key.Public):
 		return LineEvent{}, refuse(KindLineEvent+"_signature", "the event isn't signed by the key that it names with that key's alg")
 	}
 	v.heads.keep(t.head, h)

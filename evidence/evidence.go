@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sealkeeper/evidence/android"
+	"sealkeeper/internal/ecsig"
 	"sealkeeper/internal/mac"
 )
 
@@ -165,6 +166,7 @@ type Verifier struct {
 	chains      chains
 	heads       headers[statementHead]
 	attested    headers[attestationHead]
+	keys        ecsig.Keys // of authorities and wallet providers
 	nonces      mac.Key
 	sessions    mac.Key
 	pairwise    mac.Key
@@ -291,7 +293,7 @@ func (v *Verifier) byProvider(about About, p *proof, beside string) (*holder, er
 	if err != nil {
 		return nil, err
 	}
-	if !a.signedBy(issuer.key) {
+	if !a.signedByKnown(&v.keys, issuer.key) {
 		return nil, refuse("attestation_signature", "the key attestation isn't signed by the leaf of its own x5c with its own alg")
 	}
 	v.attested.keep(a.head, a.header)

@@ -102,7 +102,14 @@ func decode64(s string) ([]byte, bool) {
 //
 // The header was decoded strictly already and a second decoder would only be a second opinion on the same bytes (go-jose's costs more
 // than the signature: it parses x5c twice); the tests hold this function against go-jose.
-func (t *token) signedBy(key crypto.PublicKey) bool {
+func (t *token) signedBy(key crypto.PublicKey) bool { return t.signed(key, ecsig.Verify) }
+
+// signedByKnown is signedBy for the key of a party that signs for many: it costs less once that key has come often.
+func (t *token) signedByKnown(keys *ecsig.Keys, key crypto.PublicKey) bool {
+	return t.signed(key, keys.Verify)
+}
+
+func (t *token) signed(key crypto.PublicKey, ec func(key *ecdsa.PublicKey, digest, raw []byte) bool) bool {
 	if algorithm(key) != t.alg {
 		return false
 	}
@@ -110,10 +117,10 @@ func (t *token) signedBy(key crypto.PublicKey) bool {
 	case *ecdsa.PublicKey:
 		if key.Curve == elliptic.P256() {
 			digest := sha256.Sum256([]byte(t.input))
-			return ecsig.Verify(key, digest[:], t.signature)
+			return ec(key, digest[:], t.signature)
 		}
 		digest := sha512.Sum384([]byte(t.input))
-		return ecsig.Verify(key, digest[:], t.signature)
+		return ec(key, digest[:], t.signature)
 	case ed25519.PublicKey:
 		return ed25519.Verify(key, []byte(t.input), t.signature)
 	}

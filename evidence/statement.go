@@ -292,7 +292,7 @@ func (v *Verifier) checkStatement(about About, session Session, s *statement) (B
 			return Burn{}, refuse(code("challenge"), "the chip answered to another nonce than the session's")
 		}
 	}
-	if !s.signedBy(key.Public) {
+	if !s.signedByKnown(&v.keys, key.Public) {
 		return Burn{}, refuse(code("signature"), "the statement isn't signed by the key that it names with that key's alg")
 	}
 	v.heads.keep(s.head, s.header)

@@ -103,7 +103,7 @@ func (v *Verifier) checkWallet(about About, nonce string, h *holder, text string
 	if h.anchor != issuer.anchor {
 		return refuse("wallet_provider", "the wallet is not of the provider that attested the keys")
 	}
-	if !a.signedBy(issuer.key) || !p.signedBy(key.Public) {
+	if !a.signedByKnown(&v.keys, issuer.key) || !p.signedBy(key.Public) {
 		return refuse("wallet_signature", "the wallet attestation isn't signed by the leaf of its x5c, or its proof not by the attested wallet")
 	}
 	statuses, err := (&attestation{clientStatus: c.ClientStatus}).statuses(about)

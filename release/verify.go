@@ -24,6 +24,7 @@ type pin struct {
 	algorithm string
 	spki      []byte
 	ec        *ecdsa.PublicKey
+	known     ecsig.Keys // this one
 	ed        ed25519.PublicKey
 
 	mu   sync.Mutex
@@ -88,7 +89,7 @@ func (p *pin) verify(x exact, raw []byte) error {
 		long := sha512.Sum384(x.tbs)
 		digest = long[:]
 	}
-	if !ecsig.Verify(p.ec, digest, raw) {
+	if !p.known.Verify(p.ec, digest, raw) {
 		return errors.New("it does not verify with the pinned key")
 	}
 	var n nonce
