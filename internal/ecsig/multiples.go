@@ -53,9 +53,15 @@ func (m *multiples) verify(digest, raw []byte) bool {
 		return false
 	}
 	u.Mod(u.Mul(r, w), order).FillBytes(scalar[:])
+	var terms [size]nistec.P256Point // read before the first is added: the processor then waits for all of them at once, and not for one after the other
 	for i, d := range scalar {
 		if d != 0 {
-			sum.Add(sum, &m.by[i][d-1])
+			terms[i] = m.by[i][d-1]
+		}
+	}
+	for i, d := range scalar {
+		if d != 0 {
+			sum.Add(sum, &terms[i])
 		}
 	}
 	x, err := sum.BytesX()
