@@ -215,8 +215,10 @@ func (e *Edge) Issuance() (*http.Server, error) {
 		ClientAuth:             tls.RequireAndVerifyClientCert,
 		ClientCAs:              e.o.ClientCAs,
 		SessionTicketsDisabled: true,
-		NextProtos:             []string{"http/1.1"},
-		Time:                   e.o.Clock.Now,
+		// An answer is of use when all of it is there: not in records of one packet each, as pages are that are shown while they come.
+		DynamicRecordSizingDisabled: true,
+		NextProtos:                  []string{"http/1.1"},
+		Time:                        e.o.Clock.Now,
 	}
 	return s, nil
 }

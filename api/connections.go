@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"container/list"
 	"context"
 	"crypto/tls"
@@ -38,6 +39,9 @@ type boundConn struct {
 	owner string
 	known bool // the owner was looked for
 	gone  bool
+
+	out      sync.Mutex
+	gathered *bytes.Buffer // nil: what is written goes out at once
 }
 
 type connectionKey struct{}

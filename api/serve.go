@@ -34,6 +34,8 @@ type exchange struct {
 	route  string // pattern, never the path
 	code   string
 	status int // 0: nothing was written yet
+
+	gathers *boundConn // it has an answer that is to be sent
 }
 
 func (x *exchange) WriteHeader(status int) {
@@ -58,6 +60,7 @@ func (e *Edge) exchanges(listener string, next func(x *exchange, r *http.Request
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := e.o.Clock.Elapsed()
 		x := &exchange{ResponseWriter: w, edge: e, route: "none"}
+		defer x.sent()
 		var id [16]byte
 		if _, err := io.ReadFull(e.o.Random, id[:]); err != nil {
 			e.o.Log.Error("no randomness for a request id", "error", err.Error())
@@ -153,7 +156,7 @@ func serve[Req, Resp any](e *Edge, h how, valid func(*Req) string, do func(conte
 		x.Header().Set("Content-Type", "application/json")
 		x.Header().Set("Content-Length", strconv.Itoa(len(out)))
 		x.WriteHeader(http.StatusOK)
-		_, _ = x.Write(out) // a client that is gone asks again with the same key
+		x.whole(connectionOf(r.Context()), out)
 	}
 }
 

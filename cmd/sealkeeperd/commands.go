@@ -516,7 +516,7 @@ func workerCommand() *cobra.Command {
 			o.Guard = softhsm.Guard(dir)
 			o.Sync = func() error { return softhsm.Sync(dir) }
 		}
-		thrift()
+		thrift(false)
 		return leave(worker.Run(os.NewFile(3, "daemon"), o))
 	}}
 	c.Flags().StringVar(&dir, "token-dir", "", "directory of the embedded token")

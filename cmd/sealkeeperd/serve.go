@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"time"
 
@@ -65,7 +66,7 @@ func serveCommand() *cobra.Command {
 			if err := openFiles(conf); err != nil {
 				return err
 			}
-			thrift()
+			thrift(profiling)
 			unconfined := cmd.Flag("no-sandbox").Value.String() == "true"
 			held, err := confine(conf, log, exitFile, unconfined, passed, above)
 			if err != nil {
@@ -95,8 +96,12 @@ func serveCommand() *cobra.Command {
 }
 
 // thrift lets the heap grow to five times what is in use before the collector runs, within limits.memory_mib: the live heap is a few MiB of
-// lists and caches, and each collection walks all of it. What the operator says in GOGC stands.
-func thrift() {
+// lists and caches, and each collection walks all of it. What the operator says in GOGC stands. Where nobody can look at them, allocations are
+// not sampled: each sample walks a request's stack.
+func thrift(profiling bool) {
+	if !profiling {
+		runtime.MemProfileRate = 0
+	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(400)
 	}
