@@ -275,14 +275,26 @@ func writeInput(w *jsonwrite.Object, in *policy.Input) {
 	w.Begin("input", '{')
 	w.TimeIf("at", in.At)
 	w.TextIf("client", in.Client)
-	if in.Enrolled != nil {
-		w.Any("enrolled", in.Enrolled)
+	if c := in.Enrolled; c != nil {
+		w.Begin("enrolled", '{')
+		w.Text("id", c.ID)
+		w.Text("role", c.Role)
+		w.TextIf("channel", c.Channel)
+		w.TextIf("office", c.Office)
+		w.TextIf("district", c.District)
+		w.TextIf("carrier", c.Carrier)
+		w.Integer("life", c.Life)
+		w.End('}')
 	}
 	w.TextIf("operation", string(in.Operation))
 	w.TextIf("type", in.DocumentType)
 	w.TextIf("method", in.Method)
 	if len(in.Formats) > 0 {
-		w.Any("formats", in.Formats)
+		w.Begin("formats", '[')
+		for _, f := range in.Formats {
+			w.NextText(string(f))
+		}
+		w.End(']')
 	}
 	w.Bool("replace", in.Replace)
 	if len(in.Claims) > 0 {
@@ -303,10 +315,24 @@ func writeInput(w *jsonwrite.Object, in *policy.Input) {
 		w.TextIf("app", e.App)
 		w.Bool("reused", e.Reused)
 		if len(e.Statuses) > 0 {
-			w.Any("statuses", e.Statuses)
+			w.Begin("statuses", '[')
+			for _, s := range e.Statuses {
+				w.Next('{')
+				w.Text("name", s.Name)
+				w.TimeIf("ends", s.Ends)
+				w.Bool("unknown", s.Unknown)
+				w.End('}')
+			}
+			w.End(']')
 		}
 		if len(e.Statements) > 0 {
-			w.Any("statements", e.Statements)
+			w.Begin("statements", '[')
+			for i := range e.Statements {
+				w.Next('{')
+				writeStatement(w, &e.Statements[i])
+				w.End('}')
+			}
+			w.End(']')
 		}
 		w.End('}')
 	}
@@ -331,6 +357,58 @@ func writeInput(w *jsonwrite.Object, in *policy.Input) {
 		w.End('}')
 	}
 	w.End('}')
+}
+
+func writeStatement(w *jsonwrite.Object, s *policy.StatementInput) {
+	w.Text("authority", s.Authority)
+	w.TextIf("kid", s.Key)
+	w.TimeIf("issued_at", s.IssuedAt)
+	if p := s.InPerson; p != nil {
+		w.Begin("in_person", '{')
+		w.Text("officer", p.Officer)
+		w.Text("office", p.Office)
+		w.Text("district", p.District)
+		w.Text("method", p.Method)
+		w.Bool("card_seen", p.CardSeen)
+		w.IntegerOrNull("not_before", p.NotBefore)
+		w.IntegerOrNull("not_after", p.NotAfter)
+		w.TextIf("reference", p.Reference)
+		w.End('}')
+	}
+	if m := s.RegistryMatch; m != nil && (m.District != "" || m.CardStatus != "" || m.CardExpiry != "" || len(m.Except) > 0 || m.Epoch != 0) {
+		w.Begin("registry_match", '{')
+		w.TextIf("district", m.District)
+		w.TextIf("card_status", m.CardStatus)
+		w.TextIf("card_expiry", m.CardExpiry)
+		w.TextsIf("except", m.Except)
+		w.NumberIf("epoch", m.Epoch)
+		w.End('}')
+	}
+	if m := s.FaceMatch; m != nil {
+		w.Begin("face_match", '{')
+		w.Text("level", m.Level)
+		w.Integer("liveness", int64(m.Liveness))
+		w.Text("algorithm", m.Algorithm)
+		w.Text("reference", m.Reference)
+		w.End('}')
+	}
+	if c := s.ChipRead; c != nil {
+		w.Begin("chip_read", '{')
+		w.Bool("passive", c.Passive)
+		w.Text("chip", c.Chip)
+		w.Text("challenge", c.Challenge)
+		w.Bool("pin_verified", c.PINVerified)
+		w.Text("card", c.Card)
+		w.Text("card_expiry", c.CardExpiry)
+		w.End('}')
+	}
+	if l := s.LineOwnership; l != nil {
+		w.Begin("line_ownership", '{')
+		w.Text("line", l.Line)
+		w.Text("subscriber", l.Subscriber)
+		w.Text("line_kind", l.LineKind)
+		w.End('}')
+	}
 }
 
 func (l Leaf) write(w *jsonwrite.Object) {
@@ -406,6 +484,10 @@ func encodeWritten(v written) []byte {
 		sealed = r.Sealed
 	case RequestRecord:
 		sealed = r.Sealed
+	case DecisionRecord:
+		if r.Of != nil {
+			room += 160 * len(r.Of.Input.Evidence.Statements)
+		}
 	case AttemptRecord, BurnRecord, CredentialRecord, LatchRecord, LineRecord, LinkRecord, IndexRecord:
 		room = 160
 	}

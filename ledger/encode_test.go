@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"sealkeeper/evidence"
 	"sealkeeper/ledger/state"
 	"sealkeeper/policy"
 )
@@ -117,6 +118,10 @@ func BenchmarkEncode(b *testing.B) {
 		RequestRecord{Client: "ward-office-1", Reservation: "AaIoNTjxvwAaprI_8NZndw", At: at, Settled: at, Sealed: make([]byte, 4600)},
 		DecisionRecord{At: at, Client: "ward-office-1", Operation: policy.OpIssue, DocumentType: "kr-resident", Result: "allowed", Rules: []string{"I:facts", "I:one-device", "offices-issue"},
 			Of: &policy.Record{Input: policy.Input{Evidence: policy.EvidenceInput{Keys: 1, Kinds: []string{"key_attestation", "proof_of_possession"}, AttestationIssuer: "CN=Wallet"}}}},
+		DecisionRecord{At: at, Client: "ward-office-1", Operation: policy.OpIssue, DocumentType: "kr-resident", Result: "allowed", Rules: []string{"I:facts", "I:one-device", "offices-issue"},
+			Of: &policy.Record{Input: policy.Input{Method: "desk", Formats: []policy.Format{"mso_mdoc", "dc+sd-jwt"}, Evidence: policy.EvidenceInput{Keys: 1, Kinds: []string{"key_attestation", "proof_of_possession"}, AttestationIssuer: "CN=Wallet",
+				Statements: []policy.StatementInput{{Authority: "office", IssuedAt: at, InPerson: &evidence.InPerson{District: "1111051500", Method: "qr", CardSeen: true}}, {Authority: "register", IssuedAt: at, RegistryMatch: &policy.RegistryInput{District: "1111051500", CardStatus: "valid", CardExpiry: "ahead", Epoch: 1}},
+					{Authority: "matcher", IssuedAt: at, FaceMatch: &evidence.FaceMatch{Level: "high", Liveness: 2}}, {Authority: "reader", IssuedAt: at, ChipRead: &evidence.ChipRead{Passive: true, PINVerified: true}}, {Authority: "carrier", IssuedAt: at, LineOwnership: &evidence.LineOwnership{Subscriber: "self"}}}}}}},
 		Leaf{V: 1, Kind: "settle", At: at, Reservation: "AaIoNTjxvwAaprI_8NZndw", Operation: "issue", Items: []LeafItem{{Worker: "online/22761.1"}}},
 	} {
 		b.Run(fmt.Sprintf("%T", record), func(b *testing.B) {

@@ -57,6 +57,12 @@ func (w *Object) Next(c byte) {
 	w.b = append(w.b, c)
 }
 
+// NextText is an element that is a text.
+func (w *Object) NextText(v string) {
+	w.comma()
+	w.quote(v)
+}
+
 func (w *Object) End(c byte) { w.b = append(w.b, c) }
 
 // itself says which bytes of a text are written as they are, whatever stands around them.
@@ -103,8 +109,7 @@ func (w *Object) TextIf(n, v string) {
 func (w *Object) Texts(n string, v []string) {
 	w.Begin(n, '[')
 	for _, t := range v {
-		w.comma()
-		w.quote(t)
+		w.NextText(t)
 	}
 	w.End(']')
 }
@@ -183,6 +188,15 @@ func (w *Object) NumberIf(n string, v uint64) {
 func (w *Object) Integer(n string, v int64) {
 	w.name(n)
 	w.b = strconv.AppendInt(w.b, v, 10)
+}
+
+func (w *Object) IntegerOrNull(n string, v *int64) {
+	if v != nil {
+		w.Integer(n, *v)
+		return
+	}
+	w.name(n)
+	w.b = append(w.b, "null"...)
 }
 
 func (w *Object) Bool(n string, v bool) {

@@ -36,6 +36,7 @@ type all struct {
 	Number   uint64         `json:"number"`
 	NumberIf uint64         `json:"number_if,omitzero"`
 	Integer  int64          `json:"integer"`
+	OrNull   *int64         `json:"or_null"`
 	Bool     bool           `json:"bool"`
 	Map      map[string]any `json:"map"`
 	Any      any            `json:"any"`
@@ -57,6 +58,7 @@ func (v *all) write() ([]byte, error) {
 	w.Number("number", v.Number)
 	w.NumberIf("number_if", v.NumberIf)
 	w.Integer("integer", v.Integer)
+	w.IntegerOrNull("or_null", v.OrNull)
 	w.Bool("bool", v.Bool)
 	w.Map("map", v.Map)
 	w.Any("any", v.Any)
@@ -97,6 +99,7 @@ func compare(t *testing.T, text, other string, data []byte, n int64, zone int) {
 		Map: map[string]any{text: other, other: text, "a": n&2 == 0, "b" + text: []any{text, nil}},
 		Any: []any{n, string(data), math.Float64frombits(uint64(n)), map[string]any{other: text, text: 1}}[n&3]}
 	if len(data) > 0 {
+		v.OrNull = &n
 		v.TextsIf, v.Digests, v.TimeIf = v.Texts[:1+n>>3&1], [][32]byte{{data[0]}, {1: data[0]}}[:1+n>>4&1], v.Time
 		v.Of = []element{{n, data}, {-n, data[1:]}}
 	}
