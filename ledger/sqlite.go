@@ -103,6 +103,10 @@ func OpenSQLite(ctx context.Context, path string) (_ Store, err error) {
 	if err = f.Close(); err != nil {
 		return nil, err
 	}
+	// A commit is durable when the log's bytes are, and its length: fsync would also wait for the file's time stamps, which nobody reads.
+	if _, err = sqlite3.Fdatasync(true); err != nil && !errors.Is(err, sqlite3.ErrFdatasyncUnavailable) {
+		return nil, err
+	}
 	if s.write, err = sql.Open("sqlite", dsn(path, "rwc")); err != nil {
 		return nil, err
 	}
