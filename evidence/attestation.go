@@ -231,6 +231,10 @@ func (a *attestation) check(about About, t Trust, nonce string) (reused bool, er
 
 // burn makes the attestation work once only. It is known by what was said and by whom, never by the text: an ECDSA signature (r, s)
 // has a twin (r, −s) that verifies too.
-func (a *attestation) burn(spki []byte, skew time.Duration) Burn {
-	return Burn{Kind: BurnAttestation, ID: burnID(a.issuedAt, sha256.Sum256(slices.Concat(spki, a.payload))), Until: a.expires.Add(skew)}
+func (a *attestation) burn(spki []byte, nonce time.Time, skew time.Duration) Burn {
+	at := a.issuedAt
+	if a.nonce != "" { // the proof's
+		at = timeOf(at, nonce)
+	}
+	return Burn{Kind: BurnAttestation, ID: burnID(at, sha256.Sum256(slices.Concat(spki, a.payload))), Until: a.expires.Add(skew)}
 }

@@ -1,6 +1,8 @@
 package evidence_test
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"slices"
 	"testing"
@@ -65,7 +67,11 @@ func TestCodes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		marks = append(marks, slices.DeleteFunc(v.Burns(), func(b evidence.Burn) bool { return b.Kind != evidence.BurnCode }))
+		// That of the officer's statement too: it names the code, and so no nonce. Of the others, each is for its own session.
+		second := binary.BigEndian.AppendUint64(nil, uint64(now.Unix()))[2:]
+		marks = append(marks, slices.DeleteFunc(v.Burns(), func(b evidence.Burn) bool {
+			return b.Kind != evidence.BurnCode && (b.Kind != evidence.BurnEvidence || !bytes.Equal(b.ID[:6], second))
+		}))
 		for i, kind := range kinds {
 			if kind == evidence.KindInPerson {
 				continue
@@ -83,7 +89,7 @@ func TestCodes(t *testing.T) {
 		_, err = w.verifier.Verify(about, b)
 		refused("the officer's word in another session", err, evidence.KindInPerson+"_session")
 	}
-	if len(marks[0]) != 1 || len(marks[1]) != 1 || marks[0][0] != marks[1][0] {
+	if len(marks[0]) != 2 || !slices.Equal(marks[0], marks[1]) {
 		t.Errorf("two phones burn %v and %v", marks[0], marks[1])
 	}
 }

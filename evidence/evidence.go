@@ -104,12 +104,24 @@ type Facts struct {
 }
 
 // burnID of a statement that says itself when it was made: that second, which its signer can't change afterwards, and 208 bits of what names it.
-// Marks that are made together so lie together in the ledger, instead of each dirtying a page of its own.
+// Marks that are made together so lie together in the ledger, instead of each dirtying a page of its own. A nonce also says the millisecond; what
+// says which nonce it is for has its time, so that all marks of a request lie together.
 func burnID(made time.Time, name [32]byte) [32]byte {
 	var second [8]byte
 	binary.BigEndian.PutUint64(second[:], uint64(made.Unix()))
 	copy(name[:6], second[2:])
+	if ms := made.Nanosecond() / 1e6; ms > 0 { // else it may be of before there were any, and its mark may be there
+		binary.BigEndian.PutUint16(name[6:], uint16(ms))
+	}
 	return name
+}
+
+// timeOf something that was made for a nonce: the nonce's, as far as that is known.
+func timeOf(own, nonce time.Time) time.Time {
+	if nonce.Nanosecond() == 0 {
+		return own
+	}
+	return nonce
 }
 
 // IdentityAsserted says that nobody but the client vouches for who the subject is.
@@ -204,7 +216,7 @@ func (v *Verifier) Verify(about About, b Bundle) (*Verified, error) {
 	if err != nil {
 		return nil, err
 	}
-	nonce, err := v.checkNonce(about, p.nonce)
+	nonce, minted, err := v.checkNonce(about, p.nonce)
 	if err != nil {
 		return nil, err
 	}
@@ -215,7 +227,7 @@ func (v *Verifier) Verify(about About, b Bundle) (*Verified, error) {
 	if len(b.Android) > 0 {
 		h, err = v.byAndroid(about, p, b.KeyAttestation, b.Android)
 	} else {
-		h, err = v.byProvider(about, p, b.KeyAttestation)
+		h, err = v.byProvider(about, p, minted, b.KeyAttestation)
 	}
 	if err != nil {
 		return nil, err
@@ -244,7 +256,7 @@ func (v *Verifier) Verify(about About, b Bundle) (*Verified, error) {
 		burns = append(burns, v.burnCode(about.Session))
 	}
 	for _, s := range statements {
-		burn, err := v.checkStatement(about, about.Session, s)
+		burn, err := v.checkStatement(about, about.Session, minted, s)
 		if err != nil {
 			return nil, err
 		}
@@ -268,7 +280,7 @@ func (v *Verifier) Verify(about About, b Bundle) (*Verified, error) {
 }
 
 // byProvider judges a wallet provider's key attestation.
-func (v *Verifier) byProvider(about About, p *proof, beside string) (*holder, error) {
+func (v *Verifier) byProvider(about About, p *proof, minted time.Time, beside string) (*holder, error) {
 	text, err := theAttestation(p.attestation, beside)
 	if err != nil {
 		return nil, err
@@ -301,7 +313,7 @@ func (v *Verifier) byProvider(about About, p *proof, beside string) (*holder, er
 		AttestationIssuer: issuer.subject, AttestationExpires: a.expires, Reused: reused, Statuses: statuses}
 	h.anchor = issuer.anchor
 	if !reused { // what is used again was burnt the first time
-		h.burns = append(h.burns, a.burn(issuer.spki, v.trust.Skew))
+		h.burns = append(h.burns, a.burn(issuer.spki, minted, v.trust.Skew))
 	}
 	return h, nil
 }

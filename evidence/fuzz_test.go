@@ -346,7 +346,7 @@ func FuzzNonce(f *testing.F) {
 	seeds := fuzzing.Strings(good, good[:75], good+"A", "", strings.Repeat("A", 76))
 	fuzzing.Run(f, fuzzing.Options{}, seeds, func(t *testing.T, in []byte) bool {
 		s := string(in)
-		_, err := v.checkNonce(About{Client: "c", DocumentType: "d", At: now}, s)
+		_, _, err := v.checkNonce(About{Client: "c", DocumentType: "d", At: now}, s)
 		if (err == nil) != (s == good) {
 			t.Fatalf("%q: %v", s, err)
 		}

@@ -35,17 +35,17 @@ func TestNonce(t *testing.T) {
 		client, docType := names.Draw(t, "client"), names.Draw(t, "type")
 		otherClient, otherType := names.Draw(t, "other client"), names.Draw(t, "other type")
 		nonce, expires := v.Nonce(client, docType, now, [16]byte(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "random")))
-		burn, err := v.checkNonce(About{Client: client, DocumentType: docType, At: now}, nonce)
+		burn, _, err := v.checkNonce(About{Client: client, DocumentType: docType, At: now}, nonce)
 		if err != nil || !burn.Until.Equal(expires) { // no skew here
 			t.Fatalf("%v, %v", burn, err)
 		}
-		_, err = v.checkNonce(About{Client: otherClient, DocumentType: otherType, At: now}, nonce)
+		_, _, err = v.checkNonce(About{Client: otherClient, DocumentType: otherType, At: now}, nonce)
 		if same := otherClient == client && otherType == docType; (err == nil) != same {
 			t.Fatalf("minted for %q/%q, asked for %q/%q: %v", client, docType, otherClient, otherType, err)
 		}
 		raw, _ := base64.RawURLEncoding.DecodeString(nonce)
 		raw[rapid.IntRange(0, len(raw)-1).Draw(t, "byte")] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit")
-		if _, err := v.checkNonce(About{Client: client, DocumentType: docType, At: now}, b64(raw)); err == nil {
+		if _, _, err := v.checkNonce(About{Client: client, DocumentType: docType, At: now}, b64(raw)); err == nil {
 			t.Fatal("a changed nonce was accepted")
 		}
 	})
@@ -63,6 +63,23 @@ func TestNonceFormat(t *testing.T) {
 	want := "01" + "0000000102030405" + strings.Repeat("aa", 16) + goldenMAC
 	if got := hex.EncodeToString(raw); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	nonce, _ = v.Nonce("office-17", "mrc", time.Unix(0x0102030405, 258e6), [16]byte(bytes.Repeat([]byte{0xaa}, 16)))
+	if raw, err = base64.RawURLEncoding.DecodeString(nonce); err != nil || hex.EncodeToString(raw[:25]) != "01"+"0102"+"000102030405"+strings.Repeat("aa", 16) {
+		t.Errorf("with milliseconds: %x, %v", raw, err)
+	}
+}
+
+// TestNoncesOfBefore have no milliseconds: their marks, and those of what was made for them, stay where they were looked for.
+func TestNoncesOfBefore(t *testing.T) {
+	v := NewVerifier(Trust{NonceKey: [32]byte{31: 1}, NonceLife: time.Minute})
+	nonce, _ := v.Nonce("c", "d", now, [16]byte{1})
+	burn, minted, err := v.checkNonce(About{Client: "c", DocumentType: "d", At: now}, nonce)
+	raw, _ := decode64(nonce)
+	want := sha256.Sum256(raw[1:nonceMAC])
+	copy(want[:6], raw[3:9])
+	if own := now.Add(-time.Second); err != nil || burn.ID != want || !timeOf(own, minted).Equal(own) {
+		t.Errorf("mark %x, want %x, minted %s: %v", burn.ID, want, minted, err)
 	}
 }
 

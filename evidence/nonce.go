@@ -8,8 +8,10 @@ import (
 	"time"
 )
 
-// A nonce is base64url(version 1 | unix seconds u64 | 16 random | MAC 32), big endian. Nothing about it is stored until it is used: the
-// MAC says that this appliance made it, for whom and when. 57 bytes are a multiple of 3, so the text has no spare bits.
+// A nonce is base64url(version 1 | milliseconds u16 | unix seconds u48 | 16 random | MAC 32), big endian. Nothing about it is stored until it
+// is used: the MAC says that this appliance made it, for whom and when. 57 bytes are a multiple of 3, so the text has no spare bits.
+//
+// It is as old as its second says. The milliseconds, which are 0 in nonces of before, say where its mark lies among others.
 const (
 	nonceVersion = 1
 	nonceMAC     = 1 + 8 + 16 // where the MAC begins
@@ -23,6 +25,7 @@ func (v *Verifier) Nonce(client, documentType string, at time.Time, random [16]b
 	raw := make([]byte, nonceMAC, nonceSize)
 	raw[0] = nonceVersion
 	binary.BigEndian.PutUint64(raw[1:], uint64(at.Unix()))
+	binary.BigEndian.PutUint16(raw[1:], uint16(at.Nanosecond()/1e6))
 	copy(raw[9:], random[:])
 	raw = append(raw, v.nonceMAC(client, documentType, raw)...)
 	return base64.RawURLEncoding.EncodeToString(raw), time.Unix(at.Unix(), 0).UTC().Add(v.trust.NonceLife)
@@ -36,28 +39,32 @@ func (v *Verifier) nonceMAC(client, documentType string, head []byte) []byte {
 
 // checkNonce says whether this appliance minted the nonce for this client and document type, a short while ago, and what to burn so
 // that it works once only. The mark may be forgotten when the nonce is refused for its age by every clock within Skew.
-func (v *Verifier) checkNonce(about About, nonce string) (Burn, error) {
+//
+// minted is when, with the milliseconds.
+func (v *Verifier) checkNonce(about About, nonce string) (_ Burn, minted time.Time, _ error) {
 	if nonce == "" {
-		return Burn{}, refuse("nonce_missing", "the proof has no nonce; ask for one first")
+		return Burn{}, minted, refuse("nonce_missing", "the proof has no nonce; ask for one first")
 	}
 	if len(nonce) != base64.RawURLEncoding.EncodedLen(nonceSize) {
-		return Burn{}, refuse("nonce_malformed", "the nonce doesn't have the length of this appliance's nonces")
+		return Burn{}, minted, refuse("nonce_malformed", "the nonce doesn't have the length of this appliance's nonces")
 	}
 	raw, ok := decode64(nonce)
 	if !ok || raw[0] != nonceVersion {
-		return Burn{}, refuse("nonce_malformed", "the nonce is not one of this appliance's format")
+		return Burn{}, minted, refuse("nonce_malformed", "the nonce is not one of this appliance's format")
 	}
 	if !hmac.Equal(raw[nonceMAC:], v.nonceMAC(about.Client, about.DocumentType, raw[:nonceMAC])) {
-		return Burn{}, refuse("nonce_foreign", "the nonce was not made here for this client and document type")
+		return Burn{}, minted, refuse("nonce_foreign", "the nonce was not made here for this client and document type")
 	}
 	// Authentic from here on: the time is one that Nonce wrote.
-	made := time.Unix(int64(binary.BigEndian.Uint64(raw[1:])), 0).UTC()
+	ms, second := binary.BigEndian.Uint16(raw[1:]), binary.BigEndian.Uint64(raw[1:])&(1<<48-1)
+	made := time.Unix(int64(second), 0).UTC()
 	if made.After(about.At.Add(v.trust.Skew)) {
-		return Burn{}, refuse("nonce_from_future", "the nonce was made later than now; check the appliance's clock")
+		return Burn{}, minted, refuse("nonce_from_future", "the nonce was made later than now; check the appliance's clock")
 	}
 	expires := made.Add(v.trust.NonceLife)
 	if about.At.After(expires) {
-		return Burn{}, refuse("nonce_expired", "the nonce is older than its life of "+v.trust.NonceLife.String()+"; ask for a new one")
+		return Burn{}, minted, refuse("nonce_expired", "the nonce is older than its life of "+v.trust.NonceLife.String()+"; ask for a new one")
 	}
-	return Burn{Kind: BurnNonce, ID: burnID(made, sha256.Sum256(raw[1:nonceMAC])), Until: expires.Add(v.trust.Skew)}, nil
+	minted = made.Add(time.Duration(ms) * time.Millisecond)
+	return Burn{Kind: BurnNonce, ID: burnID(minted, sha256.Sum256(raw[1:nonceMAC])), Until: expires.Add(v.trust.Skew)}, minted, nil
 }

@@ -19,7 +19,7 @@ func (v *Verifier) VerifyPossession(about About, compact string) (*Possession, e
 	if err != nil {
 		return nil, err
 	}
-	nonce, err := v.checkNonce(about, p.nonce)
+	nonce, _, err := v.checkNonce(about, p.nonce)
 	if err != nil {
 		return nil, err
 	}

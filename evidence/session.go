@@ -54,7 +54,7 @@ type NewSession struct {
 
 // Seal makes the opaque text of a session; expires is when its nonce does. random must be crypto/rand outside tests.
 func (v *Verifier) Seal(n NewSession, at time.Time, random [16]byte) (session string, expires time.Time, err error) {
-	burn, err := v.checkNonce(About{Client: n.Client, DocumentType: n.DocumentType, At: at}, n.Nonce)
+	burn, _, err := v.checkNonce(About{Client: n.Client, DocumentType: n.DocumentType, At: at}, n.Nonce)
 	if err != nil {
 		return "", time.Time{}, err
 	}

@@ -259,18 +259,19 @@ type common struct {
 }
 
 // check holds a statement against its authority and the session. The signature, which costs most, comes last.
-func (v *Verifier) checkStatement(about About, session Session, s *statement) (Burn, error) {
+func (v *Verifier) checkStatement(about About, session Session, nonce time.Time, s *statement) (Burn, error) {
 	code := func(reason string) string { return s.Kind + "_" + reason }
 	a, key, err := v.keyOf(s.Kind, s.Authority, s.header.Kid, about.Client, s.IssuedAt)
 	if err != nil {
 		return Burn{}, err
 	}
+	ofSession := subtle.ConstantTimeCompare([]byte(s.session), []byte(session.ID())) == 1
 	switch {
 	case s.IssuedAt.After(about.At.Add(v.trust.Skew)):
 		return Burn{}, refuse(code("from_future"), "the statement's iat is later than now; check the authority's clock")
 	case !about.At.Before(s.expires.Add(v.trust.Skew)):
 		return Burn{}, refuse(code("expired"), "the statement is past its exp")
-	case subtle.ConstantTimeCompare([]byte(s.session), []byte(session.ID())) != 1 && // or for the code that it was opened with, by the officer who made it
+	case !ofSession && // or for the code that it was opened with, by the officer who made it
 		(s.InPerson == nil || !session.code.Valid() || subtle.ConstantTimeCompare([]byte(s.session), []byte(session.code.ID())) != 1):
 		return Burn{}, refuse(code("session"), "the statement was made for another session")
 	case subtle.ConstantTimeCompare([]byte(s.subject), []byte(v.Pairwise(s.Authority, session.subject))) != 1:
@@ -299,7 +300,11 @@ func (v *Verifier) checkStatement(about About, session Session, s *statement) (B
 	// By issuer, id and content, never by the text: a signature can be written in more than one way.
 	said := sha256.Sum256(s.payload)
 	name := sha256.Sum256(slices.Concat([]byte(s.Kind), []byte{0}, []byte(s.Authority), []byte{0}, []byte(s.id), []byte{0}, said[:]))
-	return Burn{Kind: BurnEvidence, ID: burnID(s.IssuedAt, name), Until: s.expires.Add(2 * v.trust.Skew)}, nil
+	at := s.IssuedAt
+	if ofSession { // which is of this nonce alone; a code may be opened for several
+		at = timeOf(at, nonce)
+	}
+	return Burn{Kind: BurnEvidence, ID: burnID(at, name), Until: s.expires.Add(2 * v.trust.Skew)}, nil
 }
 
 func (s *Statement) district() string {

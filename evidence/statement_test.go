@@ -1,6 +1,7 @@
 package evidence_test
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -126,6 +127,11 @@ func TestEveryKindIsAccepted(t *testing.T) {
 	}
 	if f.Identity != "registry:of-registry_match" || v.About().Subject != person || len(v.Burns()) != 2+len(kinds) {
 		t.Errorf("identity %s, subject %x, %d burns", f.Identity, v.About().Subject, len(v.Burns()))
+	}
+	for _, b := range v.Burns() { // all of it was made for this nonce, by whose time it lies together
+		if !bytes.Equal(b.ID[:8], v.Burns()[0].ID[:8]) {
+			t.Errorf("the mark of %s is %x, the nonce's %x", b.Kind, b.ID, v.Burns()[0].ID)
+		}
 	}
 	for _, s := range f.Statements {
 		if s.Kind == evidence.KindRegistryMatch && (!s.RegistryMatch.Covers("family_name", []byte(` "Ho\u006eg" `)) ||

@@ -73,7 +73,7 @@ func about() evidence.About {
 // nonce is a fresh nonce for about.
 func (w *world) nonce() string {
 	w.nonces++
-	n, _ := w.verifier.Nonce("office-17", "mrc", now.Add(-time.Second), [16]byte{w.nonces})
+	n, _ := w.verifier.Nonce("office-17", "mrc", now.Add(-993*time.Millisecond), [16]byte{w.nonces})
 	return n
 }
 
@@ -163,8 +163,9 @@ func TestFacts(t *testing.T) {
 	}
 	raw, _ := base64.RawURLEncoding.DecodeString(nonce)
 	want := sha256.Sum256(raw[1:25]) // time and random
-	if copy(want[:6], raw[3:9]); burns[0].ID != want {
-		t.Error("the nonce is not burnt by its time and random part, its time first")
+	copy(want[:6], raw[3:9])
+	if copy(want[6:], []byte{0, 7}); burns[0].ID != want {
+		t.Error("the nonce is not burnt by its time and random part, its second and millisecond first")
 	}
 	if want := now.Add(-time.Second + 5*time.Minute + time.Minute); !burns[0].Until.Equal(want) { // made, life, skew
 		t.Errorf("the nonce's mark may go at %s, want %s", burns[0].Until, want)
