@@ -57,10 +57,7 @@ func TestStreamIsHKDF(t *testing.T) {
 		t.Fatal(err)
 	}
 	const name = "홍 \"/\x00\xff"
-	s, err := NewStream(seed, "mdoc", 7)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := NewStream(seed, "mdoc", 7)
 	for range 2 {
 		for n := 1; n <= 32; n++ {
 			for label, got := range map[string]func() []byte{
@@ -74,6 +71,20 @@ func TestStreamIsHKDF(t *testing.T) {
 					t.Fatalf("%s: %x instead of %x", label, got, want)
 				}
 			}
+		}
+	}
+}
+
+// What a draft put together is not what the next one begins with, nor what stands behind it in the same memory; nor does a large card stay.
+func TestRoomIsLeftEmpty(t *testing.T) {
+	r := TakeRoom()
+	r.Parts[0] = append(r.Parts[0], "홍길동"...)
+	r.Parts[1] = append(r.Parts[1], bytes.Repeat([]byte("portrait"), largestKept)...)
+	r.Parts[2] = append(r.Parts[2], "900101-1234567"...)[:2]
+	r.Leave()
+	for i, b := range r.Parts {
+		if len(b) != 0 || cap(b) > largestKept || len(bytes.Trim(b[:cap(b)], "\x00")) != 0 {
+			t.Errorf("part %d has %q", i, b[:cap(b)])
 		}
 	}
 }

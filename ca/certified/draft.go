@@ -2,7 +2,6 @@ package certified
 
 import (
 	"bytes"
-	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/sha256"
 	"errors"
@@ -12,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"sealkeeper/internal/mac"
 	"sealkeeper/ledger"
 	"sealkeeper/policy"
 	"sealkeeper/release"
@@ -68,16 +68,17 @@ type Stream struct {
 	value [sha256.Size]byte
 }
 
+// extract is HKDF-Extract without a salt: its key is the same for all streams.
+var extract = mac.New([sha256.Size]byte{})
+
 // NewStream starts the stream of a format's copy.
-func NewStream(seed [32]byte, format string, n int) (*Stream, error) {
-	prk, err := hkdf.Extract(sha256.New, seed[:], nil)
-	if err != nil {
-		return nil, fmt.Errorf("deriving the salts: %w", err)
-	}
-	s := &Stream{mac: hmac.New(sha256.New, prk), label: make([]byte, 0, 128)}
+func NewStream(seed [32]byte, format string, n int) *Stream {
+	h := extract.Begin()
+	h.Write(seed[:])
+	s := &Stream{mac: hmac.New(sha256.New, h.Sum(nil)), label: make([]byte, 0, 128)}
 	s.label = append(strconv.AppendInt(append(append(append(s.label, "sealkeeper/v1/"...), format...), '/'), int64(n), 10), '/')
 	s.name = len(s.label)
-	return s, nil
+	return s
 }
 
 // Bytes are the first n, at most 32, of the value with this label: what it is for, and names in quotes. They are there until the next call.

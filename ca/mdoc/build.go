@@ -69,46 +69,42 @@ func build(p plain) (*TBS, error) {
 	if p.decoys < 0 {
 		return nil, errors.New("the number of decoys is negative")
 	}
-	deviceKey, err := coseKey(p.device)
-	if err != nil {
-		return nil, err
-	}
 	signed, until, err := p.signer.Validity(p.signedAt, p.grain, p.lifetime)
 	if err != nil {
 		return nil, err
 	}
-	s, err := certified.NewStream(p.seed, "mdoc", p.copy)
-	if err != nil {
+	s := certified.NewStream(p.seed, "mdoc", p.copy)
+	room := certified.TakeRoom()
+	defer room.Leave()
+	nameSpaces, digests, content, mso := &room.Parts[0], &room.Parts[1], &room.Parts[2], &room.Parts[3]
+	if err := items(p, s, alg.sum, nameSpaces, digests, content); err != nil {
 		return nil, err
 	}
-	nameSpaces, digests, err := items(p, s, alg.sum)
-	if err != nil {
+	b := head(*mso, mapOf, 7)
+	b = text(text(b, "version"), "1.0")
+	b = text(text(b, "digestAlgorithm"), alg.digest)
+	b = append(text(b, "valueDigests"), *digests...)
+	b = text(head(text(b, "deviceKeyInfo"), mapOf, 1), "deviceKey")
+	if b, err = appendKey(b, p.device); err != nil {
 		return nil, err
 	}
-	mso := make([]byte, 0, len(digests)+len(deviceKey)+len(p.docType)+len(p.uri)+512)
-	mso = head(mso, mapOf, 7)
-	mso = text(text(mso, "version"), "1.0")
-	mso = text(text(mso, "digestAlgorithm"), alg.digest)
-	mso = append(text(mso, "valueDigests"), digests...)
-	mso = append(text(head(text(mso, "deviceKeyInfo"), mapOf, 1), "deviceKey"), deviceKey...)
-	mso = text(text(mso, "docType"), p.docType)
-	mso = head(text(mso, "validityInfo"), mapOf, 3)
-	from := tdate(signed)
-	mso = append(text(mso, "signed"), from...)
-	mso = append(text(mso, "validFrom"), from...)
-	mso = append(text(mso, "validUntil"), tdate(until)...)
-	mso = head(text(mso, "status"), mapOf, 1)
-	mso = head(text(mso, "status_list"), mapOf, 2)
-	mso = head(text(mso, "idx"), unsigned, p.index)
-	mso = text(text(mso, "uri"), p.uri)
-	payload := embedded(make([]byte, 0, len(mso)+16), mso)
-	protected := integer(head(head(nil, mapOf, 1), unsigned, 1), alg.cose)
+	b = text(text(b, "docType"), p.docType)
+	b = head(text(b, "validityInfo"), mapOf, 3)
+	b = tdate(text(b, "signed"), signed)
+	b = tdate(text(b, "validFrom"), signed)
+	b = tdate(text(b, "validUntil"), until)
+	b = head(text(b, "status"), mapOf, 1)
+	b = head(text(b, "status_list"), mapOf, 2)
+	b = head(text(b, "idx"), unsigned, p.index)
+	*mso = text(text(b, "uri"), p.uri)
+	payload := embedded((*content)[:0], *mso)
+	*content = payload
+	protected := integer(head(head(make([]byte, 0, 8), mapOf, 1), unsigned, 1), alg.cose)
 
-	tbs := text(head(make([]byte, 0, len(payload)+64), arrayOf, 4), "Signature1") // RFC 9052 4.4
+	tbs := text(head(make([]byte, 0, len(payload)+32), arrayOf, 4), "Signature1") // RFC 9052 4.4
 	tbs = octets(octets(octets(tbs, protected), nil), payload)
-	return &TBS{
-		bytes: tbs, protected: protected, payload: payload, chain: p.signer.Chain, nameSpaces: nameSpaces, sigSize: alg.sigSize, notAfter: until,
-	}, nil
+	return &TBS{bytes: tbs, protected: protected, payload: tbs[len(tbs)-len(payload):], chain: p.signer.Chain, nameSpaces: bytes.Clone(*nameSpaces), sigSize: alg.sigSize,
+		notAfter: until}, nil
 }
 
 // join writes IssuerSigned around the untagged COSE_Sign1 (WD v4 10.3.3).
@@ -130,8 +126,9 @@ func (t *TBS) join(signature []byte) ([]byte, error) {
 	return octets(octets(out, t.payload), signature), nil
 }
 
-func tdate(t time.Time) []byte {
-	return text(head(nil, tagOf, tagDateTime), t.UTC().Format("2006-01-02T15:04:05Z"))
+func tdate(b []byte, t time.Time) []byte {
+	const form = "2006-01-02T15:04:05Z"
+	return t.UTC().AppendFormat(head(head(b, tagOf, tagDateTime), textOf, uint64(len(form))), form)
 }
 
 // space is one name space: elements first, then decoys, which look the same in valueDigests.
@@ -144,7 +141,7 @@ type space struct {
 // items makes the disclosed items and their digests, each a map of name spaces. Digest ids are a permutation of 0…n-1 that differs in each
 // copy: they say nothing of the element and link no two copies (WD v4 12.3.4). Digests stand in the order of their ids, so decoys can't be
 // told from elements.
-func items(p plain, s *certified.Stream, sum func(to, of []byte) []byte) (nameSpaces, digests []byte, err error) {
+func items(p plain, s *certified.Stream, sum func(to, of []byte) []byte, nameSpaces, digests, content *[]byte) error {
 	var spaces []*space
 	find := func(name string) *space {
 		for _, sp := range spaces {
@@ -162,25 +159,25 @@ func items(p plain, s *certified.Stream, sum func(to, of []byte) []byte) (nameSp
 			continue
 		}
 		if v.Namespace == "" {
-			return nil, nil, fmt.Errorf("claim %q has an element identifier but no name space", v.Name)
+			return fmt.Errorf("claim %q has an element identifier but no name space", v.Name)
 		}
 		sp := find(v.Namespace)
 		for _, w := range sp.values {
 			if w.Element == v.Element {
-				return nil, nil, fmt.Errorf("element %q occurs twice in name space %q", v.Element, v.Namespace)
+				return fmt.Errorf("element %q occurs twice in name space %q", v.Element, v.Namespace)
 			}
 		}
 		sp.values = append(sp.values, v)
 	}
 	if len(spaces) == 0 {
-		return nil, nil, errors.New("no claim has an element identifier: an mdoc would be empty")
+		return errors.New("no claim has an element identifier: an mdoc would be empty")
 	}
 	for i := range p.decoys {
 		spaces[i%len(spaces)].decoys++
 	}
-	nameSpaces = head(make([]byte, 0, 2048), mapOf, uint64(len(spaces)))
-	digests = head(make([]byte, 0, 1024), mapOf, uint64(len(spaces)))
-	content := make([]byte, 0, 1024)
+	all := head(*nameSpaces, mapOf, uint64(len(spaces)))
+	valued := head(*digests, mapOf, uint64(len(spaces)))
+	one := *content
 	for _, sp := range spaces {
 		ids := permutation(s, sp.name, len(sp.values)+sp.decoys)
 		byID, sums := make([][]byte, len(ids)), make([]byte, 0, len(ids)*sha512.Size384)
@@ -189,25 +186,27 @@ func items(p plain, s *certified.Stream, sum func(to, of []byte) []byte) (nameSp
 			sums = sum(sums, of)
 			byID[id] = sums[from:]
 		}
-		nameSpaces = head(text(nameSpaces, sp.name), arrayOf, uint64(len(sp.values)))
+		all = head(text(all, sp.name), arrayOf, uint64(len(sp.values)))
 		for i, v := range sp.values {
-			content = itemHead(content[:0], ids[i], s.Bytes(32, "random", sp.name, v.Element), v.Element)
-			if content, err = appendValue(content, *v); err != nil {
-				return nil, nil, err
+			one = itemHead(one[:0], ids[i], s.Bytes(32, "random", sp.name, v.Element), v.Element)
+			var err error
+			if one, err = appendValue(one, *v); err != nil {
+				return err
 			}
-			from := len(nameSpaces)
-			nameSpaces = embedded(nameSpaces, content)
-			keep(ids[i], nameSpaces[from:])
+			from := len(all)
+			all = embedded(all, one)
+			keep(ids[i], all[from:])
 		}
 		for i := range sp.decoys {
 			keep(ids[len(sp.values)+i], s.Nth(i, 32, "decoy", sp.name))
 		}
-		digests = head(text(digests, sp.name), mapOf, uint64(len(ids)))
+		valued = head(text(valued, sp.name), mapOf, uint64(len(ids)))
 		for id, d := range byID {
-			digests = octets(head(digests, unsigned, uint64(id)), d)
+			valued = octets(head(valued, unsigned, uint64(id)), d)
 		}
 	}
-	return nameSpaces, digests, nil
+	*nameSpaces, *digests, *content = all, valued, one
+	return nil
 }
 
 // itemHead is an IssuerSignedItem up to its value, which the caller appends.
@@ -295,8 +294,8 @@ func appendValue(b []byte, v policy.Value) ([]byte, error) {
 	return nil, fmt.Errorf("claim %q of kind %q holds a %T", v.Name, v.Kind, v.V)
 }
 
-// coseKey is the public key as a COSE_Key (RFC 9053 7.1, 7.2): required members only.
-func coseKey(key crypto.PublicKey) ([]byte, error) {
+// appendKey appends a public key as a COSE_Key (RFC 9053 7.1, 7.2): required members only.
+func appendKey(b []byte, key crypto.PublicKey) ([]byte, error) {
 	const kty, crv, x, y = 1, -1, -2, -3
 	switch k := key.(type) {
 	case *ecdsa.PublicKey:
@@ -312,7 +311,7 @@ func coseKey(key crypto.PublicKey) ([]byte, error) {
 			return nil, fmt.Errorf("device keys are on P-256, P-384 or Ed25519, not %s", k.Curve.Params().Name)
 		}
 		half := len(point) / 2
-		b := integer(integer(head(make([]byte, 0, len(point)+16), mapOf, 4), kty), 2)
+		b = integer(integer(head(b, mapOf, 4), kty), 2)
 		b = integer(integer(b, crv), curve)
 		b = octets(integer(b, x), point[1:1+half])
 		return octets(integer(b, y), point[1+half:]), nil
@@ -320,7 +319,7 @@ func coseKey(key crypto.PublicKey) ([]byte, error) {
 		if len(k) != ed25519.PublicKeySize {
 			return nil, errors.New("the device's Ed25519 key has a wrong length")
 		}
-		b := integer(integer(head(nil, mapOf, 3), kty), 1)
+		b = integer(integer(head(b, mapOf, 3), kty), 1)
 		b = integer(integer(b, crv), 6)
 		return octets(integer(b, x), k), nil
 	}

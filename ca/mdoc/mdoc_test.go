@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -380,10 +382,7 @@ func TestSeed(t *testing.T) {
 	}
 	orders := map[string]bool{}
 	for c := range 20 {
-		s, err := certified.NewStream([32]byte{1}, "mdoc", c)
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := certified.NewStream([32]byte{1}, "mdoc", c)
 		orders[fmt.Sprint(permutation(s, nameSpace, 8))] = true
 	}
 	if len(orders) < 19 {
@@ -476,4 +475,50 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: drafted", name)
 		}
 	}
+}
+
+// Drafts are put together in memory that other drafts use afterwards, and at the same time others': nothing of one comes from there.
+func TestDraftsOwnWhatTheySay(t *testing.T) {
+	a := verifiertest.NewAuthority(t, now)
+	s := a.NewSigner(t, "Test issuer", "ES256", now.AddDate(0, -1, 0), now.AddDate(1, 0, 0))
+	device := verifiertest.NewKey(t, "ES256").Public()
+	written := func(tbs *TBS) []byte {
+		b, err := tbs.join(make([]byte, 64))
+		if err != nil {
+			t.Error(err)
+		}
+		return append(b, tbs.Bytes()...)
+	}
+	var all sync.WaitGroup
+	for n := range 8 {
+		all.Go(func() {
+			p := card(s, device)
+			p.seed[0], p.values = byte(n), slices.Clone(p.values)
+			p.values[0].V = strings.Repeat(string(rune('a'+n)), 1+n*700)
+			var kept []*TBS
+			var want []byte
+			for range 50 {
+				tbs, err := build(p)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if want == nil {
+					want = written(tbs)
+				}
+				kept = append(kept, tbs)
+				bad := p
+				bad.values = append(slices.Clone(p.values), p.values[0]) // refused in the middle
+				if _, err := build(bad); err == nil {
+					t.Error("a claim that occurs twice is drafted")
+				}
+			}
+			for i, tbs := range kept {
+				if !bytes.Equal(written(tbs), want) {
+					t.Errorf("draft %d of %d became another one", i, n)
+				}
+			}
+		})
+	}
+	all.Wait()
 }

@@ -64,12 +64,11 @@ func build(p plain) (*TBS, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := certified.NewStream(p.seed, "dc+sd-jwt", p.copy)
-	if err != nil {
-		return nil, err
-	}
+	s := certified.NewStream(p.seed, "dc+sd-jwt", p.copy)
 
-	claims := object{b: make([]byte, 0, 2048)} // in the clear
+	room := certified.TakeRoom()
+	defer room.Leave()
+	claims := object{b: room.Parts[0]} // in the clear
 	if p.issuer != "" {
 		claims.str("iss", p.issuer)
 	}
@@ -80,9 +79,8 @@ func build(p plain) (*TBS, error) {
 	claims.b = append(strconv.AppendUint(append(claims.name("status"), `{"status_list":{"idx":`...), p.index, 10), `,"uri":`...)
 	claims.b = append(claims.quoted(p.uri), "}}"...)
 
-	hidden := make([]byte, 0, 2048) // disclosures, each with its tilde
-	one := make([]byte, 0, 512)     // disclosure
-	digests := make([][digestSize]byte, 0, len(p.values)+p.decoys)
+	hidden, one := room.Parts[1], room.Parts[2] // disclosures, each with its tilde; disclosure
+	digests := make([][digestSize]byte, 0, 32)
 	for i := range p.values {
 		v := &p.values[i]
 		name := v.SDName
@@ -130,7 +128,8 @@ func build(p plain) (*TBS, error) {
 	payload := claims.close()
 	input := make([]byte, 0, len(header)+1+b64.EncodedLen(len(payload)))
 	input = b64.AppendEncode(append(append(input, header...), '.'), payload)
-	return &TBS{bytes: input, disclosures: hidden, sigSize: sigSize, notAfter: exp}, nil
+	room.Parts[0], room.Parts[1], room.Parts[2] = payload, hidden, one // all that they have become, for the next draft
+	return &TBS{bytes: input, disclosures: bytes.Clone(hidden), sigSize: sigSize, notAfter: exp}, nil
 }
 
 func named(values []policy.Value, name string) bool {
