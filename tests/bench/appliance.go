@@ -38,6 +38,7 @@ type appliance struct {
 	cmd      *exec.Cmd
 	cpus     *unix.CPUSet // nil: all
 	serial   int          // of subjects
+	signing  *signatures  // measured while it issues
 }
 
 // founding is what an installation is made of.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/ecdsa"
@@ -73,12 +74,101 @@ func verifying() (ended func() (micros float64, err error), err error) {
 	return func() (float64, error) {
 		close(stop)
 		<-done
-		sum := 0.0
-		for _, v := range all {
-			sum += v
-		}
-		return sum / float64(max(1, len(all))), failed
+		return mean(all), failed
 	}, nil
+}
+
+func mean(all []float64) float64 {
+	sum := 0.0
+	for _, v := range all {
+		sum += v
+	}
+	return sum / float64(max(1, len(all)))
+}
+
+// signatures is a process with one session, which measures signatures of the HSM while requests are served, as verifying does verifications.
+type signatures struct {
+	cmd *exec.Cmd
+	ask io.WriteCloser
+	out *bufio.Reader
+}
+
+// signing starts it on a copy of the installation's token.
+func (b *bench) signing(ctx context.Context, a *appliance) (*signatures, error) {
+	env, err := b.token(a)
+	if err != nil {
+		return nil, err
+	}
+	c, err := command(ctx, env, "signing", a.pin())
+	if err != nil {
+		return nil, err
+	}
+	s := &signatures{cmd: c}
+	out, err1 := c.StdoutPipe()
+	ask, err2 := c.StdinPipe()
+	if err := errors.Join(err1, err2, c.Start()); err != nil {
+		return nil, err
+	}
+	s.ask, s.out = ask, bufio.NewReader(out)
+	return s, nil
+}
+
+func (s *signatures) stop() {
+	s.ask.Close()
+	s.cmd.Wait()
+}
+
+// meanwhile measures a few signatures, as many as a worker's frame has, again and again until it is asked. Without a process it measures nothing.
+func (s *signatures) meanwhile() (ended func() (micros float64, err error)) {
+	if s == nil {
+		return func() (float64, error) { return 0, nil }
+	}
+	var all []float64
+	var failed error
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		t := time.NewTicker(50 * time.Millisecond)
+		defer t.Stop()
+		for failed == nil {
+			var micros float64
+			_, failed = io.WriteString(s.ask, "\n")
+			if failed == nil {
+				_, failed = fmt.Fscanln(s.out, &micros)
+			}
+			all = append(all, micros)
+			select {
+			case <-t.C:
+			case <-stop:
+				return
+			}
+		}
+	}()
+	return func() (float64, error) {
+		close(stop)
+		<-done
+		return mean(all), failed
+	}
+}
+
+func signingChild(args []string) error {
+	sign, err := openPool(args[0], 1)
+	if err != nil {
+		return err
+	}
+	for in := bufio.NewReader(os.Stdin); ; {
+		if _, err := in.ReadByte(); err != nil {
+			return nil // who asks is gone
+		}
+		if _, err := thread(7, sign); err != nil { // a worker has signed just before
+			return err
+		}
+		micros, err := thread(7, sign)
+		if err != nil {
+			return err
+		}
+		fmt.Println(micros)
+	}
 }
 
 // publicKey measures P-256 in Go: CPU time of one thread, so that a busy machine does not count.
@@ -146,18 +236,33 @@ type signing struct {
 // pool measures a plain pool of two sessions in one process, on a copy of the installation's token and with session copies of the key, as
 // the appliance has them. With one caller it is one session on one thread: the least that a signature costs.
 func (b *bench) pool(ctx context.Context, a *appliance, callers int) (s signing, err error) {
-	dir := filepath.Join(b.work, "token")
-	if _, err := os.Stat(dir); err != nil {
-		if err := copyToken(filepath.Join(a.dir, "data", "tokens", "online"), dir); err != nil {
-			return s, err
-		}
+	env, err := b.token(a)
+	if err != nil {
+		return s, err
 	}
-	out, err := b.child(ctx, softhsm.Env(dir), "pool", filepath.Join(a.dir, "data", "pins", "online"), strconv.Itoa(callers), strconv.Itoa(b.size.signs))
+	c, err := command(ctx, env, "pool", a.pin(), strconv.Itoa(callers), strconv.Itoa(b.size.signs))
+	if err != nil {
+		return s, err
+	}
+	out, err := c.Output()
 	if err != nil {
 		return s, err
 	}
 	_, err = fmt.Sscan(string(out), &s.perSecond, &s.micros)
 	return s, err
+}
+
+func (a *appliance) pin() string { return filepath.Join(a.dir, "data", "pins", "online") }
+
+// token is the environment in which the module finds a copy of the installation's token.
+func (b *bench) token(a *appliance) ([]string, error) {
+	dir := filepath.Join(a.dir, "token-copy")
+	if _, err := os.Stat(dir); err != nil {
+		if err := copyToken(filepath.Join(a.dir, "data", "tokens", "online"), dir); err != nil {
+			return nil, err
+		}
+	}
+	return softhsm.Env(dir), nil
 }
 
 // copyToken copies a token's directory, so that another process can use its keys meanwhile.
@@ -176,7 +281,7 @@ func copyToken(from, to string) error {
 	return os.WriteFile(file, bytes.ReplaceAll(conf, []byte(from), []byte(to)), 0o600)
 }
 
-func (b *bench) child(ctx context.Context, env []string, args ...string) ([]byte, error) {
+func command(ctx context.Context, env []string, args ...string) (*exec.Cmd, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -184,69 +289,82 @@ func (b *bench) child(ctx context.Context, env []string, args ...string) ([]byte
 	c := exec.CommandContext(ctx, self, append([]string{"child"}, args...)...)
 	c.Env = append(os.Environ(), env...)
 	c.Stderr = os.Stderr
-	return c.Output()
+	return c, nil
 }
 
 func child(what string, args []string) error {
 	switch what {
 	case "pool":
 		return poolChild(args)
+	case "signing":
+		return signingChild(args)
 	case "echo":
 		return echoChild(args)
 	}
 	return fmt.Errorf("no floor is called %q", what)
 }
 
-func poolChild(args []string) error {
-	pin, err := os.ReadFile(args[0])
+// openPool gives what signs with one of a pool's sessions, two at most.
+func openPool(pinFile string, callers int) (sign func() error, err error) {
+	pin, err := os.ReadFile(pinFile)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	callers, err1 := strconv.Atoi(args[1])
-	n, err2 := strconv.Atoi(args[2])
-	module, err3 := softhsm.FindModule("")
-	if err := errors.Join(err1, err2, err3); err != nil {
-		return err
+	module, err := softhsm.FindModule("")
+	if err != nil {
+		return nil, err
 	}
 	ctx := pkcs11.New(module)
 	if ctx == nil {
-		return fmt.Errorf("%s can't be loaded", module)
+		return nil, fmt.Errorf("%s can't be loaded", module)
 	}
 	if err := ctx.Initialize(); err != nil {
-		return err
+		return nil, err
 	}
 	slots, err := ctx.GetSlotList(true)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	sessions := make(chan pkcs11.SessionHandle, 2)
 	var first pkcs11.SessionHandle
 	for i := range min(2, callers) {
 		h, err := ctx.OpenSession(slots[0], pkcs11.CKF_SERIAL_SESSION)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if i == 0 {
 			first = h
 			if err := ctx.Login(h, pkcs11.CKU_USER, strings.TrimSpace(string(pin))); err != nil {
-				return err
+				return nil, err
 			}
 		}
 		sessions <- h
 	}
 	key, err := sessionCopy(ctx, first)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	digest := sha256.Sum256([]byte("a floor"))
 	mechanism := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_ECDSA, nil)}
-	sign := func() error {
+	return func() error {
 		h := <-sessions
 		defer func() { sessions <- h }()
 		if err := ctx.SignInit(h, mechanism, key); err != nil {
 			return err
 		}
 		_, err := ctx.Sign(h, digest[:])
+		return err
+	}, nil
+}
+
+func poolChild(args []string) error {
+	callers, err1 := strconv.Atoi(args[1])
+	n, err2 := strconv.Atoi(args[2])
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	sign, err := openPool(args[0], callers)
+	if err != nil {
 		return err
 	}
 	if callers == 1 {
