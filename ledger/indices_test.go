@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"sealkeeper/ledger/index"
 	"sealkeeper/policy"
 )
 
@@ -124,5 +125,48 @@ func TestIndicesKeepTheirOrder(t *testing.T) {
 			w.issue(w.request(policy.OpIssue, 99, w.phone(), false))
 			w.check()
 		})
+	}
+}
+
+// Lists of before go on in the order in which they began, and those that are opened after them are shuffled.
+func TestListsOfBeforeKeepTheirOrder(t *testing.T) {
+	w := newTown(t)
+	lease := func(f policy.Format, n int) []*Ticket {
+		t.Helper()
+		tickets, err := w.Lease(t.Context(), resident, f, n)
+		must(t, err)
+		return tickets
+	}
+	for _, f := range []policy.Format{policy.MDoc, policy.SDJWT} {
+		lease(f, 1)
+	}
+	_, err := w.store.(*sqlite).conn.ExecContext(t.Context(), "UPDATE lists SET v = CAST(json_remove(CAST(v AS TEXT), '$.order') AS BLOB); PRAGMA user_version=7")
+	must(t, err)
+	for range 2 { // the second time with rows that show the order
+		w.again()
+		w.issue(w.request(policy.OpIssue, byte(w.rows(TableIndices)+1), w.phone(), false))
+		for _, f := range []policy.Format{policy.MDoc, policy.SDJWT} {
+			ticket := lease(f, 1)[0]
+			old, err := index.SwapOrNot(testSecrets().Index, ticket.List(), w.o.ListSize)
+			must(t, err)
+			if ticket.Index() != old.At(ticket.counter) {
+				t.Errorf("%s: counter %d has the index %d", f, ticket.counter, ticket.Index())
+			}
+		}
+	}
+	w.check()
+	first := lease(policy.MDoc, 1)[0].List()
+	next := lease(policy.MDoc, int(w.o.ListSize))
+	last := next[len(next)-1]
+	shuffled, err := index.New(testSecrets().Index, last.List(), w.o.ListSize)
+	must(t, err)
+	if last.List() == first || last.Index() != shuffled.At(last.counter) {
+		t.Errorf("counter %d of list %s, after %s, has the index %d", last.counter, last.List(), first, last.Index())
+	}
+	_, err = w.store.(*sqlite).conn.ExecContext(t.Context(), "UPDATE lists SET v = CAST(json_set(CAST(v AS TEXT), '$.order', 'sorted') AS BLOB)")
+	must(t, err)
+	w.again()
+	if _, err := w.Lease(t.Context(), resident, policy.MDoc, 1); err == nil || !strings.Contains(err.Error(), `"sorted"`) {
+		t.Errorf("an order that nobody knows: %v", err)
 	}
 }

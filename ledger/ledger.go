@@ -31,6 +31,7 @@ import (
 	"sealkeeper/internal/clock"
 	"sealkeeper/internal/mac"
 	"sealkeeper/internal/metrics"
+	"sealkeeper/ledger/index"
 )
 
 // Options of Open.
@@ -173,8 +174,8 @@ func open(ctx context.Context, o Options, s Store) (_ *Ledger, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	if o.ListSize < 1024 || bits.OnesCount64(o.ListSize) != 1 || o.ListSize > 1<<32 {
-		return nil, fmt.Errorf("a list of %d entries: the size must be a power of two from 1024 to 2^32", o.ListSize)
+	if o.ListSize < 1024 || bits.OnesCount64(o.ListSize) != 1 || o.ListSize > index.MaxSize {
+		return nil, fmt.Errorf("a list of %d entries: the size must be a power of two from 1024 to %d", o.ListSize, index.MaxSize)
 	}
 	size, _, err := s.Head(ctx)
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -376,20 +375,8 @@ func (t *Ticket) Format() policy.Format {
 type pool struct {
 	list      string
 	next, end uint64 // counters
-	order     *index.Permutation
-	ahead     []uint64 // indices of next and those after it, as far as they are known
-}
-
-// together is how many indices are made at once: one alone waits for each of its blocks.
-const together = 8
-
-func (p *pool) take() (i uint64) {
-	if len(p.ahead) == 0 {
-		p.ahead = p.order.From(p.next, int(min(together, p.end-p.next)))
-	}
-	i, p.ahead = p.ahead[0], p.ahead[1:]
-	p.next++
-	return i
+	order     index.Order
+	secrets   *Secrets // by which the order was made
 }
 
 // Lease takes n unused indices for a document type and format. A block of them was made durable before, so most calls write nothing; what
@@ -416,8 +403,8 @@ func (l *Ledger) Lease(ctx context.Context, documentType string, f policy.Format
 				return nil, err
 			}
 		}
-		counter := p.next
-		t := &Ticket{ledger: l, list: p.list, uri: l.uri(p.list), index: p.take(), counter: counter, format: f, kind: documentType}
+		t := &Ticket{ledger: l, list: p.list, uri: l.uri(p.list), index: p.order.At(p.next), counter: p.next, format: f, kind: documentType}
+		p.next++
 		t.fresh.Store(true)
 		tickets = append(tickets, t)
 	}
@@ -457,7 +444,7 @@ func (l *Ledger) refill(ctx context.Context, p *pool, documentType string, f pol
 		if err != nil {
 			return err
 		}
-		row = ListRecord{ID: id, URI: l.o.BaseURL + "/status-lists/" + id, DocumentType: documentType, Format: f, Bits: 1, Size: l.o.ListSize, Opened: now}
+		row = ListRecord{ID: id, URI: l.o.BaseURL + "/status-lists/" + id, DocumentType: documentType, Format: f, Bits: 1, Size: l.o.ListSize, Order: orderShuffled, Opened: now}
 		if f == policy.SDJWT {
 			row.Bits = 2
 		}
@@ -468,12 +455,12 @@ func (l *Ledger) refill(ctx context.Context, p *pool, documentType string, f pol
 	leaf.Name, leaf.Count = row.ID, row.Leased
 	rows = append(rows, Row{Table: TableLists, Key: []byte(row.ID), Value: encode(row), If: If(rev)})
 	// The order of indices is derived before anything is written: it can't fail afterwards.
-	order, err := index.New(secrets.Index, row.ID, row.Size)
-	if err != nil {
-		return err
-	}
-	if order == nil {
-		return errors.New("status indices can't be permuted")
+	order := p.order
+	if p.list != row.ID || p.secrets != secrets {
+		var err error
+		if order, err = row.order(secrets); err != nil {
+			return err
+		}
 	}
 	if err := l.inOrder(ctx, order, row.ID, from, row.Leased); err != nil {
 		return err
@@ -501,8 +488,22 @@ func (l *Ledger) refill(ctx context.Context, p *pool, documentType string, f pol
 	if from == 0 {
 		l.wake()
 	}
-	*p = pool{list: row.ID, next: from, end: row.Leased, order: order}
+	*p = pool{list: row.ID, next: from, end: row.Leased, order: order, secrets: secrets}
 	return nil
+}
+
+// orderShuffled is the order of lists that are opened now; those that say none have the one of before.
+const orderShuffled = "shuffled"
+
+// order takes 20 ms for a list of a million entries.
+func (r *ListRecord) order(secrets *Secrets) (index.Order, error) {
+	switch r.Order {
+	case orderShuffled:
+		return index.New(secrets.Index, r.ID, r.Size)
+	case "":
+		return index.SwapOrNot(secrets.Index, r.ID, r.Size)
+	}
+	return nil, fmt.Errorf("list %s gives its indices in the order %q, which this program doesn't know", r.ID, r.Order)
 }
 
 // orderSample is how many of the indices that a list gave show its order: under another key, one has its place by a chance of one in the list's size.
@@ -511,7 +512,7 @@ const orderSample = 8
 // inOrder compares the order of a list's indices with the first that it gave, before it gives those of the counters from … end−1. That a counter is used once
 // keeps an index from being given twice only as long as the order is the same; under another key it would be another one. Rows of before don't say by which
 // counter, so that none of the block's indices may stand in one.
-func (l *Ledger) inOrder(ctx context.Context, order *index.Permutation, list string, from, end uint64) error {
+func (l *Ledger) inOrder(ctx context.Context, order index.Order, list string, from, end uint64) error {
 	if from == 0 {
 		return nil
 	}
@@ -542,8 +543,8 @@ func (l *Ledger) inOrder(ctx context.Context, order *index.Permutation, list str
 	} else if len(before) == 0 || !bytes.HasPrefix(before[0].Key, prefix) {
 		return nil
 	}
-	for _, i := range order.From(from, int(end-from)) {
-		given, _, err := get[CredentialRecord](ctx, l, TableCredentials, credentialKey(list, i))
+	for n := from; n < end; n++ {
+		given, _, err := get[CredentialRecord](ctx, l, TableCredentials, credentialKey(list, order.At(n)))
 		if err != nil {
 			return err
 		}

@@ -147,6 +147,7 @@ type ListRecord struct {
 	Format       policy.Format `json:"format"`
 	Bits         int           `json:"bits"`
 	Size         uint64        `json:"size"`
+	Order        string        `json:"order,omitzero"` // of its indices
 	Leased       uint64        `json:"leased"`
 	Opened       time.Time     `json:"opened"`
 	Closed       time.Time     `json:"closed,omitzero"`

@@ -61,6 +61,7 @@ var migrations = []func() string{
 	func() string { return createTables(tables[3]) },
 	func() string { return "" }, // the first attempt at an item has no row of its own, which older programs would miss
 	func() string { return createTables(tables[4]) },
+	func() string { return "" }, // lists say in which order they give their indices, which older programs would give in another
 }
 
 func createTables(names []Table) string {

@@ -2,6 +2,7 @@ package index
 
 import (
 	"crypto/aes"
+	"crypto/cipher"
 	"crypto/hmac"
 	"crypto/sha256"
 	"fmt"
@@ -11,16 +12,63 @@ import (
 
 var testKey = sha256.Sum256([]byte("index test key"))
 
-// slow is the construction of the package comment, written from that text alone with big numbers.
-func slow(key [32]byte, id string, n, i int64) int64 {
-	m := hmac.New(sha256.New, key[:])
-	m.Write([]byte("sealkeeper/v1/index/list"))
+// Both orders: of lists that are opened now, and of those that were before.
+var makers = []struct {
+	name string
+	of   func(key [32]byte, id string, n uint64) (Order, error)
+	most uint64
+}{{"shuffled", New, MaxSize}, {"swap or not", SwapOrNot, 1 << 40}}
+
+func listKeyOf(version, id string) cipher.Block {
+	m := hmac.New(sha256.New, testKey[:])
+	m.Write([]byte("sealkeeper/" + version + "/index/list"))
 	m.Write([]byte{0})
 	m.Write([]byte(id))
 	block, err := aes.NewCipher(m.Sum(nil))
 	if err != nil {
 		panic(err)
 	}
+	return block
+}
+
+// slowShuffle is the construction of the package comment, written from that text alone with big numbers.
+func slowShuffle(id string, n int64) []int64 {
+	block, counter := listKeyOf("v2", id), new(big.Int)
+	var left []byte
+	next := func() *big.Int {
+		if len(left) == 0 {
+			left = make([]byte, 16)
+			block.Encrypt(left, counter.FillBytes(make([]byte, 16)))
+			counter.Add(counter, big.NewInt(1))
+		}
+		u := new(big.Int).SetBytes(left[:8])
+		left = left[8:]
+		return u
+	}
+	two64 := new(big.Int).Lsh(big.NewInt(1), 64)
+	draw := func(m int64) int64 {
+		least := new(big.Int).Mod(two64, big.NewInt(m))
+		for {
+			hi, lo := new(big.Int).DivMod(new(big.Int).Mul(next(), big.NewInt(m)), two64, new(big.Int))
+			if lo.Cmp(least) >= 0 {
+				return hi.Int64()
+			}
+		}
+	}
+	x := make([]int64, n)
+	for i := range x {
+		x[i] = int64(i)
+	}
+	for i := n - 1; i >= 1; i-- {
+		j := draw(i + 1)
+		x[i], x[j] = x[j], x[i]
+	}
+	return x
+}
+
+// slowSwapOrNot is the construction of SwapOrNot's comment, written from that text alone with big numbers.
+func slowSwapOrNot(id string, n, i int64) int64 {
+	block := listKeyOf("v1", id)
 	be := func(x int64, size int) []byte { return big.NewInt(x).FillBytes(make([]byte, size)) }
 	encrypt := func(parts ...[]byte) []byte {
 		var in []byte
@@ -56,33 +104,44 @@ func slow(key [32]byte, id string, n, i int64) int64 {
 
 // I2: an index belongs to at most one credential. So every counter value has its own index, and all are inside the list.
 func TestEveryIndexExactlyOnce(t *testing.T) {
-	for _, n := range []uint64{1, 2, 3, 4, 5, 7, 8, 9, 15, 17, 31, 64, 101, 255, 256, 257, 1000, 1024, 4097, 1 << 13} {
-		p, err := New(testKey, "list", n)
-		if err != nil {
-			t.Fatal(err)
-		}
-		seen, k := make([]bool, n), uint64(0)
-		for i := uint64(0); i < n && n <= 257; i += k { // some more together each time
-			k = min(k%20+1, n-i)
-			for j, x := range p.From(i, int(k)) {
-				if x != p.At(i+uint64(j)) {
-					t.Fatalf("n=%d: counter %d has another index among %d from %d on", n, i+uint64(j), k, i)
+	for _, m := range makers {
+		for _, n := range []uint64{1, 2, 3, 4, 5, 7, 8, 9, 15, 17, 31, 64, 101, 255, 256, 257, 1000, 1024, 4097, 1 << 13} {
+			p, err := m.of(testKey, "list", n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if p.Len() != n {
+				t.Errorf("%s, n=%d: Len() = %d", m.name, n, p.Len())
+			}
+			seen := make([]bool, n)
+			for i := range n {
+				x := p.At(i)
+				if x >= n || seen[x] {
+					t.Fatalf("%s, n=%d: counter %d has index %d, which is outside or taken", m.name, n, i, x)
 				}
+				seen[x] = true
 			}
-		}
-		for i := range n {
-			x := p.At(i)
-			if x >= n || seen[x] {
-				t.Fatalf("n=%d: counter %d has index %d, which is outside or taken", n, i, x)
-			}
-			seen[x] = true
 		}
 	}
 }
 
-func TestGoldenValues(t *testing.T) {
-	for _, n := range []int64{1, 2, 3, 5, 100, 1024, 1 << 20, 1<<20 - 1, 1 << 40} {
+func TestShuffleAsPublished(t *testing.T) {
+	for _, n := range []int64{1, 2, 3, 5, 100, 1024, 1<<16 - 1, 1 << 16} {
 		p, err := New(testKey, "golden", uint64(n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, want := range slowShuffle("golden", n) {
+			if got := p.At(uint64(i)); got != uint64(want) {
+				t.Fatalf("n=%d: At(%d) = %d, the construction gives %d", n, i, got, want)
+			}
+		}
+	}
+}
+
+func TestSwapOrNotAsPublished(t *testing.T) {
+	for _, n := range []int64{1, 2, 3, 5, 100, 1024, 1 << 20, 1<<20 - 1, 1 << 40} {
+		p, err := SwapOrNot(testKey, "golden", uint64(n))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -90,82 +149,108 @@ func TestGoldenValues(t *testing.T) {
 			if i >= n {
 				continue
 			}
-			if got, want := p.At(uint64(i)), slow(testKey, "golden", n, i); got != uint64(want) {
+			if got, want := p.At(uint64(i)), slowSwapOrNot("golden", n, i); got != uint64(want) {
 				t.Errorf("n=%d: At(%d) = %d, the construction gives %d", n, i, got, want)
 			}
 		}
 	}
-	// The same numbers for ever: a ledger that was written by an earlier version counts on them.
-	p, err := New(testKey, "golden", 1<<20)
-	if err != nil {
-		t.Fatal(err)
+}
+
+// The same numbers for ever: a ledger that was written by an earlier version counts on them.
+func TestGoldenValues(t *testing.T) {
+	for i, m := range makers {
+		p, err := m.of(testKey, "golden", 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(p.At(0), p.At(1), p.At(2), p.At(3), p.At(1<<20-1)); got != golden[i] {
+			t.Errorf("%s: indices %s, want %s", m.name, got, golden[i])
+		}
 	}
-	if got := fmt.Sprint(p.At(0), p.At(1), p.At(2), p.At(3), p.At(1<<20-1)); got != golden {
-		t.Errorf("indices %s, want %s", got, golden)
+}
+
+// Each of 0 … m−1 is drawn as often as the others.
+func TestDraw(t *testing.T) {
+	s := stream{of: cipher.NewCTR(listKeyOf("v2", "draw"), make([]byte, aes.BlockSize))}
+	const m, each = 6, 20000
+	var drawn [m]int
+	for range m * each {
+		drawn[s.draw(m)]++
+	}
+	chi := 0.0
+	for _, n := range drawn {
+		chi += float64((n-each)*(n-each)) / each
+	}
+	if chi > 30 { // 5 degrees of freedom: once in 70,000 keys, and this one is always the same
+		t.Errorf("%v: chi squared is %f", drawn, chi)
+	}
+	// Three quarters of 2^64: a third of all numbers would be drawn twice as often if none was refused.
+	const large = 3 << 62
+	low := 0
+	for range each {
+		if s.draw(large) < 1<<62 {
+			low++
+		}
+	}
+	if low < each/3-400 || low > each/3+400 {
+		t.Errorf("%d of %d numbers are in the first third", low, each)
 	}
 }
 
 // Another key or list has another order; the same ones have the same.
 func TestKeyAndListSeparate(t *testing.T) {
-	order := func(key [32]byte, id string) (s string) {
-		p, err := New(key, id, 1000)
-		if err != nil {
-			t.Fatal(err)
+	for _, m := range makers {
+		order := func(key [32]byte, id string) (s string) {
+			p, err := m.of(key, id, 1000)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range uint64(40) {
+				s += fmt.Sprint(p.At(i), " ")
+			}
+			return s
 		}
-		for i := range uint64(40) {
-			s += fmt.Sprint(p.At(i), " ")
+		a := order(testKey, "a")
+		if a != order(testKey, "a") || a == order(testKey, "b") || a == order(sha256.Sum256([]byte("other")), "a") {
+			t.Errorf("%s: the order does not depend on key and list, or not on them alone", m.name)
 		}
-		return s
-	}
-	a := order(testKey, "a")
-	if a != order(testKey, "a") || a == order(testKey, "b") || a == order(sha256.Sum256([]byte("other")), "a") {
-		t.Error("the order does not depend on key and list, or not on them alone")
 	}
 }
 
 func TestRefused(t *testing.T) {
-	for _, c := range []struct {
-		id string
-		n  uint64
-	}{{"list", 0}, {"list", MaxSize + 1}, {"", 8}} {
-		if p, err := New(testKey, c.id, c.n); err == nil || p != nil {
-			t.Errorf("New(%q, %d) = %v, %v", c.id, c.n, p, err)
+	for _, m := range makers {
+		for _, c := range []struct {
+			id string
+			n  uint64
+		}{{"list", 0}, {"list", m.most + 1}, {"", 8}} {
+			if p, err := m.of(testKey, c.id, c.n); err == nil || p != nil {
+				t.Errorf("%s: (%q, %d) = %v, %v", m.name, c.id, c.n, p, err)
+			}
+		}
+		p, err := m.of(testKey, "list", 8)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range []uint64{8, 1 << 63, 1<<64 - 1} {
+			func() {
+				defer func() {
+					if recover() == nil {
+						t.Errorf("%s: counter %d of a list of 8 got an index", m.name, i)
+					}
+				}()
+				p.At(i)
+			}()
 		}
 	}
-	p, err := New(testKey, "list", 8)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []struct {
-		from uint64
-		k    int
-	}{{8, 1}, {1 << 63, 1}, {7, 2}, {0, 9}, {0, 0}, {0, -1}} {
-		func() {
-			defer func() {
-				if recover() == nil {
-					t.Errorf("%d counters from %d on, of a list of 8, got an index", c.k, c.from)
-				}
-			}()
-			p.From(c.from, c.k)
-		}()
+}
+
+func BenchmarkNew(b *testing.B) {
+	for b.Loop() {
+		if _, err := New(testKey, "list", 1<<20); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 
-// BenchmarkFrom is by the indices that are made together.
-func BenchmarkFrom(b *testing.B) {
-	p, err := New(testKey, "list", 1<<20)
-	if err != nil {
-		b.Fatal(err)
-	}
-	for _, k := range []int{1, 4, 8, 16} {
-		b.Run(fmt.Sprint(k), func(b *testing.B) {
-			b.ReportAllocs()
-			for i := uint64(0); b.Loop(); i += uint64(k) {
-				p.From(i&(1<<20-1), k)
-			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*k), "ns/index")
-		})
-	}
-}
-
-const golden = "160053 465194 583890 394057 420196"
+// The first was computed once more with openssl enc -aes-256-ctr and numbers without bounds.
+var golden = [...]string{"242024 179607 916408 644636 5407", "160053 465194 583890 394057 420196"}

@@ -66,7 +66,7 @@ func prepare(dir string) error {
 	Binary, Sealctl, template = filepath.Join(dir, "sealkeeperd"), filepath.Join(dir, "sealctl"), filepath.Join(dir, "template")
 	args := []string{"build", "-tags", "crashpoints", "-o", Binary}
 	if Race {
-		args = append(args, "-race", "-gcflags=modernc.org/sqlite/lib=-race=false", "-gcflags=modernc.org/libc/...=-race=false") // as make unit does
+		args = append(args, "-race", "-gcflags=modernc.org/sqlite/lib=-race=false", "-gcflags=modernc.org/libc/...=-race=false", "-gcflags=sealkeeper/ledger/index=-race=false") // as make unit does
 	}
 	for _, args := range [][]string{append(args, "sealkeeper/cmd/sealkeeperd"), {"build", "-tags", "crashpoints", "-o", Sealctl, "sealkeeper/cmd/sealctl"}} {
 		if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
