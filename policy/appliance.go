@@ -125,7 +125,7 @@ func DecideList(b *Bundle, f ListFacts, at time.Time) (*Approval, Decision) {
 	}
 	return b.own(KindList, at, lane, []Purpose{PurposeList}, []string{ruleListForm, ruleListTime, ruleListChange, ruleListRevoked},
 		func(a *Approval) {
-			a.list = List{ID: f.ID, URI: f.URI, Format: f.Format, Bits: f.Bits, Version: f.Version, IssuedAt: f.IssuedAt, Expires: f.Expires,
+			a.other = List{ID: f.ID, URI: f.URI, Format: f.Format, Bits: f.Bits, Version: f.Version, IssuedAt: f.IssuedAt, Expires: f.Expires,
 				TTL: f.TTL, Image: image, Through: f.Through}
 		})
 }
@@ -211,7 +211,7 @@ func DecideCert(b *Bundle, f CertFacts, at time.Time) (*Approval, Decision) {
 	}
 	return b.own(KindCert, at, LaneCRL, []Purpose{p.purpose}, []string{ruleCertProfile, ruleCertValidity}, func(a *Approval) {
 		c.SPKI, c.Hosts, c.URIs = slices.Clone(c.SPKI), slices.Clone(c.Hosts), slices.Clone(c.URIs)
-		a.cert = c
+		a.other = c
 	})
 }
 
@@ -293,7 +293,7 @@ func DecideCRL(b *Bundle, f CRLFacts, at time.Time) (*Approval, Decision) {
 	}
 	return b.own(KindCRL, at, LaneCRL, []Purpose{purpose}, []string{ruleCRLTime, ruleCRLEntries}, func(a *Approval) {
 		c.Revoked = entries
-		a.crl = c
+		a.other = c
 	})
 }
 
@@ -340,7 +340,7 @@ func DecideSelftest(b *Bundle, keyID string, p Purpose, active bool, last time.T
 	case !last.IsZero() && at.Sub(last) < SelftestEvery:
 		return deny("early", "key %s was tested at %s: once in %s is enough", keyID, stamp(last), SelftestEvery)
 	}
-	return b.own(KindSelftest, at, LaneBatch, []Purpose{p}, []string{ruleSelftest}, func(a *Approval) { a.selftest = Selftest{KeyID: keyID} })
+	return b.own(KindSelftest, at, LaneBatch, []Purpose{p}, []string{ruleSelftest}, func(a *Approval) { a.other = Selftest{KeyID: keyID} })
 }
 
 // own makes the approval of an appliance's own decision.

@@ -144,8 +144,8 @@ func DecideToken(b *Bundle, f ClientFacts, t Token, asker string, at time.Time) 
 	t.Client, t.SAN = f.Enrolment.ID, f.Enrolment.URI()
 	digest := TokenDigest(t.ID)
 	return b.own(KindToken, at, LaneIssue, []Purpose{PurposeToken}, []string{ruleEnrolment}, func(a *Approval) {
-		a.client, a.token = asker, t
-		a.registers = Registers{Client: f.Enrolment.ID, Revision: f.Revision, Token: digest[:]}
+		a.client, a.other = asker, t
+		a.registers = &Registers{Client: f.Enrolment.ID, Revision: f.Revision, Token: digest[:]}
 	})
 }
 
@@ -232,7 +232,7 @@ func DecideClientCert(b *Bundle, f ClientFacts, p *evidence.ClientKey, c CertFac
 		return nil, d
 	}
 	d.Rules = append([]string{ruleEnrolment}, d.Rules...)
-	a.decision, a.client, a.registers, a.conditions.Burns, a.lane = d, asker, r, slices.Clone(burns), LaneIssue
+	a.decision, a.client, a.registers, a.conditions.Burns, a.lane = d, asker, &r, slices.Clone(burns), LaneIssue
 	return a, d
 }
 
@@ -255,7 +255,7 @@ func DecideNamedCert(b *Bundle, f ClientFacts, c CertFacts, at time.Time) (*Appr
 	if a == nil {
 		return nil, d
 	}
-	a.registers = Registers{Client: e.ID, Revision: f.Revision, Key: slices.Clone(c.Cert.SPKI)}
+	a.registers = &Registers{Client: e.ID, Revision: f.Revision, Key: slices.Clone(c.Cert.SPKI)}
 	if f.Revision == 0 {
 		a.registers.Named = &e
 	}

@@ -402,7 +402,7 @@ func (b *Bundle) judgeChange(r ChangeRequest, s Slot, at time.Time) (*Approval, 
 	if r.Operation == OpUnlock && change.Effect == "apply" {
 		conditions.Charges = c.unlocking()
 	}
-	return &Approval{kind: KindChange, decision: d, client: c.ID, at: at, lane: LaneLock, conditions: conditions, change: change}, d
+	return &Approval{kind: KindChange, decision: d, client: c.ID, at: at, lane: LaneLock, conditions: conditions, other: change}, d
 }
 
 // lock is a reason as this client adds it.

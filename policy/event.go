@@ -30,7 +30,7 @@ type Event struct {
 }
 
 // Event returns what was approved.
-func (a *Approval) Event() (Event, bool) { return a.event, a.Kind() == KindEvent }
+func (a *Approval) Event() (Event, bool) { return other[Event](a, KindEvent) }
 
 // LineReasons are the lock reasons of line events. A bundle that does not list line_changed locks for a loss instead: the safer mistake.
 const (
@@ -85,7 +85,7 @@ func (b *Bundle) DecideEvent(e evidence.LineEvent, at time.Time) (*Approval, Dec
 	} else {
 		conditions.Charges = c.unlocking()
 	}
-	return &Approval{kind: KindEvent, decision: d, client: c.ID, at: at, lane: LaneLock, conditions: conditions, event: Event{Flood: b.floods[e.Authority()], Authority: e.Authority(), ID: e.ID(), Line: e.Line(),
+	return &Approval{kind: KindEvent, decision: d, client: c.ID, at: at, lane: LaneLock, conditions: conditions, other: Event{Flood: b.floods[e.Authority()], Authority: e.Authority(), ID: e.ID(), Line: e.Line(),
 		Kind: e.Kind(), Digest: e.Digest(), Seq: e.Seq(), OccurredAt: e.OccurredAt(), Until: e.Until(), Lock: c.lock(reason), Types: types}}, d
 }
 

@@ -277,7 +277,7 @@ func (b *Bundle) reason(c client, reasons map[string][]string, op Operation, rea
 
 func (b *Bundle) change(c client, d Decision, change Change, s Slot, at time.Time, rules ...string) (*Approval, Decision) {
 	d.Rules = rules
-	return &Approval{kind: KindChange, decision: d, client: c.ID, at: at, lane: LaneLock, conditions: Conditions{Epoch: s.Epoch}, change: change}, d
+	return &Approval{kind: KindChange, decision: d, client: c.ID, at: at, lane: LaneLock, conditions: Conditions{Epoch: s.Epoch}, other: change}, d
 }
 
 // closes reports whether revoking for a reason closes the subject.

@@ -204,14 +204,8 @@ type Approval struct {
 	conditions Conditions
 	issue      Issue
 	age        int // by the claims of an issue; -1: they don't say
-	change     Change
-	event      Event
-	list       List
-	cert       Cert
-	crl        CRL
-	selftest   Selftest
-	token      Token
-	registers  Registers
+	other      any // what is approved that is no issue: a Change, an Event, …
+	registers  *Registers
 }
 
 // Issue is what an approved issue or refresh may put into credentials.
@@ -378,14 +372,22 @@ func (a *Approval) Conditions() Conditions { return a.conditions }
 
 // Issue returns what was approved; ok only for KindIssue. The others are alike.
 func (a *Approval) Issue() (Issue, bool)       { return a.issue, a.Kind() == KindIssue }
-func (a *Approval) Change() (Change, bool)     { return a.change, a.Kind() == KindChange }
-func (a *Approval) List() (List, bool)         { return a.list, a.Kind() == KindList }
-func (a *Approval) Cert() (Cert, bool)         { return a.cert, a.Kind() == KindCert }
-func (a *Approval) CRL() (CRL, bool)           { return a.crl, a.Kind() == KindCRL }
-func (a *Approval) Selftest() (Selftest, bool) { return a.selftest, a.Kind() == KindSelftest }
-func (a *Approval) Token() (Token, bool)       { return a.token, a.Kind() == KindToken }
+func (a *Approval) Change() (Change, bool)     { return other[Change](a, KindChange) }
+func (a *Approval) List() (List, bool)         { return other[List](a, KindList) }
+func (a *Approval) Cert() (Cert, bool)         { return other[Cert](a, KindCert) }
+func (a *Approval) CRL() (CRL, bool)           { return other[CRL](a, KindCRL) }
+func (a *Approval) Selftest() (Selftest, bool) { return other[Selftest](a, KindSelftest) }
+func (a *Approval) Token() (Token, bool)       { return other[Token](a, KindToken) }
+
+func other[T any](a *Approval, k Kind) (T, bool) {
+	v, ok := a.other.(T)
+	return v, ok && a.Kind() == k
+}
 
 // Registers is what changes of a client in the registry; ok is false for approvals that are about none.
 func (a *Approval) Registers() (r Registers, ok bool) {
-	return a.registers, a.Valid() && a.registers.Client != ""
+	if a.registers == nil {
+		return r, false
+	}
+	return *a.registers, a.Valid() && a.registers.Client != ""
 }
