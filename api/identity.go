@@ -20,10 +20,10 @@ const (
 	RoleOfficer  = "officer"  // carries what security officers signed; their signatures count, not this role
 )
 
+var roles = []string{RoleIssuance, RoleCarrier, RoleDesk, RoleOperator, RoleAuditor, RoleOfficer, RoleRA}
+
 // Roles lists all of them.
-func Roles() []string {
-	return []string{RoleIssuance, RoleCarrier, RoleDesk, RoleOperator, RoleAuditor, RoleOfficer, RoleRA}
-}
+func Roles() []string { return slices.Clone(roles) }
 
 var clientID = formOf(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
@@ -51,7 +51,7 @@ func identify(cs *tls.ConnectionState, now time.Time) (ca.Caller, error) {
 	}
 	rest, ok := strings.CutPrefix(chain[0].URIs[0].String(), "urn:sealkeeper:client:")
 	role, id, ok2 := strings.Cut(rest, ":")
-	if !ok || !ok2 || !slices.Contains(Roles(), role) || !clientID.fits(id) {
+	if !ok || !ok2 || !slices.Contains(roles, role) || !clientID.fits(id) {
 		return ca.Caller{}, errNameless
 	}
 	serial := chain[0].SerialNumber

@@ -50,8 +50,7 @@ func (a *Authority) Acknowledge(ctx context.Context, c Caller, r contract.Acknow
 		return contract.ChangeAnswer{}, err
 	}
 	rules := a.rules()
-	info, _ := rules.bundle.Client(c.ID)
-	proof, err := rules.evidence.VerifyPossession(evidence.About{Client: c.ID, DocumentType: r.DocumentType, Audience: info.Issuer, At: now}, r.Proof)
+	proof, err := rules.evidence.VerifyPossession(evidence.About{Client: c.ID, DocumentType: r.DocumentType, Audience: rules.bundle.Issuer(c.ID), At: now}, r.Proof)
 	if err != nil {
 		return contract.ChangeAnswer{}, problem(err, nil)
 	}

@@ -94,12 +94,11 @@ func (a *Authority) phonesProblem(now time.Time) (what string, left, life time.D
 // reservation, because a status that has become too old says nothing any more.
 func (q request) judge(at, now time.Time, s *policy.PhoneStatus) (*evidence.Verified, error) {
 	b := q.rules.bundle
-	info, _ := b.Client(q.caller.ID) // an unknown client has no audience, and is refused by policy or by its proof's aud
 	items := make([]evidence.Item, len(q.body.Evidence))
 	for i, e := range q.body.Evidence {
 		items[i] = evidence.Item{Kind: e.Kind, Token: e.Token}
 	}
-	about := evidence.About{Client: q.caller.ID, DocumentType: q.body.DocumentType, Audience: info.Issuer, At: at, Session: q.session,
+	about := evidence.About{Client: q.caller.ID, DocumentType: q.body.DocumentType, Audience: b.Issuer(q.caller.ID), At: at, Session: q.session,
 		Profile: b.Profile(q.body.DocumentType, q.op), Status: b.StatusFor(s), StatusMaxAge: b.StatusMaxAge(), Now: now}
 	return q.rules.evidence.Verify(about, evidence.Bundle{Proof: q.body.Proof, Proofs: q.body.Proofs, KeyAttestation: q.body.KeyAttestation, Previous: q.body.PreviousProof,
 		Android: q.body.AndroidAttestation, Items: items})

@@ -816,6 +816,13 @@ func (b *Bundle) Client(id string) (ClientInfo, bool) {
 	return c.ClientInfo, ok
 }
 
+// Issuer is what proofs that a client brings have to name as their audience. An unknown client has none, and is refused by policy or by its
+// proof's aud.
+func (b *Bundle) Issuer(client string) string {
+	c, _ := b.client(client)
+	return c.Issuer
+}
+
 // Clients lists all, sorted by id.
 func (b *Bundle) Clients() []ClientInfo {
 	var all []ClientInfo

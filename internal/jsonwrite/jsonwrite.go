@@ -207,7 +207,9 @@ func (w *Object) Bool(n string, v bool) {
 // Map has names that are not ours.
 func (w *Object) Map(n string, v map[string]any) {
 	w.Begin(n, '{')
-	for _, name := range slices.Sorted(maps.Keys(v)) {
+	names := slices.AppendSeq(make([]string, 0, len(v)), maps.Keys(v))
+	slices.Sort(names)
+	for _, name := range names {
 		w.comma()
 		w.quote(name)
 		w.b = append(w.b, ':')
