@@ -291,6 +291,27 @@ func claimsFor(p *phone.Phone, nonce string) string {
 	return string(b)
 }
 
+// A text is covered as the JSON is that says it, whatever stands in it, and no other is.
+func TestTextIsCoveredAsItsJSON(t *testing.T) {
+	salt := b64(make([]byte, 16))
+	rapid.Check(t, func(t *rapid.T) {
+		draw := rapid.OneOf(rapid.String(), rapid.SampledFrom([]string{"", `a"`, `"a"`, `\`, `\u0041`, "\n", "\x7f", "\u2028", "\xff", "<&>", strings.Repeat("홍", 300), strings.Repeat("aB3_", 200)}))
+		text, other := draw.Draw(t, "text"), draw.Draw(t, "other")
+		value, err := jsontext.AppendQuote(nil, text)
+		if err != nil {
+			value = []byte(`"` + text + `"`)
+		}
+		digest, refused := AttributeDigest(salt, "name", value)
+		r := &RegistryMatch{Salt: salt, Attributes: map[string]string{"name": digest, "another": digest}}
+		if ok := err == nil && refused == nil; r.CoversText("name", text) != ok || r.Covers("name", value) != ok {
+			t.Fatalf("%q: %v, %v; covered as text %v, as JSON %v", text, err, refused, r.CoversText("name", text), r.Covers("name", value))
+		}
+		if other != text && r.CoversText("name", other) || r.CoversText("another", text) || r.CoversText("none", text) {
+			t.Fatalf("%q covers %q, or another claim", text, other)
+		}
+	})
+}
+
 // What is taken for canonical as it stands is JSON, and its canonical form is itself.
 func TestPlainIsCanonical(t *testing.T) {
 	seen := 0

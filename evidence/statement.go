@@ -319,6 +319,20 @@ func (s *Statement) district() string {
 
 // Covers reports whether the register vouches for this value of a claim. value is JSON in any form.
 func (r *RegistryMatch) Covers(name string, value []byte) bool {
+	form, err := rfc8785(value)
+	return err == nil && covers(r, name, "", form)
+}
+
+// CoversText is Covers for a text that is not quoted.
+func (r *RegistryMatch) CoversText(name, text string) bool {
+	if bare(text) {
+		return covers(r, name, `"`, text)
+	}
+	value, err := jsontext.AppendQuote(nil, text)
+	return err == nil && r.Covers(name, value)
+}
+
+func covers[T string | []byte](r *RegistryMatch, name, quote string, form T) bool {
 	want, there := r.Attributes[name]
 	if !there {
 		return false
@@ -327,8 +341,8 @@ func (r *RegistryMatch) Covers(name string, value []byte) bool {
 	if !ok { // it was not read from a statement
 		salt, ok = decode64(r.Salt)
 	}
-	digest, err := attributeDigest(salt, name, value)
-	return ok && err == nil && subtle.ConstantTimeCompare([]byte(want), digest[:]) == 1
+	digest := attributeDigest(salt, name, quote, form)
+	return ok && subtle.ConstantTimeCompare([]byte(want), digest[:]) == 1
 }
 
 // AttributeDigest is how a register commits itself to a claim: base64url(SHA-256(salt ‖ name ‖ 0x00 ‖ RFC 8785 form of the value)).
@@ -337,35 +351,50 @@ func AttributeDigest(salt, name string, value []byte) (string, error) {
 	if !ok {
 		return "", refuse("registry_match_malformed", "the salt is not canonical base64url")
 	}
-	digest, err := attributeDigest(s, name, value)
-	return string(digest[:]), err
+	form, err := rfc8785(value)
+	if err != nil {
+		return "", err
+	}
+	digest := attributeDigest(s, name, "", form)
+	return string(digest[:]), nil
 }
 
-func attributeDigest(salt []byte, name string, value []byte) (digest [43]byte, _ error) {
-	v := jsontext.Value(value)
-	if !plain(value) {
-		v = slices.Clone(v)
-		if err := v.Canonicalize(); err != nil {
-			return digest, refuse("registry_match_malformed", "the value is not JSON")
-		}
-	}
+// attributeDigest of the form between quotes.
+func attributeDigest[T string | []byte](salt []byte, name, quote string, form T) (digest [43]byte) {
 	text := make([]byte, 0, 512) // most values are short
-	text = append(append(append(append(text, salt...), name...), 0), v...)
+	if n := len(salt) + len(name) + len(form) + 3; n > cap(text) {
+		text = make([]byte, 0, n)
+	}
+	text = append(append(append(text, salt...), name...), 0)
+	text = append(append(append(text, quote...), form...), quote...)
 	h := sha256.Sum256(text)
 	base64.RawURLEncoding.Encode(digest[:], h[:])
-	return digest, nil
+	return digest
+}
+
+// rfc8785 is the canonical form of JSON.
+func rfc8785(value []byte) ([]byte, error) {
+	if plain(value) {
+		return value, nil
+	}
+	v := jsontext.Value(slices.Clone(value))
+	if err := v.Canonicalize(); err != nil {
+		return nil, refuse("registry_match_malformed", "the value is not JSON")
+	}
+	return v, nil
 }
 
 // plain is a JSON string in which nothing is escaped: that is its RFC 8785 form already.
 func plain(v []byte) bool {
-	if len(v) < 2 || v[0] != '"' || v[len(v)-1] != '"' {
-		return false
-	}
-	inner := v[1 : len(v)-1]
-	for _, c := range inner {
-		if c < ' ' || c == '"' || c == '\\' {
+	return len(v) >= 2 && v[0] == '"' && v[len(v)-1] == '"' && bare(v[1:len(v)-1])
+}
+
+// bare is a text of which nothing is escaped in that form.
+func bare[T string | []byte](s T) bool {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c == '"' || c == '\\' {
 			return false
 		}
 	}
-	return utf8.Valid(inner)
+	return utf8.Valid([]byte(s))
 }

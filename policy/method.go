@@ -267,19 +267,18 @@ func (t *docType) covered(f facts, r IssueRequest, values []Value) *refusal {
 	}
 	own := t.methods[r.Method].statements[s.Kind].Uncovered
 	var missing []string
-	var value []byte
 	for i := range values {
-		v, err := &values[i], error(nil)
-		if slices.Contains(own, v.Name) {
+		name, there := values[i].Name, false
+		if slices.Contains(own, name) {
 			continue
 		}
-		if text, is := r.Claims[v.Name].(string); is {
-			value, err = jsontext.AppendQuote(value[:0], text)
-		} else {
-			value, err = json.Marshal(r.Claims[v.Name], json.Deterministic(true))
+		if text, is := r.Claims[name].(string); is {
+			there = s.RegistryMatch.CoversText(name, text)
+		} else if value, err := json.Marshal(r.Claims[name], json.Deterministic(true)); err == nil {
+			there = s.RegistryMatch.Covers(name, value)
 		}
-		if err != nil || !s.RegistryMatch.Covers(v.Name, value) {
-			missing = append(missing, v.Name)
+		if !there {
+			missing = append(missing, name)
 		}
 	}
 	if missing == nil {
