@@ -589,7 +589,7 @@ func TestHoldsUnderAnyHistory(t *testing.T) {
 		w.o.HighWater = ""
 		again := func() { // what is asked is not whether the disk keeps its word
 			w.again()
-			_, err := w.store.(*sqlite).conn.ExecContext(context.Background(), "PRAGMA synchronous=OFF")
+			err := w.store.(*sqlite).between(context.Background(), "PRAGMA synchronous=OFF")
 			must(t, err)
 		}
 		again()

@@ -16,11 +16,18 @@ func (w *town) older(version int, more ...string) {
 	w.t.Helper()
 	for _, text := range append(more, `INSERT INTO credentials SELECT unhex(hex(substr(k, 1, length(k)-8)) || printf('%016x', json_extract(CAST(v AS TEXT), '$.index'))),
 		CAST(json_remove(CAST(v AS TEXT), '$.index') AS BLOB), rev FROM indices`, "DROP TABLE indices") {
-		_, err := w.store.(*sqlite).conn.ExecContext(w.t.Context(), text)
+		err := w.store.(*sqlite).between(w.t.Context(), text)
 		must(w.t, err)
 	}
-	_, err := w.store.(*sqlite).conn.ExecContext(w.t.Context(), fmt.Sprint("PRAGMA user_version=", version))
+	err := w.store.(*sqlite).between(w.t.Context(), fmt.Sprint("PRAGMA user_version=", version))
 	must(w.t, err)
+}
+
+// between runs a text between two commits.
+func (s *sqlite) between(ctx context.Context, text string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conn.run(ctx, text)
 }
 
 // rows counts the rows of a table.
@@ -85,7 +92,7 @@ func TestIndicesOfBeforeAreNotGivenAgain(t *testing.T) {
 	w.older(6)
 	w.again()
 	w.issue(w.request(policy.OpIssue, 4, w.phone(), false))
-	_, err := w.store.(*sqlite).conn.ExecContext(t.Context(), `UPDATE lists SET v = CAST(json_set(CAST(v AS TEXT), '$.leased', 1) AS BLOB)`)
+	err := w.store.(*sqlite).between(t.Context(), `UPDATE lists SET v = CAST(json_set(CAST(v AS TEXT), '$.leased', 1) AS BLOB)`)
 	must(t, err)
 	w.again()
 	for _, f := range []policy.Format{policy.MDoc, policy.SDJWT} {
@@ -140,7 +147,7 @@ func TestListsOfBeforeKeepTheirOrder(t *testing.T) {
 	for _, f := range []policy.Format{policy.MDoc, policy.SDJWT} {
 		lease(f, 1)
 	}
-	_, err := w.store.(*sqlite).conn.ExecContext(t.Context(), "UPDATE lists SET v = CAST(json_remove(CAST(v AS TEXT), '$.order') AS BLOB); PRAGMA user_version=7")
+	err := w.store.(*sqlite).between(t.Context(), "UPDATE lists SET v = CAST(json_remove(CAST(v AS TEXT), '$.order') AS BLOB); PRAGMA user_version=7")
 	must(t, err)
 	for range 2 { // the second time with rows that show the order
 		w.again()
@@ -163,7 +170,7 @@ func TestListsOfBeforeKeepTheirOrder(t *testing.T) {
 	if last.List() == first || last.Index() != shuffled.At(last.counter) {
 		t.Errorf("counter %d of list %s, after %s, has the index %d", last.counter, last.List(), first, last.Index())
 	}
-	_, err = w.store.(*sqlite).conn.ExecContext(t.Context(), "UPDATE lists SET v = CAST(json_set(CAST(v AS TEXT), '$.order', 'sorted') AS BLOB)")
+	err = w.store.(*sqlite).between(t.Context(), "UPDATE lists SET v = CAST(json_set(CAST(v AS TEXT), '$.order', 'sorted') AS BLOB)")
 	must(t, err)
 	w.again()
 	if _, err := w.Lease(t.Context(), resident, policy.MDoc, 1); err == nil || !strings.Contains(err.Error(), `"sorted"`) {

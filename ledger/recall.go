@@ -156,7 +156,7 @@ func (l *Ledger) requestAnd(ctx context.Context, key, slot []byte) (row *Request
 		return get[RequestRecord](ctx, l, TableRequests, key)
 	}
 	seen := l.recent.moment()
-	request, subject, err := two.getTwo(TableRequests, key, TableSlots, slot)
+	request, subject, err := two.getTwo(key, slot)
 	if err != nil {
 		return nil, 0, l.readFailed(err)
 	}

@@ -3,7 +3,6 @@ package ledger
 import (
 	"bytes"
 	"context"
-	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
@@ -27,20 +26,15 @@ import (
 
 // sqlite is the Store of a single box: one file, one writing connection, some reading ones, one process (held by a lock file).
 type sqlite struct {
-	lock  *os.File
-	write *sql.DB // exactly one connection
-	conn  *sql.Conn
-	read  *sql.DB
-	reads sync.Map // text → *sql.Stmt on read
-	view  *sql.Tx  // set in a snapshot: every read goes there and nothing is written
+	lock *os.File
+	conn *connection // writes; nil in a snapshot
+	read *readers
 
 	known atomic.Uint64 // entries of the last commit that is durable; readers wait for no commit
 
-	mu    sync.Mutex // one commit at a time
-	size  uint64
-	edge  map[int64]tlog.Hash // the stored hashes that the next leaf will need
-	stmts map[statement]driver.Stmt
-	raw   driver.ConnPrepareContext // set within directly
+	mu   sync.Mutex // one commit at a time
+	size uint64
+	edge map[int64]tlog.Hash // the stored hashes that the next leaf will need
 
 	closed bool
 	dead   sync.Mutex // guards cause
@@ -84,7 +78,7 @@ func OpenSQLite(ctx context.Context, path string) (_ Store, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &sqlite{edge: map[int64]tlog.Hash{}, stmts: map[statement]driver.Stmt{}}
+	s := &sqlite{edge: map[int64]tlog.Hash{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("opening the ledger %s: %w", path, err), s.close())
@@ -108,36 +102,25 @@ func OpenSQLite(ctx context.Context, path string) (_ Store, err error) {
 	if _, err = sqlite3.Fdatasync(true); err != nil && !errors.Is(err, sqlite3.ErrFdatasyncUnavailable) {
 		return nil, err
 	}
-	if s.write, err = sql.Open("sqlite", dsn(path, "rwc")); err != nil {
-		return nil, err
-	}
-	s.write.SetMaxOpenConns(1)
-	if s.conn, err = s.write.Conn(ctx); err != nil {
-		return nil, err
-	}
 	// page_size only takes effect in a new file and before WAL. FULL: a commit is durable when it returns. A log of 8000 pages before it is copied into
 	// the file: the same hot pages stand in it many times, and each is copied once. Most of what an issue writes lies behind what was written before it,
 	// so pages of 4 KB are half as many to write, two calls for each.
-	for _, p := range []string{
+	if s.conn, err = connect(ctx, dsn(path, "rwc"),
 		"page_size=4096", "journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=8000", "cache_size=-8192",
 		"busy_timeout=5000", "secure_delete=FAST", "foreign_keys=OFF", "trusted_schema=OFF",
 		"temp_store=MEMORY", // no temporary files: the sandbox has no place for them, and they would hold what the ledger holds
-	} {
-		if _, err = s.conn.ExecContext(ctx, "PRAGMA "+p); err != nil {
-			return nil, fmt.Errorf("pragma %s: %w", p, err)
-		}
+	); err != nil {
+		return nil, err
 	}
 	if err = s.migrate(ctx); err != nil {
 		return nil, err
 	}
-	if err = s.conn.QueryRowContext(ctx, "SELECT count(*) FROM journal").Scan(&s.size); err != nil {
+	s.read = newReaders(4, func() (*connection, error) {
+		return connect(context.Background(), dsn(path, "ro"), "query_only=1", "busy_timeout=5000", "cache_size=-8192", "temp_store=MEMORY")
+	})
+	if s.size, err = s.entries(); err != nil {
 		return nil, err
 	}
-	if s.read, err = sql.Open("sqlite", dsn(path, "ro")+"&_pragma=query_only(1)&_pragma=busy_timeout(5000)&_pragma=cache_size(-8192)&_pragma=temp_store(2)"); err != nil {
-		return nil, err
-	}
-	s.read.SetMaxOpenConns(4)
-	s.read.SetMaxIdleConns(4)
 	s.known.Store(s.size)
 	need := edgeOf(s.size)
 	hashes, err := s.ReadHashes(need)
@@ -167,21 +150,25 @@ func viewSQLite(ctx context.Context, path string, oldest int) (_ Store, err erro
 			err = errors.Join(fmt.Errorf("reading the ledger %s: %w", path, err), s.close())
 		}
 	}()
-	if s.read, err = sql.Open("sqlite", dsn(path, "ro")+"&_pragma=query_only(1)&_pragma=busy_timeout(5000)"); err != nil {
+	s.read = newReaders(1, func() (*connection, error) {
+		c, err := connect(ctx, dsn(path, "ro"), "query_only=1", "busy_timeout=5000")
+		if err == nil {
+			err = c.run(ctx, "BEGIN") // which never ends: what the first read sees is what all see
+		}
+		return c, err
+	})
+	row := make([]driver.Value, 1)
+	if err = s.read.with(func(c *connection) error {
+		_, err := c.first(row, "PRAGMA user_version", "")
+		return err
+	}); err != nil {
 		return nil, err
 	}
-	s.read.SetMaxOpenConns(1)
-	if s.view, err = s.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true}); err != nil {
-		return nil, err
-	}
-	version := 0
-	if err = s.view.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
-		return nil, err
-	}
-	if version < oldest || version > len(migrations) {
+	version, _ := row[0].(int64)
+	if version < int64(oldest) || version > int64(len(migrations)) {
 		return nil, fmt.Errorf("its schema has version %d and this program reads version %d", version, len(migrations))
 	}
-	if err = s.view.QueryRowContext(ctx, "SELECT count(*) FROM journal").Scan(&s.size); err != nil {
+	if s.size, err = s.entries(); err != nil {
 		return nil, err
 	}
 	s.known.Store(s.size)
@@ -193,10 +180,12 @@ func dsn(path, mode string) string {
 }
 
 func (s *sqlite) migrate(ctx context.Context) error {
-	version := 0
-	if err := s.conn.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
+	row := make([]driver.Value, 1)
+	if _, err := s.conn.first(row, "PRAGMA user_version", ""); err != nil {
 		return err
 	}
+	stored, _ := row[0].(int64)
+	version := int(stored)
 	if version > len(migrations) {
 		return fmt.Errorf("its schema has version %d and this program knows %d: a newer program wrote it, use that one", version, len(migrations))
 	}
@@ -204,7 +193,7 @@ func (s *sqlite) migrate(ctx context.Context) error {
 		// One transaction a step, user_version included: a crash leaves the old schema or the new one.
 		step := fmt.Sprintf("BEGIN IMMEDIATE;\n%sPRAGMA user_version=%d;\nCOMMIT;", migrations[version](), version+1)
 		crashpoint.Here("ledger.migrate.before-commit")
-		if _, err := s.conn.ExecContext(ctx, step); err != nil {
+		if err := s.conn.run(ctx, step); err != nil {
 			return fmt.Errorf("migrating to schema version %d: %w", version+1, err)
 		}
 		crashpoint.Here("ledger.migrate.after-commit")
@@ -251,29 +240,11 @@ func (s *sqlite) Close() error {
 
 func (s *sqlite) close() error {
 	var errs []error
-	if s.view != nil {
-		errs = append(errs, s.view.Rollback())
-	}
-	if s.conn != nil && len(s.stmts) > 0 {
-		errs = append(errs, s.directly(func() (err error) {
-			for _, st := range s.stmts {
-				err = errors.Join(err, st.Close())
-			}
-			return err
-		}))
-	}
-	s.reads.Range(func(_, st any) bool {
-		errs = append(errs, st.(*sql.Stmt).Close())
-		return true
-	})
 	if s.read != nil {
-		errs = append(errs, s.read.Close())
+		errs = append(errs, s.read.close())
 	}
 	if s.conn != nil {
-		errs = append(errs, s.conn.Close())
-	}
-	if s.write != nil {
-		errs = append(errs, s.write.Close()) // the last connection: checkpoints the WAL
+		errs = append(errs, s.conn.close()) // the last connection: checkpoints the WAL
 	}
 	if s.lock != nil {
 		errs = append(errs, s.lock.Close()) // and with it goes the lock
@@ -294,16 +265,15 @@ func (s *sqlite) Commit(ctx context.Context, batch []Op) ([]Outcome, error) {
 	if err := s.alive(); err != nil {
 		return nil, err
 	}
-	if s.view != nil {
+	if s.conn == nil {
 		return nil, errors.New("a snapshot can't be written to")
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	size, edge := s.size, maps.Clone(s.edge)
-	var out []Outcome
-	err := s.directly(func() (err error) { out, err = s.commit(batch); return err })
-	if full(err) && s.directly(s.undo) == nil {
+	out, err := s.commit(batch)
+	if full(err) && s.undo() == nil {
 		s.size, s.edge = size, edge
 		return nil, fmt.Errorf("%w: %w", ErrFull, err)
 	}
@@ -324,8 +294,8 @@ func full(err error) bool {
 
 // undo ends the transaction. SQLite may have ended it itself, so what counts is that another one can begin.
 func (s *sqlite) undo() error {
-	_ = s.exec("ROLLBACK")
-	return errors.Join(s.exec("BEGIN IMMEDIATE"), s.exec("ROLLBACK"))
+	_ = s.conn.exec("ROLLBACK")
+	return errors.Join(s.conn.exec("BEGIN IMMEDIATE"), s.conn.exec("ROLLBACK"))
 }
 
 func (o Op) check() error {
@@ -345,15 +315,15 @@ func (o Op) check() error {
 }
 
 func (s *sqlite) commit(batch []Op) ([]Outcome, error) {
-	if err := s.exec("BEGIN IMMEDIATE"); err != nil {
+	if err := s.conn.exec("BEGIN IMMEDIATE"); err != nil {
 		return nil, err
 	}
 	// Conflicts are rare, so the rows are written with their conditions inside the statements. Only if one does not hold, everything
 	// is undone and done again with conditions read first: that costs a query a row, and can undo a single op.
 	out, fits, err := s.apply(batch, false)
 	if err == nil && !fits {
-		if err = s.exec("ROLLBACK"); err == nil {
-			if err = s.exec("BEGIN IMMEDIATE"); err == nil {
+		if err = s.conn.exec("ROLLBACK"); err == nil {
+			if err = s.conn.exec("BEGIN IMMEDIATE"); err == nil {
 				out, _, err = s.apply(batch, true)
 			}
 		}
@@ -364,7 +334,7 @@ func (s *sqlite) commit(batch []Op) ([]Outcome, error) {
 	if err := s.append(batch, out); err != nil {
 		return nil, err
 	}
-	return out, s.exec("COMMIT")
+	return out, s.conn.exec("COMMIT")
 }
 
 // apply writes the rows. Without careful it stops, with fits false, at the first condition that does not hold.
@@ -447,11 +417,8 @@ func (s *sqlite) count(c *count) (fits bool, err error) {
 	if c.n > c.most {
 		return false, nil
 	}
-	st, err := s.stmt("INSERT INTO %s(k,v,rev) VALUES(?1,CAST(?4 AS BLOB),?2) ON CONFLICT(k) DO UPDATE SET v=CAST("+counted+"+?4 AS BLOB), rev=excluded.rev WHERE "+counted+"<=?3", c.table)
-	if err != nil {
-		return false, err
-	}
-	n, err := execute(st, c.key, int64(c.rev), bound(c.most-c.n), int64(c.n))
+	n, err := s.conn.execute("INSERT INTO %s(k,v,rev) VALUES(?1,CAST(?4 AS BLOB),?2) ON CONFLICT(k) DO UPDATE SET v=CAST("+counted+"+?4 AS BLOB), rev=excluded.rev WHERE "+counted+"<=?3", c.table,
+		c.key, int64(c.rev), bound(c.most-c.n), int64(c.n))
 	return n == 1, err
 }
 
@@ -469,12 +436,8 @@ func (s *sqlite) compare(op Op) (*Conflict, error) {
 		if r.Most > 0 {
 			text = "SELECT rev, " + counted + " FROM %s WHERE k=?"
 		}
-		st, err := s.stmt(text, r.Table)
-		if err != nil {
-			return nil, err
-		}
 		row := []driver.Value{int64(0), int64(0)}
-		if _, err := first(st, row, r.Key); err != nil {
+		if _, err := s.conn.first(row, text, r.Table, r.Key); err != nil {
 			return nil, err
 		}
 		rev, ok := row[0].(int64)
@@ -490,57 +453,39 @@ func (s *sqlite) compare(op Op) (*Conflict, error) {
 }
 
 func (s *sqlite) put(r Row, rev uint64) (rows int64, err error) {
-	var text string
-	args := []driver.Value{r.Key, r.Value, int64(rev)}
+	at := int64(rev)
 	switch {
 	case r.Most > 0:
-		text = "INSERT INTO %s(k,v,rev) VALUES(?1,CAST('1' AS BLOB),?2) ON CONFLICT(k) DO UPDATE SET v=CAST(" + counted + "+1 AS BLOB), rev=excluded.rev WHERE " + counted + "<?3"
-		args = []driver.Value{r.Key, int64(rev), bound(r.Most)}
+		return s.conn.execute("INSERT INTO %s(k,v,rev) VALUES(?1,CAST('1' AS BLOB),?2) ON CONFLICT(k) DO UPDATE SET v=CAST("+counted+"+1 AS BLOB), rev=excluded.rev WHERE "+counted+"<?3", r.Table,
+			r.Key, at, bound(r.Most))
 	case r.Value == nil && r.If == Absent: // nothing to delete, and that is the condition: only compared
-		st, err := s.stmt("SELECT 0 FROM %s WHERE k=?", r.Table)
-		if err != nil {
-			return 0, err
-		}
-		found, err := first(st, make([]driver.Value, 1), r.Key)
+		found, err := s.conn.first(make([]driver.Value, 1), "SELECT 0 FROM %s WHERE k=?", r.Table, r.Key)
 		if err != nil || found {
 			return 0, err
 		}
 		return 1, nil
 	case r.Value == nil && r.If == Any:
-		text, args = "DELETE FROM %s WHERE k=?", []driver.Value{r.Key}
+		return s.conn.execute("DELETE FROM %s WHERE k=?", r.Table, r.Key)
 	case r.Value == nil:
-		text, args = "DELETE FROM %s WHERE k=? AND rev=?", []driver.Value{r.Key, int64(r.If)}
+		return s.conn.execute("DELETE FROM %s WHERE k=? AND rev=?", r.Table, r.Key, int64(r.If))
 	case r.If == Absent:
-		text = "INSERT INTO %s(k,v,rev) VALUES(?,?,?) ON CONFLICT(k) DO NOTHING"
+		return s.conn.execute("INSERT INTO %s(k,v,rev) VALUES(?,?,?) ON CONFLICT(k) DO NOTHING", r.Table, r.Key, r.Value, at)
 	case r.If == Any:
-		text = "INSERT INTO %s(k,v,rev) VALUES(?,?,?) ON CONFLICT(k) DO UPDATE SET v=excluded.v, rev=excluded.rev"
+		return s.conn.execute("INSERT INTO %s(k,v,rev) VALUES(?,?,?) ON CONFLICT(k) DO UPDATE SET v=excluded.v, rev=excluded.rev", r.Table, r.Key, r.Value, at)
 	default:
-		text, args = "UPDATE %s SET v=?2, rev=?3 WHERE k=?1 AND rev=?4", append(args, int64(r.If))
+		return s.conn.execute("UPDATE %s SET v=?2, rev=?3 WHERE k=?1 AND rev=?4", r.Table, r.Key, r.Value, at, int64(r.If))
 	}
-	st, err := s.stmt(text, r.Table)
-	if err != nil {
-		return 0, err
-	}
-	return execute(st, args...)
 }
 
 // append journals the ops that applied, with the hashes of their leaves.
 func (s *sqlite) append(batch []Op, out []Outcome) error {
-	journal, err := s.stmt("INSERT INTO %s(seq,body,hash) VALUES(?,?,?)", "journal")
-	if err != nil {
-		return err
-	}
-	hashes, err := s.stmt("INSERT INTO %s(id,hash) VALUES(?,?)", "hashes")
-	if err != nil {
-		return err
-	}
 	for i, op := range batch {
 		if out[i].Conflict != nil {
 			continue
 		}
 		n := int64(out[i].Seq)
 		leaf := tlog.RecordHash(op.Leaf)
-		if _, err := execute(journal, n, op.Leaf, leaf[:]); err != nil {
+		if _, err := s.conn.execute("INSERT INTO journal(seq,body,hash) VALUES(?,?,?)", "", n, op.Leaf, leaf[:]); err != nil {
 			return err
 		}
 		stored, err := tlog.StoredHashesForRecordHash(n, leaf, tlog.HashReaderFunc(func(ids []int64) ([]tlog.Hash, error) {
@@ -560,7 +505,7 @@ func (s *sqlite) append(batch []Op, out []Outcome) error {
 		first := tlog.StoredHashIndex(0, n)
 		for j, h := range stored {
 			if j > 0 { // the leaf's own is the entry's
-				if _, err := execute(hashes, first+int64(j), h[:]); err != nil {
+				if _, err := s.conn.execute("INSERT INTO hashes(id,hash) VALUES(?,?)", "", first+int64(j), h[:]); err != nil {
 					return err
 				}
 			}
@@ -576,73 +521,18 @@ func (s *sqlite) append(batch []Op, out []Outcome) error {
 	return nil
 }
 
-// directly runs f on the writing connection with database/sql out of the way: what that does around each of the dozens of statements of a commit
-// (locks, contexts, conversions) is for connections that are shared, and this one never is. The connection stays the same, so statements do.
-func (s *sqlite) directly(f func() error) (err error) {
-	raw := s.conn.Raw(func(c any) error {
-		var ok bool
-		if s.raw, ok = c.(driver.ConnPrepareContext); !ok {
-			return fmt.Errorf("a %T does not prepare statements", c)
-		}
-		defer func() { s.raw = nil }()
-		err = f() // not returned here, where some errors mean that the connection is thrown away
-		return nil
-	})
-	return errors.Join(err, raw)
-}
+// ---- connections
 
-func (s *sqlite) exec(text string) error {
-	st, err := s.stmt(text, "")
-	if err == nil {
-		_, err = execute(st)
+// connection is used by one goroutine at a time, and without database/sql: what that does around each of the dozens of statements of a commit, and
+// each read of a request (locks, contexts, conversions, copies), is for connections that are shared.
+type connection struct {
+	raw interface {
+		driver.Conn
+		driver.ExecerContext
+		driver.ConnPrepareContext
 	}
-	return err
-}
-
-// stmt prepares a statement on the writing connection once. Table names are constants of this package, never data.
-func (s *sqlite) stmt(text string, t Table) (driver.Stmt, error) {
-	id := statement{text, t}
-	if st := s.stmts[id]; st != nil {
-		return st, nil
-	}
-	if t != "" {
-		text = fmt.Sprintf(text, t)
-	}
-	st, err := s.raw.PrepareContext(context.Background(), text)
-	if err == nil {
-		s.stmts[id] = st
-	}
-	return st, err
-}
-
-// execute gives the number of rows that were changed.
-func execute(st driver.Stmt, args ...driver.Value) (int64, error) {
-	res, err := st.(driver.StmtExecContext).ExecContext(context.Background(), named(args))
-	if err != nil {
-		return 0, err
-	}
-	return res.RowsAffected()
-}
-
-// first puts the first row into row, if there is one.
-func first(st driver.Stmt, row []driver.Value, args ...driver.Value) (found bool, err error) {
-	rows, err := st.(driver.StmtQueryContext).QueryContext(context.Background(), named(args))
-	if err != nil {
-		return false, err
-	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	if err = rows.Next(row); err == io.EOF {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-func named(args []driver.Value) []driver.NamedValue {
-	out := make([]driver.NamedValue, len(args))
-	for i, v := range args {
-		out[i] = driver.NamedValue{Ordinal: i + 1, Value: v}
-	}
-	return out
+	stmts map[statement]prepared
+	args  []driver.NamedValue // of the statement that runs
 }
 
 // statement is a text with a place for the table.
@@ -651,72 +541,233 @@ type statement struct {
 	table Table
 }
 
-// ---- reading. Reads ignore cancellation: they are short, and an error of one is an error of the disk.
-
-func (s *sqlite) query(text string, args ...any) (*sql.Rows, error) {
-	if err := s.alive(); err != nil {
-		return nil, err
-	}
-	if s.view != nil {
-		return s.view.Query(text, args...)
-	}
-	st, ok := s.reads.Load(text)
-	if !ok {
-		made, err := s.read.Prepare(text)
-		if err != nil {
-			return nil, err
-		}
-		if st, ok = s.reads.LoadOrStore(text, made); ok {
-			made.Close()
-		}
-	}
-	return st.(*sql.Stmt).Query(args...)
+type prepared interface {
+	driver.Stmt
+	driver.StmtExecContext
+	driver.StmtQueryContext
 }
 
-func (s *sqlite) each(scan func(*sql.Rows) error, text string, args ...any) error {
-	rows, err := s.query(text, args...)
+func connect(ctx context.Context, dsn string, pragmas ...string) (_ *connection, err error) {
+	made, err := sqlite3.NewConnector(dsn)
 	if err != nil {
-		return s.die(err)
+		return nil, err
 	}
-	defer rows.Close()
-	for rows.Next() {
-		if err := scan(rows); err != nil {
-			return s.die(err)
+	conn, err := made.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := &connection{stmts: map[statement]prepared{}}
+	var ok bool
+	if c.raw, ok = conn.(interface {
+		driver.Conn
+		driver.ExecerContext
+		driver.ConnPrepareContext
+	}); !ok {
+		return nil, errors.Join(fmt.Errorf("a %T does not prepare statements", conn), conn.Close())
+	}
+	for _, p := range pragmas {
+		if err := c.run(ctx, "PRAGMA "+p); err != nil {
+			return nil, errors.Join(fmt.Errorf("pragma %s: %w", p, err), c.close())
 		}
 	}
-	if err := rows.Err(); err != nil {
+	return c, nil
+}
+
+func (c *connection) close() (err error) {
+	for _, st := range c.stmts {
+		err = errors.Join(err, st.Close())
+	}
+	return errors.Join(err, c.raw.Close())
+}
+
+// run runs a text once; it may be several statements.
+func (c *connection) run(ctx context.Context, text string) error {
+	_, err := c.raw.ExecContext(ctx, text, nil)
+	return err
+}
+
+// stmt prepares a statement once. Table names are constants of this package, never data.
+func (c *connection) stmt(text string, t Table) (prepared, error) {
+	id := statement{text, t}
+	if st := c.stmts[id]; st != nil {
+		return st, nil
+	}
+	if t != "" {
+		text = fmt.Sprintf(text, t)
+	}
+	made, err := c.raw.PrepareContext(context.Background(), text)
+	if err != nil {
+		return nil, err
+	}
+	st, ok := made.(prepared)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("a %T does not take a context", made), made.Close())
+	}
+	c.stmts[id] = st
+	return st, nil
+}
+
+// named are the arguments of one statement, until the next. The driver copies what they are.
+func (c *connection) named(args []driver.Value) []driver.NamedValue {
+	c.args = c.args[:0]
+	for i, v := range args {
+		c.args = append(c.args, driver.NamedValue{Ordinal: i + 1, Value: v})
+	}
+	return c.args
+}
+
+func (c *connection) exec(text string) error {
+	_, err := c.execute(text, "")
+	return err
+}
+
+// execute gives the number of rows that were changed.
+func (c *connection) execute(text string, t Table, args ...driver.Value) (int64, error) {
+	st, err := c.stmt(text, t)
+	if err != nil {
+		return 0, err
+	}
+	res, err := st.ExecContext(context.Background(), c.named(args))
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}
+
+// each calls f for every row. Its values are f's.
+func (c *connection) each(f func(row []driver.Value) error, row []driver.Value, text string, t Table, args ...driver.Value) (err error) {
+	st, err := c.stmt(text, t)
+	if err != nil {
+		return err
+	}
+	rows, err := st.QueryContext(context.Background(), c.named(args))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for {
+		switch err := rows.Next(row); err {
+		case nil:
+			if err := f(row); err != nil {
+				return err
+			}
+		case io.EOF:
+			return nil
+		default:
+			return err
+		}
+	}
+}
+
+// first puts the last row into row, of which there is one or none.
+func (c *connection) first(row []driver.Value, text string, t Table, args ...driver.Value) (found bool, err error) {
+	err = c.each(func([]driver.Value) error { found = true; return nil }, row, text, t, args...)
+	return found, err
+}
+
+// readers are a few connections that read. The last that was used is the next to be: most of what it remembers of the file is still true.
+type readers struct {
+	open func() (*connection, error)
+	room chan struct{} // filled by those that are in use
+	mu   sync.Mutex
+	idle []*connection
+}
+
+func newReaders(most int, open func() (*connection, error)) *readers {
+	return &readers{open: open, room: make(chan struct{}, most)}
+}
+
+// with lends one to f.
+func (r *readers) with(f func(*connection) error) (err error) {
+	r.room <- struct{}{}
+	defer func() { <-r.room }()
+	r.mu.Lock()
+	var c *connection
+	if n := len(r.idle); n > 0 {
+		c, r.idle = r.idle[n-1], r.idle[:n-1]
+	}
+	r.mu.Unlock()
+	if c == nil {
+		if c, err = r.open(); err != nil {
+			return err
+		}
+	}
+	defer func() {
+		r.mu.Lock()
+		r.idle = append(r.idle, c)
+		r.mu.Unlock()
+	}()
+	return f(c)
+}
+
+// close waits until nobody reads.
+func (r *readers) close() (err error) {
+	for range cap(r.room) {
+		r.room <- struct{}{}
+	}
+	for _, c := range r.idle {
+		err = errors.Join(err, c.close())
+	}
+	r.idle = nil
+	for range cap(r.room) {
+		<-r.room
+	}
+	return err
+}
+
+// ---- reading. Reads ignore cancellation: they are short, and an error of one is an error of the disk.
+
+func (s *sqlite) each(f func(row []driver.Value) error, columns int, text string, t Table, args ...driver.Value) error {
+	err := s.read.with(func(c *connection) error {
+		if err := s.alive(); err != nil { // also for whoever waited while it was closed
+			return err
+		}
+		return c.each(f, make([]driver.Value, columns), text, t, args...)
+	})
+	if err != nil {
 		return s.die(err)
 	}
 	return nil
 }
 
-func (s *sqlite) Get(_ context.Context, t Table, key []byte) (value []byte, revision uint64, err error) {
-	err = s.each(func(r *sql.Rows) error { return r.Scan(&value, &revision) }, fmt.Sprintf("SELECT v, rev FROM %s WHERE k=?", t), key)
-	if revision != 0 && value == nil {
-		value = []byte{}
+// valued is a row's value and revision. The driver gives nil for a value that is empty.
+func valued(value, revision driver.Value) (Entry, error) {
+	v, ok := value.([]byte)
+	rev, number := revision.(int64)
+	if !ok || !number || rev <= 0 {
+		return Entry{}, fmt.Errorf("a row has a %T as its value and the revision %v", value, revision)
 	}
+	if v == nil {
+		v = []byte{}
+	}
+	return Entry{Value: v, Revision: uint64(rev)}, nil
+}
+
+func (s *sqlite) Get(_ context.Context, t Table, key []byte) (value []byte, revision uint64, err error) {
+	err = s.each(func(row []driver.Value) error {
+		e, err := valued(row[0], row[1])
+		value, revision = e.Value, e.Revision
+		return err
+	}, 2, "SELECT v, rev FROM %s WHERE k=?", t, key)
 	return value, revision, err
 }
 
-// twoReader reads two rows for little more than one: what costs is to begin.
+// twoReader reads a request and a slot for little more than one: what costs is to begin.
 type twoReader interface {
-	getTwo(t Table, key []byte, u Table, other []byte) (Entry, Entry, error)
+	getTwo(request, slot []byte) (Entry, Entry, error)
 }
 
-func (s *sqlite) getTwo(t Table, key []byte, u Table, other []byte) (a, b Entry, err error) {
-	a.Key, b.Key = key, other
-	err = s.each(func(r *sql.Rows) error {
-		which, e := 0, Entry{}
-		if err := r.Scan(&which, &e.Value, &e.Revision); err != nil {
-			return err
-		}
-		if which == 0 {
-			a.Value, a.Revision = e.Value, e.Revision
+func (s *sqlite) getTwo(request, slot []byte) (a, b Entry, err error) {
+	err = s.each(func(row []driver.Value) error {
+		e, err := valued(row[1], row[2])
+		if row[0] == int64(0) {
+			a = e
 		} else {
-			b.Value, b.Revision = e.Value, e.Revision
+			b = e
 		}
-		return nil
-	}, fmt.Sprintf("SELECT 0, v, rev FROM %s WHERE k=?1 UNION ALL SELECT 1, v, rev FROM %s WHERE k=?2", t, u), key, other)
+		return err
+	}, 3, "SELECT 0, v, rev FROM "+string(TableRequests)+" WHERE k=?1 UNION ALL SELECT 1, v, rev FROM "+string(TableSlots)+" WHERE k=?2", "", request, slot)
+	a.Key, b.Key = request, slot
 	return a, b, err
 }
 
@@ -724,27 +775,36 @@ func (s *sqlite) Scan(_ context.Context, t Table, from []byte, limit int) (entri
 	if from == nil {
 		from = []byte{}
 	}
-	err = s.each(func(r *sql.Rows) error {
-		var e Entry
-		if err := r.Scan(&e.Key, &e.Value, &e.Revision); err != nil {
-			return err
-		}
+	err = s.each(func(row []driver.Value) error {
+		e, err := valued(row[1], row[2])
+		e.Key, _ = row[0].([]byte)
 		entries = append(entries, e)
-		return nil
-	}, fmt.Sprintf("SELECT k, v, rev FROM %s WHERE k>=? ORDER BY k LIMIT ?", t), from, limit)
+		return err
+	}, 3, "SELECT k, v, rev FROM %s WHERE k>=? ORDER BY k LIMIT ?", t, from, int64(limit))
 	return entries, err
 }
 
 func (s *sqlite) Journal(_ context.Context, from uint64, n int) (leaves [][]byte, err error) {
-	err = s.each(func(r *sql.Rows) error {
-		var b []byte
-		if err := r.Scan(&b); err != nil {
-			return err
+	err = s.each(func(row []driver.Value) error {
+		body, ok := row[0].([]byte)
+		if !ok {
+			return fmt.Errorf("a journal entry is a %T", row[0])
 		}
-		leaves = append(leaves, b)
+		leaves = append(leaves, body)
 		return nil
-	}, "SELECT body FROM journal WHERE seq>=? ORDER BY seq LIMIT ?", int64(from), n)
+	}, 1, "SELECT body FROM journal WHERE seq>=? ORDER BY seq LIMIT ?", "", int64(from), int64(n))
 	return leaves, err
+}
+
+// entries of the journal.
+func (s *sqlite) entries() (uint64, error) {
+	row := make([]driver.Value, 1)
+	err := s.read.with(func(c *connection) error {
+		_, err := c.first(row, "SELECT count(*) FROM journal", "")
+		return err
+	})
+	n, _ := row[0].(int64)
+	return uint64(n), err
 }
 
 func (s *sqlite) Head(context.Context) (size uint64, root tlog.Hash, err error) {
@@ -764,15 +824,12 @@ func (s *sqlite) ReadHashes(ids []int64) ([]tlog.Hash, error) {
 			text, key = "SELECT hash FROM journal WHERE seq=?", n
 		}
 		found := false
-		err := s.each(func(r *sql.Rows) error {
-			var b []byte
-			if err := r.Scan(&b); err != nil {
-				return err
-			}
+		err := s.each(func(row []driver.Value) error {
+			b, _ := row[0].([]byte)
 			found = len(b) == tlog.HashSize
 			copy(hashes[i][:], b)
 			return nil
-		}, text, key)
+		}, 1, text, "", key)
 		if err != nil {
 			return nil, err
 		}
