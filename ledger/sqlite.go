@@ -56,6 +56,7 @@ var migrations = []func() string{
 	func() string { return "" }, // the first attempt at an item has no row of its own, which older programs would miss
 	func() string { return createTables(tables[4]) },
 	func() string { return "" }, // lists say in which order they give their indices, which older programs would give in another
+	func() string { return "" }, // hashes below lowestHash have no rows, which older programs would miss
 }
 
 func createTables(names []Table) string {
@@ -477,6 +478,10 @@ func (s *sqlite) put(r Row, rev uint64) (rows int64, err error) {
 	}
 }
 
+// lowestHash is the level from which on the log's inner hashes have rows. A leaf's own is the entry's, and those between are made of up to 128 of these
+// when somebody asks: to write them was one more statement for each entry. (Rows of them in files of before are not looked at.)
+const lowestHash = 8
+
 // append journals the ops that applied, with the hashes of their leaves.
 func (s *sqlite) append(batch []Op, out []Outcome) error {
 	for i, op := range batch {
@@ -504,7 +509,7 @@ func (s *sqlite) append(batch []Op, out []Outcome) error {
 		}
 		first := tlog.StoredHashIndex(0, n)
 		for j, h := range stored {
-			if j > 0 { // the leaf's own is the entry's
+			if j >= lowestHash {
 				if _, err := s.conn.execute("INSERT INTO hashes(id,hash) VALUES(?,?)", "", first+int64(j), h[:]); err != nil {
 					return err
 				}
@@ -819,23 +824,32 @@ func (s *sqlite) Head(context.Context) (size uint64, root tlog.Hash, err error) 
 func (s *sqlite) ReadHashes(ids []int64) ([]tlog.Hash, error) {
 	hashes := make([]tlog.Hash, len(ids))
 	for i, id := range ids {
-		text, key := "SELECT hash FROM hashes WHERE id=?", id
-		if level, n := tlog.SplitStoredHashIndex(id); level == 0 {
-			text, key = "SELECT hash FROM journal WHERE seq=?", n
+		level, n := tlog.SplitStoredHashIndex(id)
+		text, from, count := "SELECT hash FROM hashes WHERE id=?1 LIMIT ?2", id, int64(1)
+		if level < lowestHash {
+			text, from, count = "SELECT hash FROM journal WHERE seq>=?1 ORDER BY seq LIMIT ?2", n<<level, 1<<level
 		}
-		found := false
+		var found []tlog.Hash
 		err := s.each(func(row []driver.Value) error {
 			b, _ := row[0].([]byte)
-			found = len(b) == tlog.HashSize
-			copy(hashes[i][:], b)
+			if len(b) != tlog.HashSize {
+				return fmt.Errorf("a hash of the log has %d bytes", len(b))
+			}
+			found = append(found, tlog.Hash(b))
 			return nil
-		}, 1, text, "", key)
+		}, 1, text, "", from, count)
 		if err != nil {
 			return nil, err
 		}
-		if !found {
+		if int64(len(found)) != count {
 			return nil, fmt.Errorf("hash %d of the log is missing", id)
 		}
+		for ; len(found) > 1; found = found[:len(found)/2] {
+			for j := range len(found) / 2 {
+				found[j] = tlog.NodeHash(found[2*j], found[2*j+1])
+			}
+		}
+		hashes[i] = found[0]
 	}
 	return hashes, nil
 }

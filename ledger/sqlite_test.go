@@ -3,10 +3,13 @@ package ledger_test
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/mod/sumdb/tlog"
 
 	"sealkeeper/ledger"
 	"sealkeeper/ledger/storetest"
@@ -88,5 +91,70 @@ func TestSQLiteOfANewerProgram(t *testing.T) {
 	}
 	if _, err := ledger.OpenAudit(ctx, path); err == nil {
 		t.Error("audited a schema that is not known")
+	}
+}
+
+// Older programs wrote a row for every inner hash. A log that one of them began goes on, and proves what it proved.
+func TestSQLiteLogOfAnOlderProgram(t *testing.T) {
+	ctx := context.Background()
+	path := filepath.Join(t.TempDir(), "ledger.db")
+	var all []tlog.Hash // as an outsider computes them
+	read := tlog.HashReaderFunc(func(ids []int64) (out []tlog.Hash, _ error) {
+		for _, id := range ids {
+			out = append(out, all[id])
+		}
+		return out, nil
+	})
+	size := 0
+	more := func(n int) ledger.Store {
+		s, err := ledger.OpenSQLite(ctx, path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var batch []ledger.Op
+		for range n {
+			leaf := fmt.Appendf(nil, `{"v":1,"kind":"%d"}`, size)
+			hashes, err := tlog.StoredHashes(int64(size), leaf, read)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all, batch, size = append(all, hashes...), append(batch, ledger.Op{Leaf: leaf}), size+1
+		}
+		if _, err := s.Commit(ctx, batch); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	if err := more(700).Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id, h := range all {
+		if level, _ := tlog.SplitStoredHashIndex(int64(id)); level > 0 {
+			if _, err := db.Exec("INSERT INTO hashes(id,hash) VALUES(?,?) ON CONFLICT(id) DO NOTHING", id, h[:]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if _, err := db.Exec("PRAGMA user_version=8"); err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+	s := more(700)
+	defer s.Close()
+	for id, want := range all {
+		if got, err := s.ReadHashes([]int64{int64(id)}); err != nil || got[0] != want {
+			t.Fatalf("hash %d is %v (%v), want %s", id, got, err, want)
+		}
+	}
+	want, err := tlog.TreeHash(int64(size), read)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, root, err := s.Head(ctx); err != nil || n != uint64(size) || root != want {
+		t.Errorf("the head is %d, %s (%v), want %d, %s", n, root, err, size, want)
 	}
 }

@@ -426,6 +426,11 @@ func proofs(t *testing.T, s *stage) {
 			t.Errorf("the log of %d leaves extends that of %d: %v", size, n, err)
 		}
 	}
+	var many []ledger.Op // so many that hashes of every kind of place are among those that check compares
+	for n := range 550 {
+		many = append(many, op(fmt.Sprint("many-", n)))
+	}
+	s.commit(nil, many...)
 }
 
 func concurrent(t *testing.T, s *stage) {
