@@ -209,6 +209,7 @@ var (
 	offsetForm    = regexp.MustCompile(`^([+-])(0\d|1[0-4]):(00|15|30|45)$`)
 	daysForm      = regexp.MustCompile(`^\d{1,4}d$`)
 	districtForm  = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z-]{0,31}$`)
+	wholeNumber   = regexp.MustCompile(`^(0|-?[1-9]\d{0,14})$`)
 	ageForm       = regexp.MustCompile(`^age_over_(\d\d)$`)
 
 	classes = []string{"telecom", "holder", "card_system", "ministry", "court", "officers"}
@@ -261,7 +262,8 @@ type Bundle struct {
 	floods        map[string]uint64 // reports of an hour, by carrier
 	wallets       []walletProvider
 	phones        phones
-	tests         []testCase
+	tests         []TestSpec
+	lines         []int            // of tests in the file
 	envelope      *signed.Envelope // nil: the file has no signatures
 }
 
@@ -316,17 +318,27 @@ func Parse(file string, data []byte) (*Bundle, error) {
 	fail := func(err error) error {
 		return fmt.Errorf("%s:%d: %s", file, above+lineOf(payload, err), whatIsWrong(err))
 	}
-	var written BundleFile
-	if err := strict.JSON(payload, fileLimits, &written); err != nil {
+	if err := strict.Within(payload, fileLimits); err != nil {
 		return nil, fail(err)
 	}
 	// What counts is the canonical form, because that is what is signed and hashed: nothing that it leaves out may have a meaning.
-	canonical, err := signed.Canonical(payload)
-	if err != nil {
-		return nil, fail(err)
-	}
 	var f BundleFile
-	if err := strict.JSON(canonical, fileLimits, &f); err != nil {
+	canonical, err := signed.Canonical(payload)
+	if err == nil {
+		err = strict.JSON(canonical, fileLimits, &f)
+	}
+	var p places
+	for i := range min(len(f.Tests), maxTests) {
+		p.at(pointer("/tests", i))
+	}
+	// What is written must be good too. It is another thing only where numbers are, since 1.0 and 1 are one to the canonical form, and it is what
+	// errors have their line in.
+	if plain := p.find(payload); err != nil || !plain {
+		if err := strict.JSON(payload, fileLimits, new(BundleFile)); err != nil {
+			return nil, fail(err)
+		}
+	}
+	if err != nil {
 		return nil, fail(err)
 	}
 	c := &checker{}
@@ -334,13 +346,8 @@ func Parse(file string, data []byte) (*Bundle, error) {
 	if len(c.problems) > 0 {
 		return nil, c.report(file, payload, above)
 	}
-	var p places
 	for i := range b.tests {
-		p.at(pointer("/tests", i))
-	}
-	p.find(payload)
-	for i := range b.tests {
-		b.tests[i].line = above + p.at(pointer("/tests", i)).line
+		b.lines = append(b.lines, above+p.at(pointer("/tests", i)).line)
 	}
 	b.hash, b.envelope = sha256.Sum256(canonical), envelope
 	return b, nil
@@ -367,7 +374,7 @@ func line(data []byte, offset int64) int {
 	return 1 + bytes.Count(data[:min(max(offset, 0), int64(len(data)))], []byte("\n"))
 }
 
-// places are JSON pointers whose lines in a document are looked for, all in one pass that skips what none of them goes through.
+// places are JSON pointers whose lines in a document are looked for, all in one pass.
 type places struct {
 	line int // 0: not met
 	kids map[string]*places
@@ -387,8 +394,9 @@ func (p *places) at(pointer jsontext.Pointer) *places {
 	return p
 }
 
-// find reads a document up to its first error. A place is where the member's name ends, or the element begins.
-func (p *places) find(data []byte) {
+// find reads a document up to its first error. A place is where the member's name ends, or the element begins. plain: there is no error, and each
+// number is a whole one in digits that are its canonical form.
+func (p *places) find(data []byte) (plain bool) {
 	d := jsontext.NewDecoder(bytes.NewBuffer(data))
 	counted, lines := int64(0), 1
 	here := func() int {
@@ -396,13 +404,30 @@ func (p *places) find(data []byte) {
 		lines, counted = lines+bytes.Count(data[counted:at], []byte("\n")), at
 		return lines
 	}
+	plain = true
+	pass := func() bool { // a value in which no place is
+		for depth := d.StackDepth(); ; {
+			var err error
+			if d.PeekKind() == '0' {
+				var number jsontext.Value
+				number, err = d.ReadValue()
+				plain = plain && wholeNumber.Match(number)
+			} else {
+				_, err = d.ReadToken()
+			}
+			if err != nil || d.StackDepth() == depth {
+				return err == nil
+			}
+		}
+	}
 	var walk func(p *places) bool
 	walk = func(p *places) bool {
 		if p == nil || len(p.kids) == 0 {
-			return d.SkipValue() == nil
+			return pass()
 		}
 		open, err := d.ReadToken()
 		if err != nil || open.Kind() != '{' && open.Kind() != '[' {
+			plain = false
 			return err == nil
 		}
 		kind := open.Kind() // the token dies with the next one
@@ -438,7 +463,7 @@ func (p *places) find(data []byte) {
 		}
 	}
 	p.line = 1
-	walk(p)
+	return walk(p) && plain
 }
 
 func whatIsWrong(err error) string {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"bytes"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -13,6 +14,8 @@ import (
 	"testing"
 
 	"sealkeeper/internal/fuzzing"
+	"sealkeeper/internal/signed"
+	"sealkeeper/internal/strict"
 )
 
 func read(t testing.TB, name string) string {
@@ -198,14 +201,49 @@ func TestHashIsOverTheContent(t *testing.T) {
 	}
 }
 
+// asWritten: what is refused as it is written is refused, for that reason, whatever its canonical form would be.
+func asWritten(t *testing.T, data []byte, got error) {
+	if len(data) > maxBundle {
+		return
+	}
+	if err := strict.JSON(data, fileLimits, new(BundleFile)); err != nil && (got == nil || got.Error() != fmt.Sprintf("f:%d: %s", lineOf(data, err), whatIsWrong(err))) {
+		t.Errorf("refused as %v, is written wrongly: %v", got, err)
+	}
+}
+
+// Numbers are what is written, though 1.0 and 1 have one canonical form; where any form will do, as in a test's claims, any will.
+func TestNumbersAreAsWritten(t *testing.T) {
+	good := read(t, "demo.json")
+	for number, ok := range map[string]bool{"2": true, "999999999999999": true, "1000000000000000": true, "9007199254740991": true, "9007199254740993": false, "2.0": false, "2e0": false, "0.2e1": false, "-2": false, "-0": false, "02": false, `"2"`: false} {
+		data := []byte(strings.Replace(good, `"version": 1`, `"version": `+number, 1))
+		b, err := Parse("f", data)
+		if (err == nil) != ok || ok && strconv.FormatUint(b.Version(), 10) != number {
+			t.Errorf("version %s: %v", number, err)
+		}
+		asWritten(t, data, err)
+	}
+	for _, number := range []string{"1", "-1", "-0", "1.0", "1e2", "1E-2", "0.1", "9007199254740993", "1e400"} {
+		data := []byte(strings.Replace(good, `"version": 1`, `"tests": [{"name": "a", "input": {"at": "2026-11-30T00:00:00Z", "claims": {"a": [`+number+`]}}, "expect": {"result": "allowed"}}], "version": 1`, 1))
+		_, err := Parse("f", data)
+		if err != nil {
+			t.Errorf("%s in a test's claims: %v", number, err)
+		}
+		asWritten(t, data, err)
+	}
+}
+
 // A bundle that parses says the same when it is parsed again, and every error names the file.
 func FuzzParse(f *testing.F) {
 	seeds := fuzzing.Strings(`{"format":1,"name":"a","version":1,"types":{"a":{"sdjwt":{"vct":"a:b"},"claims":{"a":{"kind":"bool"}},"lifetime":"1d"}},"rules":[{"id":"a","cedar":"permit(principal,action,resource);"}]}`)
 	for _, name := range []string{"kr-resident.json", "eu-pid.json", "mdl.json", "demo.json"} {
 		seeds = append(seeds, []byte(read(f, name)))
 	}
-	fuzzing.Run(f, fuzzing.Options{Memory: 4 << 20}, seeds, func(t *testing.T, data []byte) bool {
+	seeds = append(seeds, bytes.Replace(seeds[0], []byte(`"version":1`), []byte(`"version":1.0`), 1), bytes.Replace(seeds[0], []byte(`"version":1`), []byte(`"version":1,"tests":[{"name":"a","input":{"claims":{"a":[1e2,-0,9007199254740993]}},"expect":{}}]`), 1))
+	fuzzing.Run(f, fuzzing.Options{Memory: 4 << 20, Decode: func(data []byte) { Parse("f", data) }}, seeds, func(t *testing.T, data []byte) bool {
 		b, err := Parse("f", data)
+		if !signed.Is(data) {
+			asWritten(t, data, err)
+		}
 		switch {
 		case err == nil && (b.Hash() == Hash{} || b.Version() == 0 || len(b.Types()) == 0):
 			t.Error("accepted a bundle without version or types")

@@ -232,11 +232,6 @@ type ExpectSpec struct {
 	Code   string `json:"code,omitempty"`
 }
 
-type testCase struct {
-	TestSpec
-	line int
-}
-
 func (c *checker) tests(at jsontext.Pointer, b *Bundle, specs []TestSpec) {
 	if len(specs) > maxTests {
 		c.wrong(at, "there are %d tests, at most %d are allowed", len(specs), maxTests)
@@ -257,8 +252,8 @@ func (c *checker) tests(at jsontext.Pointer, b *Bundle, specs []TestSpec) {
 			c.wrong(at.AppendToken("expect"), "test %q: what is denied has a code, and nothing else has: a denial for another reason is no proof", s.Name)
 		}
 		seen[s.Name] = true
-		b.tests = append(b.tests, testCase{TestSpec: s})
 	}
+	b.tests = specs
 }
 
 // TestResult is what came of one of a bundle's tests.
@@ -281,7 +276,7 @@ func (b *Bundle) Tests() []TestResult {
 			}
 			return result
 		}
-		r := TestResult{Name: t.Name, Line: t.line, Want: say(t.Expect.Result, t.Expect.Code)}
+		r := TestResult{Name: t.Name, Line: b.lines[i], Want: say(t.Expect.Result, t.Expect.Code)}
 		if d, err := b.Decide(t.Input); err != nil {
 			r.Got, r.Why = "failed", err.Error()
 		} else {

@@ -70,20 +70,27 @@ func (s ruleSet) All() iter.Seq2[cedar.PolicyID, *cedar.Policy] {
 	}
 }
 
+// ruleValidator checks rules against RuleSchema.
+var ruleValidator = sync.OnceValues(func() (*validate.Validator, error) {
+	var definition schema.Schema
+	if err := definition.UnmarshalCedar([]byte(RuleSchema)); err != nil {
+		return nil, err
+	}
+	resolved, err := definition.Resolve()
+	if err != nil {
+		return nil, err
+	}
+	return validate.New(resolved), nil
+})
+
 func (c *checker) rules(b *Bundle, specs []RuleSpec) ruleSet {
 	s := ruleSet{clients: cedar.EntityMap{}}
 	remember, turns := true, []int64(nil)
-	var definition schema.Schema
-	if err := definition.UnmarshalCedar([]byte(RuleSchema)); err != nil {
-		c.wrong("/rules", "the rule schema of this program is broken: %v", err)
-		return s
-	}
-	resolved, err := definition.Resolve()
+	validator, err := ruleValidator()
 	if err != nil {
 		c.wrong("/rules", "the rule schema of this program is broken: %v", err)
 		return s
 	}
-	validator := validate.New(resolved)
 	for i, spec := range specs {
 		at := pointer("/rules", i)
 		if !idForm.MatchString(spec.ID) || slices.Contains(s.ids, spec.ID) {

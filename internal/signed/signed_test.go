@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"sealkeeper/internal/fuzzing"
 	"sealkeeper/internal/strict"
 )
@@ -158,6 +160,19 @@ func TestEnvelopesAreReadStrictly(t *testing.T) {
 	for _, s := range []string{"{}", `{"signatures": [], "payload": {}}`, `{"payload": {}, "signatures": []}`} {
 		if _, err := Parse([]byte(s), limits); err == nil {
 			t.Errorf("%s was taken", s)
+		}
+	}
+}
+
+// The canonical form is the library's, made in less room, whether that has to grow or not. What has none has none.
+func TestCanonical(t *testing.T) {
+	for _, s := range []string{payload, ` {"b": [1.0, 1e21, 1e20, -0, "\u0041\u2028"], "a": {"d": null, "c": true}} `, `"a"`, "7", "[]", "[" + strings.Repeat("1e20,", 999) + "0]", strings.Repeat(`{"b":1,"a":`, 50) + "0" + strings.Repeat("}", 50),
+		"", " ", "{", `{"a":1,"a":2}`, `{"a":1,"\u0061":2}`, "{} {}", `{"a":1}x`, "\"\xff\"", `"\ud800"`, "01"} {
+		want := jsontext.Value(s)
+		wrong := want.Canonicalize()
+		got, err := Canonical([]byte(s))
+		if (err == nil) != (wrong == nil) || err == nil && string(got) != string(want) || err != nil && (got != nil || err.Error() != wrong.Error()) {
+			t.Errorf("%.80s: %q, %v; want %q, %v", s, got, err, want, wrong)
 		}
 	}
 }

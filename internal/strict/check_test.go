@@ -36,7 +36,7 @@ func FuzzDepth(f *testing.F) {
 				depth--
 			}
 		}
-		err := check(data, Limits{Bytes: len(data), Depth: 4, Values: len(data) + 1})
+		err := Within(data, Limits{Bytes: len(data), Depth: 4, Values: len(data) + 1})
 		if err != nil {
 			if tooDeep == len(data) && !strings.Contains(err.Error(), "name is longer") {
 				t.Errorf("%q is nowhere too deep: %v", data, err)

@@ -28,7 +28,7 @@ func (l Limits) values() int {
 
 // JSON decodes one document into v.
 func JSON(data []byte, l Limits, v any) error {
-	if err := check(data, l); err != nil {
+	if err := Within(data, l); err != nil {
 		return err
 	}
 	return json.Unmarshal(data, v, json.RejectUnknownMembers(true), jsontext.AllowDuplicateNames(false), jsontext.AllowInvalidUTF8(false))
@@ -36,13 +36,14 @@ func JSON(data []byte, l Limits, v any) error {
 
 // Loose is JSON, but members that v does not name are allowed: for formats whose specification says that others may be present.
 func Loose(data []byte, l Limits, v any) error {
-	if err := check(data, l); err != nil {
+	if err := Within(data, l); err != nil {
 		return err
 	}
 	return json.Unmarshal(data, v, json.RejectUnknownMembers(false), jsontext.AllowDuplicateNames(false), jsontext.AllowInvalidUTF8(false))
 }
 
-func check(data []byte, l Limits) error {
+// Within refuses a document that is larger, deeper or of more values than the limits allow. It may be no JSON: whoever decodes it will say so.
+func Within(data []byte, l Limits) error {
 	if len(data) > l.Bytes {
 		return fmt.Errorf("document has %d bytes, at most %d are allowed", len(data), l.Bytes)
 	}
