@@ -151,3 +151,31 @@ func TestWhatIsNotWritten(t *testing.T) {
 		t.Errorf("%s, %v", b, err)
 	}
 }
+
+// A text is written as it is if each of its bytes is, wherever it stands and whatever stands beside it.
+func TestPlain(t *testing.T) {
+	itself := func(c byte) bool { return c >= ' ' && c < 0x80 && c != '"' && c != '\\' }
+	for size := range 20 {
+		for at := range size {
+			for _, beside := range "\x7f !#[]~" {
+				text := []byte(strings.Repeat(string(beside), size))
+				for c := range 256 {
+					if text[at] = byte(c); plain(text) != itself(byte(c)) || plain(string(text)) != itself(byte(c)) {
+						t.Fatalf("%q", text)
+					}
+				}
+			}
+		}
+	}
+	r := rand.New(rand.NewPCG(3, 4))
+	text := make([]byte, 24)
+	for range 200_000 { // several of them, which could hide each other
+		for i := range text {
+			text[i] = "\x00\x1f\x20!\"#[\\]\x7f\x80\x9f\xa0\xa1\xa2\xdb\xdc\xff0aA"[r.IntN(21)]
+		}
+		text := text[:r.IntN(len(text)+1)]
+		if want := !slices.ContainsFunc(text, func(c byte) bool { return !itself(c) }); plain(text) != want {
+			t.Fatalf("%q", text)
+		}
+	}
+}
