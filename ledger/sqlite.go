@@ -153,10 +153,13 @@ func viewSQLite(ctx context.Context, path string, oldest int) (_ Store, err erro
 	}()
 	s.read = newReaders(1, func() (*connection, error) {
 		c, err := connect(ctx, dsn(path, "ro"), "query_only=1", "busy_timeout=5000")
-		if err == nil {
-			err = c.run(ctx, "BEGIN") // which never ends: what the first read sees is what all see
+		if err != nil {
+			return nil, err
 		}
-		return c, err
+		if err := c.run(ctx, "BEGIN"); err != nil { // which never ends: what the first read sees is what all see
+			return nil, errors.Join(err, c.close())
+		}
+		return c, nil
 	})
 	row := make([]driver.Value, 1)
 	if err = s.read.with(func(c *connection) error {
@@ -714,6 +717,7 @@ func (r *readers) close() (err error) {
 		err = errors.Join(err, c.close())
 	}
 	r.idle = nil
+	r.open = func() (*connection, error) { return nil, errors.New("closed") } // for whoever waited
 	for range cap(r.room) {
 		<-r.room
 	}
@@ -724,7 +728,7 @@ func (r *readers) close() (err error) {
 
 func (s *sqlite) each(f func(row []driver.Value) error, columns int, text string, t Table, args ...driver.Value) error {
 	err := s.read.with(func(c *connection) error {
-		if err := s.alive(); err != nil { // also for whoever waited while it was closed
+		if err := s.alive(); err != nil {
 			return err
 		}
 		return c.each(f, make([]driver.Value, columns), text, t, args...)
@@ -827,7 +831,7 @@ func (s *sqlite) ReadHashes(ids []int64) ([]tlog.Hash, error) {
 		level, n := tlog.SplitStoredHashIndex(id)
 		text, from, count := "SELECT hash FROM hashes WHERE id=?1 LIMIT ?2", id, int64(1)
 		if level < lowestHash {
-			text, from, count = "SELECT hash FROM journal WHERE seq>=?1 ORDER BY seq LIMIT ?2", n<<level, 1<<level
+			text, from, count = "SELECT hash FROM journal WHERE seq>=?1 AND seq<?1+?2 ORDER BY seq", n<<level, 1<<level
 		}
 		var found []tlog.Hash
 		err := s.each(func(row []driver.Value) error {

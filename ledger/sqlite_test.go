@@ -3,10 +3,12 @@ package ledger_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -91,6 +93,71 @@ func TestSQLiteOfANewerProgram(t *testing.T) {
 	}
 	if _, err := ledger.OpenAudit(ctx, path); err == nil {
 		t.Error("audited a schema that is not known")
+	}
+}
+
+// A read after Close finds nothing open, and opens nothing: another process may have the file by then.
+func TestSQLiteStaysClosed(t *testing.T) {
+	ctx := context.Background()
+	path := filepath.Join(t.TempDir(), "ledger.db")
+	s, err := ledger.OpenSQLite(ctx, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for range 16 {
+		all.Go(func() {
+			for err := error(nil); err == nil; {
+				_, _, err = s.Get(ctx, ledger.TableMeta, []byte("k"))
+			}
+		})
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	all.Wait()
+	if _, err := s.Scan(ctx, ledger.TableMeta, nil, 1); !errors.Is(err, ledger.ErrStopped) {
+		t.Errorf("read after Close: %v", err)
+	}
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Skip(err)
+	}
+	for _, fd := range open {
+		if to, _ := os.Readlink("/proc/self/fd/" + fd.Name()); strings.HasPrefix(to, path) {
+			t.Errorf("%s is open", to)
+		}
+	}
+}
+
+// An entry that somebody took out of the journal is missed, and the next one is not taken for it.
+func TestSQLiteWithoutAnEntry(t *testing.T) {
+	ctx := context.Background()
+	for level, n := range []int64{2, 1, 0} {
+		path := filepath.Join(t.TempDir(), "ledger.db")
+		s, err := ledger.OpenSQLite(ctx, path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		var batch []ledger.Op
+		for n := range 8 {
+			batch = append(batch, ledger.Op{Leaf: fmt.Appendf(nil, `{"v":1,"kind":"%d"}`, n)})
+		}
+		if _, err := s.Commit(ctx, batch); err != nil {
+			t.Fatal(err)
+		}
+		db, err := sql.Open("sqlite", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		if _, err := db.Exec("DELETE FROM journal WHERE seq=2"); err != nil {
+			t.Fatal(err)
+		}
+		if h, err := s.ReadHashes([]int64{tlog.StoredHashIndex(level, n)}); err == nil {
+			t.Errorf("hash %d of level %d is %s without one of its entries", n, level, h)
+		}
 	}
 }
 

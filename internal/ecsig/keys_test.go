@@ -91,7 +91,8 @@ func TestMultiples(t *testing.T) {
 		for _, d := range []int{1, 2, 127, 255} {
 			u := new(big.Int).Lsh(big.NewInt(int64(d)), uint(8*(size-1-i)))
 			u.Mod(u, order)
-			x, y := elliptic.P256().ScalarMult(s.X, s.Y, u.Bytes()) //nolint:staticcheck // an independent second opinion
+			//lint:ignore SA1019 an independent second opinion
+			x, y := elliptic.P256().ScalarMult(s.X, s.Y, u.Bytes())
 			want := append(append([]byte{4}, x.FillBytes(make([]byte, size))...), y.FillBytes(make([]byte, size))...)
 			if got := m.by[i][d-1].Bytes(); !bytes.Equal(got, want) {
 				t.Errorf("%d·256^%d: %x instead of %x", d, size-1-i, got, want)
