@@ -307,9 +307,7 @@ func (a *Authority) pseudonym(subject string) (policy.Pseudonym, error) {
 			return policy.Pseudonym{}, &Problem{Code: "subject.malformed", Detail: "a subject number is printable ASCII without spaces"}
 		}
 	}
-	m := a.pseudonyms.Begin()
-	m.Write([]byte("v1\x00" + subject))
-	return policy.Pseudonym(m.Sum(nil)), nil
+	return a.pseudonyms.Sum(append([]byte("v1\x00"), subject...)), nil
 }
 
 // Nonce mints an appliance nonce.

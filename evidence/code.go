@@ -79,7 +79,8 @@ func (v *Verifier) burnCode(s Session) Burn {
 
 // gcm is used for one message: its key is made of what the message is for and 16 random bytes.
 func (v *Verifier) gcm(label, client, documentType string, random []byte) cipher.AEAD {
-	block, err := aes.NewCipher(keyed(v.sessions, nil, label, string(random), client, documentType))
+	key := keyed(v.sessions, nil, label, string(random), client, documentType)
+	block, err := aes.NewCipher(key[:])
 	if err != nil {
 		panic(err) // 32 bytes are an AES-256 key
 	}

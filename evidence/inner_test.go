@@ -379,3 +379,14 @@ func TestHeadersAreRemembered(t *testing.T) {
 		t.Errorf("%d headers are remembered, at most %d may be, the last one among them", len(h.of), maxHeaders)
 	}
 }
+
+// Authorities know persons by their pairwise names, and phones hold nonces while a new version comes: neither becomes another.
+func TestNamesAndNoncesStay(t *testing.T) {
+	v := NewVerifier(Trust{NonceKey: [32]byte{1}, PairwiseKey: [32]byte{3}})
+	if name, want := v.Pairwise("register", [32]byte{1, 2}), "M0lBK88HZek95rIMoldk2lM8H-jWNygrwFB7MWMggqU"; name != want {
+		t.Errorf("pairwise name %s, was %s", name, want)
+	}
+	if sum, want := v.nonceMAC("c", "d", []byte{7}), "78be78342ee8980b1c1a019e077132fbc7c9b77fac23c49f713a6a8db4d18ce0"; hex.EncodeToString(sum[:]) != want {
+		t.Errorf("nonce's MAC %x, was %s", sum, want)
+	}
+}

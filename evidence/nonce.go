@@ -27,13 +27,14 @@ func (v *Verifier) Nonce(client, documentType string, at time.Time, random [16]b
 	binary.BigEndian.PutUint64(raw[1:], uint64(at.Unix()))
 	binary.BigEndian.PutUint16(raw[1:], uint16(at.Nanosecond()/1e6))
 	copy(raw[9:], random[:])
-	raw = append(raw, v.nonceMAC(client, documentType, raw)...)
+	sum := v.nonceMAC(client, documentType, raw)
+	raw = append(raw, sum[:]...)
 	return base64.RawURLEncoding.EncodeToString(raw), time.Unix(at.Unix(), 0).UTC().Add(v.trust.NonceLife)
 }
 
 // nonceMAC covers label, client, document type and the nonce's head. Each of the three texts is preceded by its length, so that no two
 // different pairs of client and type give the same bytes.
-func (v *Verifier) nonceMAC(client, documentType string, head []byte) []byte {
+func (v *Verifier) nonceMAC(client, documentType string, head []byte) [sha256.Size]byte {
 	return keyed(v.nonces, head, nonceLabel, client, documentType)
 }
 
@@ -52,7 +53,7 @@ func (v *Verifier) checkNonce(about About, nonce string) (_ Burn, minted time.Ti
 	if !ok || raw[0] != nonceVersion {
 		return Burn{}, minted, refuse("nonce_malformed", "the nonce is not one of this appliance's format")
 	}
-	if !hmac.Equal(raw[nonceMAC:], v.nonceMAC(about.Client, about.DocumentType, raw[:nonceMAC])) {
+	if sum := v.nonceMAC(about.Client, about.DocumentType, raw[:nonceMAC]); !hmac.Equal(raw[nonceMAC:], sum[:]) {
 		return Burn{}, minted, refuse("nonce_foreign", "the nonce was not made here for this client and document type")
 	}
 	// Authentic from here on: the time is one that Nonce wrote.

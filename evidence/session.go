@@ -104,7 +104,8 @@ func (v *Verifier) Open(client, documentType, session string) (Session, error) {
 // Pairwise is the only name by which an evidence authority knows a subject: HMAC over both, so that two authorities can't tell that they
 // speak of one person, and none of them learns the number or the appliance's own pseudonym.
 func (v *Verifier) Pairwise(authority string, subject [32]byte) string {
-	return base64.RawURLEncoding.EncodeToString(keyed(v.pairwise, nil, pairwiseLabel, authority, string(subject[:])))
+	sum := keyed(v.pairwise, nil, pairwiseLabel, authority, string(subject[:]))
+	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
 // Knows reports whether an authority is listed.
@@ -120,14 +121,12 @@ func Thumbprint(text string) (t [32]byte, ok bool) {
 }
 
 // keyed is a MAC over texts, each preceded by its length, so that no two lists of texts give the same bytes, and over what stands behind them.
-func keyed(k mac.Key, behind []byte, texts ...string) []byte {
+func keyed(k mac.Key, behind []byte, texts ...string) [sha256.Size]byte {
 	input := make([]byte, 0, 256)
 	for _, s := range texts {
 		input = append(binary.BigEndian.AppendUint64(input, uint64(len(s))), s...)
 	}
-	h := k.Begin()
-	h.Write(append(input, behind...))
-	return h.Sum(input[:0])
+	return k.Sum(append(input, behind...))
 }
 
 // Valid reports whether s came from Open.

@@ -61,9 +61,17 @@ type window struct {
 	end    int64
 }
 
+// chargeTag tells apart for whom a window's charges are, and does not say who it is.
+func chargeTag(s *Secrets, w window, whom string) []byte {
+	text := append(append(append(make([]byte, 0, 256), "budget\x00"...), w.budget...), 0)
+	text = append(strconv.AppendInt(append(strconv.AppendInt(text, w.length, 10), 0), w.end, 10), 0)
+	sum := s.commit.Sum(append(text, whom...))
+	return sum[:tagSize]
+}
+
 // chargeKey begins with the window's end, so that old windows are found without looking at the others.
 func chargeKey(w window, tag []byte) []byte {
-	k := binary.BigEndian.AppendUint64(nil, uint64(w.end))
+	k := binary.BigEndian.AppendUint64(make([]byte, 0, 12+len(w.budget)+1+len(tag)), uint64(w.end))
 	k = binary.BigEndian.AppendUint32(k, uint32(w.length))
 	return append(append(append(k, w.budget...), 0), tag...)
 }
@@ -102,7 +110,9 @@ func (l *Ledger) charge(s *Secrets, a *policy.Approval, leaf *Leaf) (*charge, er
 	}
 	b := &l.budgets
 	b.sweep.RLock()
-	t := &charge{latch: c.Latch, done: b.sweep.RUnlock}
+	n := len(c.Charges)
+	t := &charge{rows: make([]Row, 0, n+1), windows: make([]window, 0, n), charges: make([]policy.Charge, 0, n), latch: c.Latch, done: b.sweep.RUnlock}
+	leaf.Charges = slices.Grow(leaf.Charges, n)
 	at := a.At().Unix()
 	for _, c := range c.Charges {
 		length := int64(c.Window / time.Second)
@@ -113,9 +123,7 @@ func (l *Ledger) charge(s *Secrets, a *policy.Approval, leaf *Leaf) (*charge, er
 		c.Limit = l.Limit(c.Budget, c.Window, c.Limit, a.At())
 		t.charges = append(t.charges, c)
 		w := windowAt(c.Budget, length, at)
-		m := s.commit.Begin()
-		fmt.Fprintf(m, "budget\x00%s\x00%d\x00%d\x00%s", c.Budget, length, w.end, c.Whom)
-		tag := m.Sum(nil)[:tagSize]
+		tag := chargeTag(s, w, c.Whom)
 		key := chargeKey(w, tag)
 		l.mu.RLock()
 		used := b.used[string(key)]

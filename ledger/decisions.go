@@ -85,9 +85,8 @@ func (l *Ledger) decisionRow(s *Secrets, id string, r DecisionRecord) (Row, erro
 	}
 	if r.Of != nil {
 		of := r.Of.Tagged(func(name string) string {
-			m := s.commit.Begin()
-			m.Write([]byte("decision\x00" + name))
-			return hex.EncodeToString(m.Sum(nil)[:12])
+			tag := s.commit.Sum(append([]byte("decision\x00"), name...))
+			return hex.EncodeToString(tag[:12])
 		})
 		in := &of.Input // said once
 		in.At, in.Client, in.Operation, in.DocumentType = time.Time{}, "", "", ""

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"bytes"
+	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
 	"reflect"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"sealkeeper/evidence"
+	"sealkeeper/internal/mac"
 	"sealkeeper/ledger/state"
 	"sealkeeper/policy"
 )
@@ -136,5 +138,23 @@ func BenchmarkEncode(b *testing.B) {
 				marshal(record)
 			}
 		})
+	}
+}
+
+// What secrets make of names is in rows and leaves of before, and with authorities: it stays what it was.
+func TestNamesMadeOfSecretsStay(t *testing.T) {
+	s := &Secrets{commit: mac.New([32]byte{1}), lookup: mac.New([32]byte{2})}
+	for what, c := range map[string]struct {
+		got  []byte
+		want string
+	}{
+		"commitment": {commit(s, policy.Pseudonym{1}, [16]byte{2}), "c007385f0eecf70994f5ef274faeddccfcc64d4036c859c3cfc0647f1f035acc"},
+		"request":    {lookup(s, "client", "key"), "5c114aa2d1037516d7d5e219b2baa79f4978df76b99782eb68aa0550d0702f33"},
+		"line":       {lineTag(s, 'l', "a", "bc"), "218cb3072505f3fa1b15aceac235e6d2b1904932d623f6ce775be7ee0f7c2c9e"},
+		"charge":     {chargeTag(s, window{"b", 3600, 1700002800}, "w"), "c1c1ddd16a3a0dac834418a516f15c85"},
+	} {
+		if got := hex.EncodeToString(c.got); got != c.want {
+			t.Errorf("%s: %s", what, got)
+		}
 	}
 }

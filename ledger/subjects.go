@@ -309,10 +309,8 @@ func (l *Ledger) commitment(s *Secrets, p policy.Pseudonym) (commitment []byte, 
 }
 
 func commit(s *Secrets, p policy.Pseudonym, salt [16]byte) []byte {
-	m := s.commit.Begin()
-	m.Write(p[:])
-	m.Write(salt[:])
-	return m.Sum(nil)
+	sum := s.commit.Sum(append(append(make([]byte, 0, 48), p[:]...), salt[:]...))
+	return sum[:]
 }
 
 func burnRows(burns []evidence.Burn) (rows []Row) {

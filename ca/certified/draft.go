@@ -73,9 +73,8 @@ var extract = mac.New([sha256.Size]byte{})
 
 // NewStream starts the stream of a format's copy.
 func NewStream(seed [32]byte, format string, n int) *Stream {
-	h := extract.Begin()
-	h.Write(seed[:])
-	s := &Stream{mac: hmac.New(sha256.New, h.Sum(nil)), label: make([]byte, 0, 128)}
+	key := extract.Sum(seed[:])
+	s := &Stream{mac: hmac.New(sha256.New, key[:]), label: make([]byte, 0, 128)}
 	s.label = append(strconv.AppendInt(append(append(append(s.label, "sealkeeper/v1/"...), format...), '/'), int64(n), 10), '/')
 	s.name = len(s.label)
 	return s
