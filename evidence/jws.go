@@ -116,7 +116,7 @@ func (t *token) signed(key crypto.PublicKey, ec func(key *ecdsa.PublicKey, diges
 	switch key := key.(type) {
 	case *ecdsa.PublicKey:
 		if key.Curve == elliptic.P256() {
-			digest := sha256.Sum256([]byte(t.input))
+			digest := sha256.Sum256(append(make([]byte, 0, 4096), t.input...)) // of most a copy on the stack
 			return ec(key, digest[:], t.signature)
 		}
 		digest := sha512.Sum384([]byte(t.input))

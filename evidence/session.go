@@ -104,8 +104,12 @@ func (v *Verifier) Open(client, documentType, session string) (Session, error) {
 // Pairwise is the only name by which an evidence authority knows a subject: HMAC over both, so that two authorities can't tell that they
 // speak of one person, and none of them learns the number or the appliance's own pseudonym.
 func (v *Verifier) Pairwise(authority string, subject [32]byte) string {
-	sum := keyed(v.pairwise, nil, pairwiseLabel, authority, string(subject[:]))
+	sum := v.pairwiseOf(authority, subject)
 	return base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+func (v *Verifier) pairwiseOf(authority string, subject [32]byte) [32]byte {
+	return keyed(v.pairwise, nil, pairwiseLabel, authority, string(subject[:]))
 }
 
 // Knows reports whether an authority is listed.

@@ -265,16 +265,16 @@ func (v *Verifier) checkStatement(about About, session Session, nonce time.Time,
 	if err != nil {
 		return Burn{}, err
 	}
-	ofSession := subtle.ConstantTimeCompare([]byte(s.session), []byte(session.ID())) == 1
+	ofSession := says(s.session, session.id)
 	switch {
 	case s.IssuedAt.After(about.At.Add(v.trust.Skew)):
 		return Burn{}, refuse(code("from_future"), "the statement's iat is later than now; check the authority's clock")
 	case !about.At.Before(s.expires.Add(v.trust.Skew)):
 		return Burn{}, refuse(code("expired"), "the statement is past its exp")
 	case !ofSession && // or for the code that it was opened with, by the officer who made it
-		(s.InPerson == nil || !session.code.Valid() || subtle.ConstantTimeCompare([]byte(s.session), []byte(session.code.ID())) != 1):
+		(s.InPerson == nil || !session.code.Valid() || !says(s.session, session.code.id)):
 		return Burn{}, refuse(code("session"), "the statement was made for another session")
-	case subtle.ConstantTimeCompare([]byte(s.subject), []byte(v.Pairwise(s.Authority, session.subject))) != 1:
+	case !says(s.subject, v.pairwiseOf(s.Authority, session.subject)):
 		return Burn{}, refuse(code("subject"), "the statement is about another person")
 	}
 	if district := s.district(); len(a.Districts) > 0 && district != "" && !slices.Contains(a.Districts, district) {
@@ -287,11 +287,8 @@ func (v *Verifier) checkStatement(about About, session Session, nonce time.Time,
 			return Burn{}, refuse(code("window"), "the officer's vouching holds for another time")
 		}
 	}
-	if c := s.ChipRead; c != nil {
-		nonce := sha256.Sum256([]byte(session.nonce))
-		if subtle.ConstantTimeCompare([]byte(c.Challenge), []byte(base64.RawURLEncoding.EncodeToString(nonce[:]))) != 1 {
-			return Burn{}, refuse(code("challenge"), "the chip answered to another nonce than the session's")
-		}
+	if c := s.ChipRead; c != nil && !says(c.Challenge, sha256.Sum256([]byte(session.nonce))) {
+		return Burn{}, refuse(code("challenge"), "the chip answered to another nonce than the session's")
 	}
 	if !s.signedByKnown(&v.keys, key.Public) {
 		return Burn{}, refuse(code("signature"), "the statement isn't signed by the key that it names with that key's alg")
@@ -299,12 +296,21 @@ func (v *Verifier) checkStatement(about About, session Session, nonce time.Time,
 	v.heads.keep(s.head, s.header)
 	// By issuer, id and content, never by the text: a signature can be written in more than one way.
 	said := sha256.Sum256(s.payload)
-	name := sha256.Sum256(slices.Concat([]byte(s.Kind), []byte{0}, []byte(s.Authority), []byte{0}, []byte(s.id), []byte{0}, said[:]))
+	text := append(append(make([]byte, 0, 512), s.Kind...), 0)
+	text = append(append(append(append(text, s.Authority...), 0), s.id...), 0)
+	name := sha256.Sum256(append(text, said[:]...))
 	at := s.IssuedAt
 	if ofSession { // which is of this nonce alone; a code may be opened for several
 		at = timeOf(at, nonce)
 	}
 	return Burn{Kind: BurnEvidence, ID: burnID(at, name), Until: s.expires.Add(2 * v.trust.Skew)}, nil
+}
+
+// says compares in constant time: text is a digest in base64url.
+func says(text string, digest [32]byte) bool {
+	var want [43]byte
+	base64.RawURLEncoding.Encode(want[:], digest[:])
+	return subtle.ConstantTimeCompare([]byte(text), want[:]) == 1
 }
 
 func (s *Statement) district() string {
@@ -341,8 +347,7 @@ func covers[T string | []byte](r *RegistryMatch, name, quote string, form T) boo
 	if !ok { // it was not read from a statement
 		salt, ok = decode64(r.Salt)
 	}
-	digest := attributeDigest(salt, name, quote, form)
-	return ok && subtle.ConstantTimeCompare([]byte(want), digest[:]) == 1
+	return ok && says(want, attributeDigest(salt, name, quote, form))
 }
 
 // AttributeDigest is how a register commits itself to a claim: base64url(SHA-256(salt ‖ name ‖ 0x00 ‖ RFC 8785 form of the value)).
@@ -356,20 +361,18 @@ func AttributeDigest(salt, name string, value []byte) (string, error) {
 		return "", err
 	}
 	digest := attributeDigest(s, name, "", form)
-	return string(digest[:]), nil
+	return base64.RawURLEncoding.EncodeToString(digest[:]), nil
 }
 
 // attributeDigest of the form between quotes.
-func attributeDigest[T string | []byte](salt []byte, name, quote string, form T) (digest [43]byte) {
+func attributeDigest[T string | []byte](salt []byte, name, quote string, form T) [32]byte {
 	text := make([]byte, 0, 512) // most values are short
 	if n := len(salt) + len(name) + len(form) + 3; n > cap(text) {
 		text = make([]byte, 0, n)
 	}
 	text = append(append(append(text, salt...), name...), 0)
 	text = append(append(append(text, quote...), form...), quote...)
-	h := sha256.Sum256(text)
-	base64.RawURLEncoding.Encode(digest[:], h[:])
-	return digest
+	return sha256.Sum256(text)
 }
 
 // rfc8785 is the canonical form of JSON.
