@@ -22,6 +22,7 @@ import (
 	sqlite3 "modernc.org/sqlite" // registers "sqlite"
 
 	"sealkeeper/internal/crashpoint"
+	"sealkeeper/internal/durable"
 )
 
 // sqlite is the Store of a single box: one file, one writing connection, some reading ones, one process (held by a lock file).
@@ -130,6 +131,10 @@ func OpenSQLite(ctx context.Context, path string) (_ Store, err error) {
 	}
 	for i, id := range need {
 		s.edge[id] = hashes[i]
+	}
+	// All files are there, and their names must be: with fdatasync SQLite waits for what is in them.
+	if err = durable.SyncDir(filepath.Dir(path)); err != nil {
+		return nil, err
 	}
 	return s, nil
 }

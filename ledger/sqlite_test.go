@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -93,6 +94,41 @@ func TestSQLiteOfANewerProgram(t *testing.T) {
 	}
 	if _, err := ledger.OpenAudit(ctx, path); err == nil {
 		t.Error("audited a schema that is not known")
+	}
+}
+
+// The names of a new ledger's files are durable when it is open. What SQLite does itself is fdatasync of their directory, and that waits for no more than
+// what the directory has to have to be read: ext4 doesn't count a new name among it.
+func TestSQLiteNamesAreDurable(t *testing.T) {
+	const place = "SEAL_TEST_LEDGER"
+	if path := os.Getenv(place); path != "" {
+		s, err := ledger.OpenSQLite(context.Background(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+		return
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	c := exec.Command("strace", "-f", "-y", "-o", filepath.Join(dir, "calls"), "-e", "trace=open,openat,fsync", self, "-test.run=^"+t.Name()+"$")
+	c.Env = append(os.Environ(), place+"="+filepath.Join(dir, "ledger.db"))
+	if says, err := c.CombinedOutput(); err != nil && !strings.Contains(string(says), "FAIL") {
+		t.Skipf("strace: %v, %s", err, says)
+	} else if err != nil {
+		t.Fatalf("%s", says)
+	}
+	calls, err := os.ReadFile(filepath.Join(dir, "calls"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(calls)
+	made, named := strings.Index(text, "ledger.db-wal"), strings.LastIndex(text, "<"+dir+">) = 0")
+	if made < 0 || named < made || !strings.Contains(text[:named][strings.LastIndexByte(text[:named], '\n')+1:], "fsync(") {
+		t.Errorf("no fsync of the directory after the log was made:\n%s", text)
 	}
 }
 
