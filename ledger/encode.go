@@ -3,6 +3,7 @@ package ledger
 import (
 	"bytes"
 	"reflect"
+	"sync"
 
 	"github.com/go-json-experiment/json"
 
@@ -476,27 +477,32 @@ func (l Leaf) write(w *jsonwrite.Object) {
 	}
 }
 
+// writing is room that records are written in, before each gets as much as it needs: rows stay until they are committed.
+type writing struct {
+	w    jsonwrite.Object
+	room []byte
+}
+
+var writings = sync.Pool{New: func() any { return &writing{room: make([]byte, 0, 4096)} }}
+
 func encodeWritten(v written) []byte {
+	t := writings.Get().(*writing)
+	t.w = jsonwrite.On(t.room[:0])
+	v.write(&t.w)
+	t.room = ours(t.w.Done())
 	var sealed []byte
-	room := 1024 // which a row of an issue hardly ever passes
 	switch r := v.(type) {
 	case *RequestRecord:
 		sealed = r.Sealed
 	case RequestRecord:
 		sealed = r.Sealed
-	case DecisionRecord:
-		if r.Of != nil {
-			room += 160 * len(r.Of.Input.Evidence.Statements)
-		}
-	case AttemptRecord, BurnRecord, CredentialRecord, LatchRecord, LineRecord, LinkRecord, IndexRecord:
-		room = 160
 	}
-	w := jsonwrite.On(make([]byte, 0, room+len(sealed)))
-	v.write(&w)
-	b := ours(w.Done())
+	b := make([]byte, 0, len(t.room)+1+len(sealed))
+	b = append(b, t.room...)
 	if len(sealed) > 0 {
 		b = append(append(b, 0), sealed...)
 	}
+	writings.Put(t)
 	return b
 }
 
