@@ -5,6 +5,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"hash"
+	"slices"
 	"sync"
 )
 
@@ -34,11 +35,11 @@ func New(key [32]byte) Key {
 // Sum is the MAC of a text.
 func (k Key) Sum(text []byte) (sum [sha256.Size]byte) {
 	h := k.idle.Get().(*keyed)
-	h.text = append(h.text[:0], text...)
+	h.text = append(slices.Grow(h.text[:0], len(text)+sha256.Size), text...) // with room for the MAC, so that there is one copy to clear
 	h.Write(h.text)
 	h.text = h.Hash.Sum(h.text)
 	copy(sum[:], h.text[len(text):])
-	clear(h.text) // nothing of it stays
+	clear(h.text)
 	h.Reset()
 	k.idle.Put(h)
 	return sum
