@@ -346,11 +346,15 @@ func (s *sqlite) commit(batch []Op) ([]Outcome, error) {
 	return out, s.conn.exec("COMMIT")
 }
 
-// apply writes the rows. Without careful it stops, with fits false, at the first condition that does not hold.
+// apply writes the rows. Without careful it stops, with fits false, when a condition does not hold.
 func (s *sqlite) apply(batch []Op, careful bool) (out []Outcome, fits bool, err error) {
 	out = make([]Outcome, len(batch))
 	seq := s.size
-	counts := countsOf(batch, careful)
+	var w ways
+	if !careful {
+		w = waysOf(batch)
+	}
+	counts, adds := counts{}, adds{}
 	for i, op := range batch {
 		if careful {
 			if out[i].Conflict, err = s.compare(op); err != nil {
@@ -361,16 +365,19 @@ func (s *sqlite) apply(batch []Op, careful bool) (out []Outcome, fits bool, err 
 			}
 		}
 		for _, r := range op.Rows {
-			if counts != nil && r.Most > 0 {
+			switch w[r.Table] {
+			case counting:
 				counts.add(r, seq+1)
-				continue
-			}
-			n, err := s.put(r, seq+1)
-			if err != nil {
-				return nil, false, err
-			}
-			if n == 0 && r.If != Any {
-				return nil, false, nil
+			case adding:
+				adds[r.Table] = append(adds[r.Table], r.Key, r.Value, int64(seq+1))
+			default:
+				n, err := s.put(r, seq+1)
+				if err != nil {
+					return nil, false, err
+				}
+				if n == 0 && r.If != Any {
+					return nil, false, nil
+				}
 			}
 		}
 		out[i].Seq = seq
@@ -381,11 +388,76 @@ func (s *sqlite) apply(batch []Op, careful bool) (out []Outcome, fits bool, err 
 			return nil, false, err
 		}
 	}
+	for t, rows := range adds {
+		if fits, err := s.add(t, rows); err != nil || !fits {
+			return nil, false, err
+		}
+	}
 	return out, true, nil
 }
 
+// ways is how the rows of a batch are written, by table: one by one in their order, or together, if the batch only counts in the table or only adds
+// to it. Then no row looks at another, and which op one would stand against is found when all is done again, carefully.
+type ways map[Table]way
+
+type way int
+
+const (
+	inOrder way = iota
+	counting
+	adding
+)
+
+func waysOf(batch []Op) ways {
+	w := ways{}
+	for _, op := range batch {
+		for _, r := range op.Rows {
+			is := inOrder
+			switch {
+			case r.Most > 0:
+				is = counting
+			case r.Value != nil && r.If == Absent:
+				is = adding
+			}
+			if before, seen := w[r.Table]; seen && before != is {
+				is = inOrder
+			}
+			w[r.Table] = is
+		}
+	}
+	return w
+}
+
+// adds are rows that must not be there yet: key, value and revision of each, one after the other.
+type adds map[Table][]driver.Value
+
+const addMost = 16 // rows of one statement
+
+// add writes rows with few statements, because what a small row costs is half its statement; fits says that none of them was there.
+func (s *sqlite) add(t Table, rows []driver.Value) (fits bool, err error) {
+	const one = 3
+	for most := addMost; len(rows) > 0; {
+		for len(rows) < most*one {
+			most /= 4
+		}
+		n, err := s.conn.execute(addTexts[most], t, rows[:most*one]...)
+		if err != nil || n != int64(most) {
+			return false, err
+		}
+		rows = rows[most*one:]
+	}
+	return true, nil
+}
+
+// addTexts add so many rows.
+var addTexts = map[int]string{1: addText(1), 4: addText(4), addMost: addText(addMost)}
+
+func addText(rows int) string {
+	return "INSERT OR FAIL INTO %s(k,v,rev) VALUES" + strings.Repeat("(?,?,?),", rows-1) + "(?,?,?) ON CONFLICT(k) DO NOTHING"
+}
+
 // counts gathers what the ops of a batch count in one row: hundreds of requests count for the same client and phase, and it is one statement
-// for each row. Nobody in the batch looks at these rows in between.
+// for each row.
 type counts map[string]*count
 
 type count struct {
@@ -393,24 +465,6 @@ type count struct {
 	key     []byte
 	n, most uint64
 	rev     uint64
-}
-
-// countsOf is nil if each row has to be counted alone: to find which op is one too many, or because something else happens to its table.
-func countsOf(batch []Op, careful bool) counts {
-	if careful {
-		return nil
-	}
-	alone := map[Table]bool{} // the table's rows count, and nothing else
-	for _, op := range batch {
-		for _, r := range op.Rows {
-			counts := r.Most > 0
-			if before, seen := alone[r.Table]; seen && before != counts {
-				return nil
-			}
-			alone[r.Table] = counts
-		}
-	}
-	return counts{}
 }
 
 func (c counts) add(r Row, rev uint64) {
@@ -478,11 +532,11 @@ func (s *sqlite) put(r Row, rev uint64) (rows int64, err error) {
 	case r.Value == nil:
 		return s.conn.execute("DELETE FROM %s WHERE k=? AND rev=?", r.Table, r.Key, int64(r.If))
 	case r.If == Absent:
-		return s.conn.execute("INSERT INTO %s(k,v,rev) VALUES(?,?,?) ON CONFLICT(k) DO NOTHING", r.Table, r.Key, r.Value, at)
+		return s.conn.execute(addTexts[1], r.Table, r.Key, r.Value, at)
 	case r.If == Any:
 		return s.conn.execute("INSERT INTO %s(k,v,rev) VALUES(?,?,?) ON CONFLICT(k) DO UPDATE SET v=excluded.v, rev=excluded.rev", r.Table, r.Key, r.Value, at)
 	default:
-		return s.conn.execute("UPDATE %s SET v=?2, rev=?3 WHERE k=?1 AND rev=?4", r.Table, r.Key, r.Value, at, int64(r.If))
+		return s.conn.execute("UPDATE %s SET v=?, rev=? WHERE k=? AND rev=?", r.Table, r.Value, at, r.Key, int64(r.If))
 	}
 }
 
@@ -780,7 +834,7 @@ func (s *sqlite) getTwo(request, slot []byte) (a, b Entry, err error) {
 			b = e
 		}
 		return err
-	}, 3, "SELECT 0, v, rev FROM "+string(TableRequests)+" WHERE k=?1 UNION ALL SELECT 1, v, rev FROM "+string(TableSlots)+" WHERE k=?2", "", request, slot)
+	}, 3, "SELECT 0, v, rev FROM "+string(TableRequests)+" WHERE k=? UNION ALL SELECT 1, v, rev FROM "+string(TableSlots)+" WHERE k=?", "", request, slot)
 	a.Key, b.Key = request, slot
 	return a, b, err
 }

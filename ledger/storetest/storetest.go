@@ -36,6 +36,7 @@ func Run(t *testing.T, open Open) {
 		{"revisions are never reused", revisions},
 		{"rows that count never pass their bound", counts},
 		{"counting in one row is the same in one batch and in many", countsTogether},
+		{"a batch that only adds rows adds each or names whose is there", addsTogether},
 		{"malformed ops are refused before anything is written", malformed},
 		{"scans are ordered and bounded", scans},
 		{"commits survive opening again", durable},
@@ -335,6 +336,30 @@ func countsTogether(_ *testing.T, s *stage) {
 	// what happens in between is not overtaken
 	s.commit(nil, op("8", one("k", 9)), op("gone", drop("k", 9)), op("from the beginning", one("k", 9)), op("2", one("k", 2)))
 	s.wants("k", "2", 12)
+}
+
+// addsTogether: a store may write rows together that ops of one batch only add, and then each has its own revision, and only the op whose row was
+// there, or was added by an earlier one, does not apply.
+func addsTogether(_ *testing.T, s *stage) {
+	const many = 43
+	batch := func(from int) (ops []ledger.Op) {
+		for i := range many {
+			ops = append(ops, op("add", put(fmt.Sprint("k", from+i), fmt.Sprint("v", from+i), ledger.Absent), ledger.Row{Table: ledger.TableBurnt, Key: fmt.Append(nil, from+i), Value: []byte{1}}))
+		}
+		return ops
+	}
+	s.commit(nil, batch(0)...)
+	for i := range many {
+		s.wants(fmt.Sprint("k", i), fmt.Sprint("v", i), uint64(i+1))
+	}
+	ops, conflicts := batch(many), make([]bool, many)
+	ops[3].Rows[1].Key, conflicts[3] = []byte("5"), true                     // there since the first batch
+	ops[20].Rows[0].Key, conflicts[20] = []byte(fmt.Sprint("k", many)), true // added by the first op of this one
+	s.commit(conflicts, ops...)
+	s.wants(fmt.Sprint("k", many+3), "", 0)
+	s.wants(fmt.Sprint("k", many), fmt.Sprint("v", many), many+1)
+	s.wants(fmt.Sprint("k", many+4), fmt.Sprint("v", many+4), many+4) // one less before it
+	s.wants(fmt.Sprint("k", 2*many-1), fmt.Sprint("v", 2*many-1), 2*many-2)
 }
 
 func malformed(t *testing.T, s *stage) {
