@@ -164,6 +164,21 @@ func (a *appliance) start(ctx context.Context, args ...string) (time.Duration, e
 	return 0, fmt.Errorf("the daemon does not get ready:\n%s", tail[max(0, len(tail)-4000):])
 }
 
+// lastWords of the daemon's log that are not about requests which were served.
+func (a *appliance) lastWords() []byte {
+	log, err := os.ReadFile(filepath.Join(a.dir, "daemon.log"))
+	if err != nil {
+		return []byte(err.Error())
+	}
+	var words []byte
+	for line := range bytes.Lines(log) {
+		if !bytes.Contains(line, []byte("status=200")) && !bytes.Contains(line, []byte(`"status":200`)) {
+			words = append(words, line...)
+		}
+	}
+	return words[max(0, len(words)-4000):]
+}
+
 func (a *appliance) stop() error {
 	if a.cmd == nil {
 		return nil

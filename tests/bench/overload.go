@@ -372,7 +372,7 @@ func (b *bench) round(ctx context.Context, a *appliance, d time.Duration) (*roun
 		}
 		p, err := a.beside(ctx, d, func(p *phase) error { return a.arrive(ctx, ready.requests, f*first.perSecond(), d, p) })
 		if err != nil {
-			return nil, fmt.Errorf("at %g times the capacity: %w", f, err)
+			return nil, fmt.Errorf("at %g times the capacity: %w\n%s", f, err, a.lastWords())
 		}
 		phases = append(phases, p)
 	}
