@@ -165,7 +165,7 @@ func open(t testing.TB) (*ra, *daemon) {
 	t.Helper()
 	d, url := stand(t)
 	own := newKey(t)
-	c, err := client.New(client.Config{BaseURL: url, RootCAs: d.roots(), Attempts: 1, Timeout: 2 * time.Second,
+	c, err := client.New(client.Config{BaseURL: url, RootCAs: d.roots(), Attempts: 1, Timeout: 10 * time.Second,
 		Certificate: tls.Certificate{Certificate: [][]byte{d.certify(&x509.Certificate{Subject: pkix.Name{CommonName: "ra-1"}}, own.Public())}, PrivateKey: own}})
 	must(t, err)
 	t.Cleanup(c.Close)
