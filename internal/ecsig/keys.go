@@ -36,7 +36,7 @@ func (k *Keys) Verify(key *ecdsa.PublicKey, digest, raw []byte) bool {
 		return Verify(key, digest, raw)
 	}
 	p := point(text)
-	m := k.multiples(p)
+	m := k.tables()[p]
 	if m != nil && m.verify(digest, raw) {
 		m.used.Add(1)
 		return true
@@ -55,9 +55,10 @@ func (k *Keys) Verify(key *ecdsa.PublicKey, digest, raw []byte) bool {
 	return true
 }
 
-func (k *Keys) multiples(p point) *multiples {
+// tables are for reading alone.
+func (k *Keys) tables() map[point]*multiples {
 	if of := k.of.Load(); of != nil {
-		return (*of)[p]
+		return *of
 	}
 	return nil
 }
@@ -69,10 +70,8 @@ func (k *Keys) count(p point) bool {
 	defer k.mu.Unlock()
 	if k.counted == 0 {
 		k.good = map[point]int{}
-		if of := k.of.Load(); of != nil {
-			for _, m := range *of {
-				m.used.Store(0)
-			}
+		for _, m := range k.tables() {
+			m.used.Store(0)
 		}
 	}
 	k.counted = (k.counted + 1) % period
@@ -83,17 +82,17 @@ func (k *Keys) count(p point) bool {
 	if _, least, full := k.least(); full && least > int64(k.good[p])/2 {
 		return false
 	}
-	delete(k.good, p)
+	k.good[p] = -period // others that come before the table is there make no second one
 	return true
 }
 
 // least finds whose multiples were used least in this period, if there is no room for more.
 func (k *Keys) least() (p point, used int64, full bool) {
-	of := k.of.Load()
-	if of == nil || len(*of) < most {
+	tables := k.tables()
+	if len(tables) < most {
 		return p, 0, false
 	}
-	for q, m := range *of {
+	for q, m := range tables {
 		if n := m.used.Load(); !full || n < used {
 			p, used, full = q, n, true
 		}
@@ -106,9 +105,7 @@ func (k *Keys) replace(p point, m *multiples) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	next := map[point]*multiples{}
-	if of := k.of.Load(); of != nil {
-		next = maps.Clone(*of)
-	}
+	maps.Copy(next, k.tables())
 	if m == nil {
 		delete(next, p)
 	} else {

@@ -119,18 +119,18 @@ func TestKeysThatComeOften(t *testing.T) {
 			t.Fatal("a bad signature is accepted")
 		}
 	}
-	if k.multiples(s.point) != nil || len(k.good) != 0 {
+	if k.tables()[s.point] != nil || len(k.good) != 0 {
 		t.Error("bad signatures are counted")
 	}
 	for i := range often {
-		if k.multiples(s.point) != nil {
+		if k.tables()[s.point] != nil {
 			t.Errorf("multiples after %d", i)
 		}
 		if !k.Verify(&s.PublicKey, digest[:], good) {
 			t.Fatal("a good signature is refused")
 		}
 	}
-	if k.multiples(s.point) == nil || k.multiples(other.point) != nil {
+	if k.tables()[s.point] == nil || k.tables()[other.point] != nil {
 		t.Fatal("the key that came often, and only that one, must have multiples")
 	}
 	if !k.Verify(&s.PublicKey, digest[:], good) || k.Verify(&s.PublicKey, digest[:], bad) || k.Verify(&other.PublicKey, digest[:], good) {
@@ -164,13 +164,13 @@ func TestChangedMultiples(t *testing.T) {
 	if !k.Verify(&s.PublicKey, digest[:], good) {
 		t.Error("a good signature is refused")
 	}
-	if k.multiples(s.point) != nil {
+	if k.tables()[s.point] != nil {
 		t.Error("the wrong table is kept")
 	}
 	bad := bytes.Clone(good)
 	bad[3] ^= 1
 	k.replace(s.point, multiplesOf(s.point))
-	if k.Verify(&s.PublicKey, digest[:], bad) || k.multiples(s.point) == nil {
+	if k.Verify(&s.PublicKey, digest[:], bad) || k.tables()[s.point] == nil {
 		t.Error("a bad signature is accepted, or costs a table")
 	}
 }
@@ -192,7 +192,7 @@ func TestRoomForMultiples(t *testing.T) {
 		if !k.Verify(&s.PublicKey, digest[:], good) {
 			t.Fatal("a good signature is refused")
 		}
-		if k.multiples(s.point) != nil {
+		if k.tables()[s.point] != nil {
 			if i != 200 {
 				t.Errorf("its place was taken after %d", i)
 			}
@@ -202,7 +202,7 @@ func TestRoomForMultiples(t *testing.T) {
 			t.Fatal("a key that comes often never gets multiples")
 		}
 	}
-	if of := *k.of.Load(); len(of) != most || of[point{4, 0}] != nil {
+	if of := k.tables(); len(of) != most || of[point{4, 0}] != nil {
 		t.Errorf("%d tables, or not the least used one was given up", len(of))
 	}
 	for i := range period { // of so many keys that none comes often
@@ -232,8 +232,17 @@ func TestKeysAtOnce(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if k.multiples(s.point) == nil {
+	if k.tables()[s.point] == nil {
 		t.Error("no multiples")
+	}
+	due, fresh := 0, Keys{}
+	for range 3 * often { // all of them before the table is there
+		if fresh.count(s.point) {
+			due++
+		}
+	}
+	if due != 1 {
+		t.Errorf("%d tables of one key", due)
 	}
 }
 
