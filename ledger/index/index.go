@@ -52,7 +52,7 @@ func New(key [32]byte, id string, n uint64) (Order, error) {
 		s[i] = uint32(i)
 	}
 	numbers := stream{of: cipher.NewCTR(block, make([]byte, aes.BlockSize))}
-	for i := uint64(n - 1); i > 0; i-- {
+	for i := n - 1; i > 0; i-- {
 		j := numbers.draw(i + 1)
 		s[i], s[j] = s[j], s[i]
 	}

@@ -184,16 +184,16 @@ func TestDraw(t *testing.T) {
 	if chi > 30 { // 5 degrees of freedom: once in 70,000 keys, and this one is always the same
 		t.Errorf("%v: chi squared is %f", drawn, chi)
 	}
-	// Three quarters of 2^64: a third of all numbers would be drawn twice as often if none was refused.
+	// Three quarters of 2^64: each third number would be drawn twice as often if none was refused.
 	const large = 3 << 62
-	low := 0
+	thirds := 0
 	for range each {
-		if s.draw(large) < 1<<62 {
-			low++
+		if s.draw(large)%3 == 0 {
+			thirds++
 		}
 	}
-	if low < each/3-400 || low > each/3+400 {
-		t.Errorf("%d of %d numbers are in the first third", low, each)
+	if thirds < each/3-400 || thirds > each/3+400 {
+		t.Errorf("%d of %d numbers are a multiple of three", thirds, each)
 	}
 }
 
