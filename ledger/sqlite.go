@@ -166,14 +166,13 @@ func viewSQLite(ctx context.Context, path string, oldest int) (_ Store, err erro
 		}
 		return c, nil
 	})
-	row := make([]driver.Value, 1)
-	if err = s.read.with(func(c *connection) error {
-		_, err := c.first(row, "PRAGMA user_version", "")
+	var version int64
+	if err = s.read.with(func(c *connection) (err error) {
+		version, err = c.number("PRAGMA user_version")
 		return err
 	}); err != nil {
 		return nil, err
 	}
-	version, _ := row[0].(int64)
 	if version < int64(oldest) || version > int64(len(migrations)) {
 		return nil, fmt.Errorf("its schema has version %d and this program reads version %d", version, len(migrations))
 	}
@@ -189,11 +188,10 @@ func dsn(path, mode string) string {
 }
 
 func (s *sqlite) migrate(ctx context.Context) error {
-	row := make([]driver.Value, 1)
-	if _, err := s.conn.first(row, "PRAGMA user_version", ""); err != nil {
+	stored, err := s.conn.number("PRAGMA user_version")
+	if err != nil {
 		return err
 	}
-	stored, _ := row[0].(int64)
 	version := int(stored)
 	if version > len(migrations) {
 		return fmt.Errorf("its schema has version %d and this program knows %d: a newer program wrote it, use that one", version, len(migrations))
@@ -593,13 +591,15 @@ func (s *sqlite) append(batch []Op, out []Outcome) error {
 // connection is used by one goroutine at a time, and without database/sql: what that does around each of the dozens of statements of a commit, and
 // each read of a request (locks, contexts, conversions, copies), is for connections that are shared.
 type connection struct {
-	raw interface {
-		driver.Conn
-		driver.ExecerContext
-		driver.ConnPrepareContext
-	}
+	raw   rawConnection
 	stmts map[statement]prepared
 	args  []driver.NamedValue // of the statement that runs
+}
+
+type rawConnection interface {
+	driver.Conn
+	driver.ExecerContext
+	driver.ConnPrepareContext
 }
 
 // statement is a text with a place for the table.
@@ -625,11 +625,7 @@ func connect(ctx context.Context, dsn string, pragmas ...string) (_ *connection,
 	}
 	c := &connection{stmts: map[statement]prepared{}}
 	var ok bool
-	if c.raw, ok = conn.(interface {
-		driver.Conn
-		driver.ExecerContext
-		driver.ConnPrepareContext
-	}); !ok {
+	if c.raw, ok = conn.(rawConnection); !ok {
 		return nil, errors.Join(fmt.Errorf("a %T does not prepare statements", conn), conn.Close())
 	}
 	for _, p := range pragmas {
@@ -730,6 +726,14 @@ func (c *connection) each(f func(row []driver.Value) error, row []driver.Value, 
 func (c *connection) first(row []driver.Value, text string, t Table, args ...driver.Value) (found bool, err error) {
 	err = c.each(func([]driver.Value) error { found = true; return nil }, row, text, t, args...)
 	return found, err
+}
+
+// number is the one that a text has as its answer.
+func (c *connection) number(text string) (n int64, err error) {
+	row := make([]driver.Value, 1)
+	_, err = c.first(row, text, "")
+	n, _ = row[0].(int64)
+	return n, err
 }
 
 // readers are a few connections that read. The last that was used is the next to be: most of what it remembers of the file is still true.
@@ -865,14 +869,13 @@ func (s *sqlite) Journal(_ context.Context, from uint64, n int) (leaves [][]byte
 }
 
 // entries of the journal.
-func (s *sqlite) entries() (uint64, error) {
-	row := make([]driver.Value, 1)
-	err := s.read.with(func(c *connection) error {
-		_, err := c.first(row, "SELECT count(*) FROM journal", "")
+func (s *sqlite) entries() (n uint64, err error) {
+	err = s.read.with(func(c *connection) error {
+		count, err := c.number("SELECT count(*) FROM journal")
+		n = uint64(count)
 		return err
 	})
-	n, _ := row[0].(int64)
-	return uint64(n), err
+	return n, err
 }
 
 func (s *sqlite) Head(context.Context) (size uint64, root tlog.Hash, err error) {
