@@ -160,8 +160,7 @@ func (a *appliance) start(ctx context.Context, args ...string) (time.Duration, e
 			return 0, err
 		}
 	}
-	tail, _ := os.ReadFile(filepath.Join(a.dir, "daemon.log"))
-	return 0, fmt.Errorf("the daemon does not get ready:\n%s", tail[max(0, len(tail)-4000):])
+	return 0, fmt.Errorf("the daemon does not get ready:\n%s", a.lastWords())
 }
 
 // lastWords of the daemon's log that are not about requests which were served.
@@ -172,7 +171,7 @@ func (a *appliance) lastWords() []byte {
 	}
 	var words []byte
 	for line := range bytes.Lines(log) {
-		if !bytes.Contains(line, []byte("status=200")) && !bytes.Contains(line, []byte(`"status":200`)) {
+		if !bytes.Contains(line, []byte(`"status":200`)) {
 			words = append(words, line...)
 		}
 	}

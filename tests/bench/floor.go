@@ -51,7 +51,11 @@ func verifying() (ended func() (micros float64, err error), err error) {
 	if err != nil {
 		return nil, err
 	}
-	const at, every = 4, 25 * time.Millisecond
+	return again(25*time.Millisecond, func() (float64, error) { return thread(4, verify) }), nil
+}
+
+// again measures again and again until it is asked, and then says the mean.
+func again(every time.Duration, measure func() (micros float64, err error)) (ended func() (micros float64, err error)) {
 	var all []float64
 	var failed error
 	stop, done := make(chan struct{}), make(chan struct{})
@@ -61,7 +65,7 @@ func verifying() (ended func() (micros float64, err error), err error) {
 		defer t.Stop()
 		for failed == nil {
 			var micros float64
-			if micros, failed = thread(at, verify); failed == nil {
+			if micros, failed = measure(); failed == nil {
 				all = append(all, micros)
 			}
 			select {
@@ -75,7 +79,7 @@ func verifying() (ended func() (micros float64, err error), err error) {
 		close(stop)
 		<-done
 		return mean(all), failed
-	}, nil
+	}
 }
 
 func mean(all []float64) float64 {
@@ -123,32 +127,12 @@ func (s *signatures) meanwhile() (ended func() (micros float64, err error)) {
 	if s == nil {
 		return func() (float64, error) { return 0, nil }
 	}
-	var all []float64
-	var failed error
-	stop, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		t := time.NewTicker(50 * time.Millisecond)
-		defer t.Stop()
-		for failed == nil {
-			var micros float64
-			_, failed = io.WriteString(s.ask, "\n")
-			if failed == nil {
-				_, failed = fmt.Fscanln(s.out, &micros)
-			}
-			all = append(all, micros)
-			select {
-			case <-t.C:
-			case <-stop:
-				return
-			}
+	return again(50*time.Millisecond, func() (micros float64, err error) {
+		if _, err = io.WriteString(s.ask, "\n"); err == nil {
+			_, err = fmt.Fscanln(s.out, &micros)
 		}
-	}()
-	return func() (float64, error) {
-		close(stop)
-		<-done
-		return mean(all), failed
-	}
+		return micros, err
+	})
 }
 
 func signingChild(args []string) error {
