@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"reflect"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -626,8 +627,9 @@ func TestAccessLogSaysWhoAndWhatButNotAboutWhom(t *testing.T) {
 	h.err = &ca.Problem{Code: "slot.occupied", Detail: "another phone has this card"}
 	answer(handler, request("POST", "/v1/credentials", RoleIssuance))
 	log := h.log.String()
+	said := regexp.MustCompile(`"time":"[^"]*"`).ReplaceAllString(log, "") // whose digits are any, now and then these
 	for _, secret := range []string{"900101", "Hong", "e30.e30", goodKey} {
-		if strings.Contains(log, secret) {
+		if strings.Contains(said, secret) {
 			t.Errorf("the log has %q", secret)
 		}
 	}
