@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	often  = 64      // good signatures by a key, after which its multiples cost what they would have saved
-	most   = 32      // keys with multiples, 783 KB each
+	often  = 256     // good signatures by a key, after which its multiples cost what they would have saved
+	most   = 16      // keys with multiples, 2.4 MB each
 	period = 1 << 14 // good signatures by keys without, after which all are counted anew
 )
 

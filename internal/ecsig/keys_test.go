@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 
+	"pgregory.net/rapid"
+
 	"sealkeeper/internal/fuzzing"
 )
 
@@ -87,15 +89,15 @@ func TestWycheproof(t *testing.T) {
 func TestMultiples(t *testing.T) {
 	s := newSigner(t)
 	m := multiplesOf(s.point)
-	for i := range size {
-		for _, d := range []int{1, 2, 127, 255} {
-			u := new(big.Int).Lsh(big.NewInt(int64(d)), uint(8*(size-1-i)))
+	for i := range rows {
+		for _, d := range []int{1, 2, half - 1, half} {
+			u := new(big.Int).Lsh(big.NewInt(int64(d)), uint(width*i))
 			u.Mod(u, order)
 			//lint:ignore SA1019 an independent second opinion
 			x, y := elliptic.P256().ScalarMult(s.X, s.Y, u.Bytes())
 			want := append(append([]byte{4}, x.FillBytes(make([]byte, size))...), y.FillBytes(make([]byte, size))...)
 			if got := m.by[i][d-1].Bytes(); !bytes.Equal(got, want) {
-				t.Errorf("%d·256^%d: %x instead of %x", d, size-1-i, got, want)
+				t.Errorf("%d·2^%d: %x instead of %x", d, width*i, got, want)
 			}
 		}
 	}
@@ -104,6 +106,37 @@ func TestMultiples(t *testing.T) {
 			t.Errorf("%x has multiples", bad)
 		}
 	}
+}
+
+// Digits are in their bounds and mean the scalar.
+func TestDigits(t *testing.T) {
+	check := func(t interface{ Fatalf(string, ...any) }, scalar [size]byte) {
+		sum := new(big.Int)
+		for i, d := range digitsOf(&scalar) {
+			if d <= -half || d > half {
+				t.Fatalf("%x has the digit %d", scalar, d)
+			}
+			sum.Add(sum, new(big.Int).Lsh(big.NewInt(int64(d)), uint(width*i)))
+		}
+		if sum.Cmp(new(big.Int).SetBytes(scalar[:])) != 0 {
+			t.Fatalf("the digits of %x make %x", scalar, sum)
+		}
+	}
+	var all, middle [size]byte
+	for i := range all {
+		all[i], middle[i] = 0xff, 0x80
+	}
+	check(t, [size]byte{})
+	check(t, all)
+	check(t, middle)
+	for bit := range 8 * size {
+		one := new(big.Int).Lsh(big.NewInt(1), uint(bit))
+		check(t, [size]byte(one.FillBytes(make([]byte, size))))
+		check(t, [size]byte(one.Sub(one, big.NewInt(1)).FillBytes(make([]byte, size))))
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		check(t, [size]byte(rapid.SliceOfN(rapid.Byte(), size, size).Draw(t, "scalar")))
+	})
 }
 
 // A key that comes often gets multiples, by good signatures alone, and the answers stay what they were.
@@ -181,7 +214,7 @@ func TestRoomForMultiples(t *testing.T) {
 	one := multiplesOf(newSigner(t).point)
 	for i := range most {
 		m := &multiples{by: one.by}
-		m.used.Store(int64(100 + i))
+		m.used.Store(int64(often + i))
 		k.replace(point{4, byte(i)}, m)
 	}
 	k.counted, k.good = 1, map[point]int{} // in the middle of a period
@@ -193,12 +226,12 @@ func TestRoomForMultiples(t *testing.T) {
 			t.Fatal("a good signature is refused")
 		}
 		if k.tables()[s.point] != nil {
-			if i != 200 {
+			if i != 2*often {
 				t.Errorf("its place was taken after %d", i)
 			}
 			break
 		}
-		if i > 300 {
+		if i > 3*often {
 			t.Fatal("a key that comes often never gets multiples")
 		}
 	}
