@@ -802,6 +802,22 @@ func (s *sqlite) each(f func(row []driver.Value) error, columns int, text string
 	return nil
 }
 
+// glance is each for a row or two. The connection that writes, if it rests, has the pages at hand that commits change; the others must read them
+// again after every commit, and it will need those of this row for the request's own.
+func (s *sqlite) glance(f func(row []driver.Value) error, columns int, text string, t Table, args ...driver.Value) error {
+	if s.conn == nil || !s.mu.TryLock() {
+		return s.each(f, columns, text, t, args...)
+	}
+	defer s.mu.Unlock()
+	if err := s.alive(); err != nil {
+		return err
+	}
+	if err := s.conn.each(f, make([]driver.Value, columns), text, t, args...); err != nil {
+		return s.die(err)
+	}
+	return nil
+}
+
 // valued is a row's value and revision. The driver gives nil for a value that is empty.
 func valued(value, revision driver.Value) (Entry, error) {
 	v, ok := value.([]byte)
@@ -816,7 +832,7 @@ func valued(value, revision driver.Value) (Entry, error) {
 }
 
 func (s *sqlite) Get(_ context.Context, t Table, key []byte) (value []byte, revision uint64, err error) {
-	err = s.each(func(row []driver.Value) error {
+	err = s.glance(func(row []driver.Value) error {
 		e, err := valued(row[0], row[1])
 		value, revision = e.Value, e.Revision
 		return err
@@ -830,7 +846,7 @@ type twoReader interface {
 }
 
 func (s *sqlite) getTwo(request, slot []byte) (a, b Entry, err error) {
-	err = s.each(func(row []driver.Value) error {
+	err = s.glance(func(row []driver.Value) error {
 		e, err := valued(row[1], row[2])
 		if row[0] == int64(0) {
 			a = e
