@@ -14,8 +14,8 @@ import (
 
 const (
 	batchMost  = 256                    // ops of one commit
-	windowEach = 125 * time.Microsecond // how long a commit waits for each request that was announced,
-	windowMost = 8 * time.Millisecond   // and for all of them
+	windowEach = 250 * time.Microsecond // how long a commit waits for each request that was announced,
+	windowMost = 16 * time.Millisecond  // and for all of them
 	queueBound = 4096                   // ops that may wait, of each kind
 )
 

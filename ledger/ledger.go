@@ -496,5 +496,5 @@ func (l *Ledger) Pulse(ctx context.Context) error {
 }
 
 // Arrive announces a request that will soon commit, once or more often; call the result when it no longer will. A commit waits for others
-// only while announced requests are on their way, and at most 8 ms.
+// only while announced requests are on their way, and at most 16 ms.
 func (l *Ledger) Arrive() (leave func()) { return l.commits.arrive() }
