@@ -33,7 +33,9 @@ type sqlite struct {
 
 	known atomic.Uint64 // entries of the last commit that is durable; readers wait for no commit
 
-	mu   sync.Mutex // one commit at a time
+	waiting atomic.Bool // a commit is next: reads on its connection must not overtake it
+
+	mu   sync.Mutex // one commit at a time, or one glance
 	size uint64
 	edge map[int64]tlog.Hash // the stored hashes that the next leaf will need
 
@@ -267,8 +269,10 @@ func (s *sqlite) Commit(ctx context.Context, batch []Op) ([]Outcome, error) {
 			return nil, err
 		}
 	}
+	s.waiting.Store(true)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.waiting.Store(false)
 	if err := s.alive(); err != nil {
 		return nil, err
 	}
@@ -802,22 +806,6 @@ func (s *sqlite) each(f func(row []driver.Value) error, columns int, text string
 	return nil
 }
 
-// glance is each for a row or two. The connection that writes, if it rests, has the pages at hand that commits change; the others must read them
-// again after every commit, and it will need those of this row for the request's own.
-func (s *sqlite) glance(f func(row []driver.Value) error, columns int, text string, t Table, args ...driver.Value) error {
-	if s.conn == nil || !s.mu.TryLock() {
-		return s.each(f, columns, text, t, args...)
-	}
-	defer s.mu.Unlock()
-	if err := s.alive(); err != nil {
-		return err
-	}
-	if err := s.conn.each(f, make([]driver.Value, columns), text, t, args...); err != nil {
-		return s.die(err)
-	}
-	return nil
-}
-
 // valued is a row's value and revision. The driver gives nil for a value that is empty.
 func valued(value, revision driver.Value) (Entry, error) {
 	v, ok := value.([]byte)
@@ -832,7 +820,7 @@ func valued(value, revision driver.Value) (Entry, error) {
 }
 
 func (s *sqlite) Get(_ context.Context, t Table, key []byte) (value []byte, revision uint64, err error) {
-	err = s.glance(func(row []driver.Value) error {
+	err = s.each(func(row []driver.Value) error {
 		e, err := valued(row[0], row[1])
 		value, revision = e.Value, e.Revision
 		return err
@@ -854,9 +842,25 @@ func (s *sqlite) getTwo(request, slot []byte) (a, b Entry, err error) {
 			b = e
 		}
 		return err
-	}, 3, "SELECT 0, v, rev FROM "+string(TableRequests)+" WHERE k=? UNION ALL SELECT 1, v, rev FROM "+string(TableSlots)+" WHERE k=?", "", request, slot)
+	}, 3, "SELECT 0, v, rev FROM "+string(TableRequests)+" WHERE k=? UNION ALL SELECT 1, v, rev FROM "+string(TableSlots)+" WHERE k=?", request, slot)
 	a.Key, b.Key = request, slot
 	return a, b, err
+}
+
+// glance is each for a row or two of a few kilobytes. The connection that writes, if it rests and no commit waits for it, has the pages at hand
+// that commits change; the others must read them again after every commit, and it will need these rows' for the request's own.
+func (s *sqlite) glance(f func(row []driver.Value) error, columns int, text string, args ...driver.Value) error {
+	if s.conn == nil || s.waiting.Load() || !s.mu.TryLock() {
+		return s.each(f, columns, text, "", args...)
+	}
+	defer s.mu.Unlock()
+	if err := s.alive(); err != nil {
+		return err
+	}
+	if err := s.conn.each(f, make([]driver.Value, columns), text, "", args...); err != nil {
+		return s.die(err)
+	}
+	return nil
 }
 
 func (s *sqlite) Scan(_ context.Context, t Table, from []byte, limit int) (entries []Entry, err error) {

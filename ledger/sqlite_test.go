@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -165,44 +164,6 @@ func TestSQLiteStaysClosed(t *testing.T) {
 			t.Errorf("%s is open", to)
 		}
 	}
-}
-
-// What a commit wrote is in every read that begins after its answer, whichever connection reads, and one that runs holds no read up.
-func TestSQLiteReadsAreFresh(t *testing.T) {
-	ctx := context.Background()
-	s, err := ledger.OpenSQLite(ctx, filepath.Join(t.TempDir(), "ledger.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	const last = 200
-	var answered atomic.Uint64
-	var all sync.WaitGroup
-	for range 8 {
-		all.Go(func() {
-			for after := uint64(0); after < last; {
-				after = answered.Load()
-				value, revision, err := s.Get(ctx, ledger.TableMeta, []byte("k"))
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				if revision < after || revision > 0 && string(value) != fmt.Sprint(revision) {
-					t.Errorf("after the answer to commit %d a read saw commit %d: %q", after, revision, value)
-					return
-				}
-			}
-		})
-	}
-	for n := range last {
-		op := ledger.Op{Leaf: []byte(`{"v":1,"kind":"x","at":"2026-11-20T12:00:00Z"}`), Rows: []ledger.Row{{Table: ledger.TableMeta, Key: []byte("k"), Value: fmt.Append(nil, n+1), If: ledger.Any}}}
-		out, err := s.Commit(ctx, []ledger.Op{op})
-		if err != nil {
-			t.Fatal(err)
-		}
-		answered.Store(out[0].Seq + 1)
-	}
-	all.Wait()
 }
 
 // An entry that somebody took out of the journal is missed, and the next one is not taken for it.
