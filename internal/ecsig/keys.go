@@ -49,6 +49,7 @@ func (k *Keys) Verify(key *ecdsa.PublicKey, digest, raw []byte) bool {
 	} else if k.count(p) {
 		// The signature that is known to be good is what a new table is tried with.
 		if m = multiplesOf(p); m != nil && m.verify(digest, raw) {
+			m.used.Store(often) // so many of its signatures were good in this period
 			k.replace(p, m)
 		}
 	}
