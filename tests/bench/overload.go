@@ -8,12 +8,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"sealkeeper/contract"
@@ -214,15 +216,15 @@ func (a *appliance) arrive(ctx context.Context, requests [][]byte, rate float64,
 		if err != nil {
 			return err
 		}
-		defer func() { l.conn.Close() }()
 		next := make(chan arrival, 1)
 		mine = append(mine, next)
 		free <- next
 		lines.Go(func() {
+			defer func() { l.conn.Close() }()
 			first := true
 			for w := range next {
 				status, err := l.send(w.request)
-				if err != nil && first {
+				if first && (errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)) {
 					// The daemon waits 5 s for a connection's first request, and to dial all of them may take that long.
 					var other *line
 					if other, err = dial(a.tls["ward-office-1"], a.ports[0]); err == nil {
