@@ -35,7 +35,7 @@ type sqlite struct {
 
 	waiting atomic.Bool // a commit is next: reads on its connection must not overtake it
 
-	mu   sync.Mutex // one commit at a time, or one glance
+	mu   sync.Mutex // held by whoever uses conn
 	size uint64
 	edge map[int64]tlog.Hash // the stored hashes that the next leaf will need
 
@@ -794,7 +794,12 @@ func (r *readers) close() (err error) {
 // ---- reading. Reads ignore cancellation: they are short, and an error of one is an error of the disk.
 
 func (s *sqlite) each(f func(row []driver.Value) error, columns int, text string, t Table, args ...driver.Value) error {
-	err := s.read.with(func(c *connection) error {
+	return s.eachOf(s.read.with, f, columns, text, t, args...)
+}
+
+// eachOf is each by a connection that is lent.
+func (s *sqlite) eachOf(lend func(func(*connection) error) error, f func(row []driver.Value) error, columns int, text string, t Table, args ...driver.Value) error {
+	err := lend(func(c *connection) error {
 		if err := s.alive(); err != nil {
 			return err
 		}
@@ -834,7 +839,7 @@ type twoReader interface {
 }
 
 func (s *sqlite) getTwo(request, slot []byte) (a, b Entry, err error) {
-	err = s.glance(func(row []driver.Value) error {
+	err = s.eachOf(s.resting, func(row []driver.Value) error {
 		e, err := valued(row[1], row[2])
 		if row[0] == int64(0) {
 			a = e
@@ -842,25 +847,19 @@ func (s *sqlite) getTwo(request, slot []byte) (a, b Entry, err error) {
 			b = e
 		}
 		return err
-	}, 3, "SELECT 0, v, rev FROM "+string(TableRequests)+" WHERE k=? UNION ALL SELECT 1, v, rev FROM "+string(TableSlots)+" WHERE k=?", request, slot)
+	}, 3, "SELECT 0, v, rev FROM "+string(TableRequests)+" WHERE k=? UNION ALL SELECT 1, v, rev FROM "+string(TableSlots)+" WHERE k=?", "", request, slot)
 	a.Key, b.Key = request, slot
 	return a, b, err
 }
 
-// glance is each for a row or two of a few kilobytes. The connection that writes, if it rests and no commit waits for it, has the pages at hand
-// that commits change; the others must read them again after every commit, and it will need these rows' for the request's own.
-func (s *sqlite) glance(f func(row []driver.Value) error, columns int, text string, args ...driver.Value) error {
+// resting lends the connection that writes, if it rests and no commit waits for it, and otherwise a reader. It has the pages at hand that commits
+// change, which readers must read again after every commit, and will need these rows' for the request's own. So it is for rows of a few kilobytes.
+func (s *sqlite) resting(f func(*connection) error) error {
 	if s.conn == nil || s.waiting.Load() || !s.mu.TryLock() {
-		return s.each(f, columns, text, "", args...)
+		return s.read.with(f)
 	}
 	defer s.mu.Unlock()
-	if err := s.alive(); err != nil {
-		return err
-	}
-	if err := s.conn.each(f, make([]driver.Value, columns), text, "", args...); err != nil {
-		return s.die(err)
-	}
-	return nil
+	return f(s.conn)
 }
 
 func (s *sqlite) Scan(_ context.Context, t Table, from []byte, limit int) (entries []Entry, err error) {
