@@ -166,6 +166,9 @@ func TestKeysThatComeOften(t *testing.T) {
 	if k.tables()[s.point] == nil || k.tables()[other.point] != nil {
 		t.Fatal("the key that came often, and only that one, must have multiples")
 	}
+	if n := k.tables()[s.point].used.Load(); n != often { // or another as frequent would take its place
+		t.Errorf("%d of its signatures are counted for its place", n)
+	}
 	if !k.Verify(&s.PublicKey, digest[:], good) || k.Verify(&s.PublicKey, digest[:], bad) || k.Verify(&other.PublicKey, digest[:], good) {
 		t.Error("with multiples the answer is another one")
 	}
