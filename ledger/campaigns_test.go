@@ -369,6 +369,53 @@ func TestCampaignsAreSwept(t *testing.T) {
 	w.check()
 }
 
+// TestSweepThatDies is run twice by tests/faults in one directory: it is killed at a crash point, three of five cards a commit, and looks at what was left then.
+func TestSweepThatDies(t *testing.T) {
+	dir, left := os.Getenv("SEAL_SWEEP_DIR"), os.Getenv("SEAL_SWEEP_LEFT")
+	if dir == "" {
+		t.Skip("part of make faults")
+	}
+	sweep := func(w *town, id string) {
+		for gone := false; !gone; {
+			var err error
+			gone, err = w.sweepCards(t.Context(), w.campaign(id), w.clock.Now(), 3)
+			must(t, err)
+		}
+	}
+	if left == "" {
+		w := townIn(houseIn(t, dir, noon))
+		cut := w.clock.Now()
+		for i := range 5 {
+			w.issue(w.request(policy.OpIssue, byte(i+1), w.phone(), false))
+		}
+		w.clock.Advance(time.Second)
+		x := w.proposed("revoke.mass")
+		must(t, w.StartCampaign(t.Context(), CampaignRecord{Operation: CampaignRevoke, Selection: Selection{DocumentType: resident, From: cut}, PerSecond: 10, At: w.clock.Now()}, x))
+		for range 3 {
+			w.clock.Advance(time.Second)
+			must(t, w.AdvanceCampaigns(t.Context(), w.clock.Now()))
+		}
+		w.clock.Advance(KeepCampaigns + time.Second)
+		sweep(w, x.ID)
+		t.Fatal("nobody died")
+	}
+	w := &town{house: houseIn(t, dir, noon.Add(KeepCampaigns+time.Minute))}
+	if all := w.Campaigns(); left == "none" {
+		if len(all) > 0 {
+			t.Fatalf("campaigns that are swept: %v", all)
+		}
+	} else if len(all) != 1 || strconv.Itoa(all[0].Total()) != left {
+		t.Fatalf("%v, want one with %s cards", all, left)
+	} else {
+		sweep(w, all[0].ID)
+	}
+	must(t, w.Audit().CampaignCards(t.Context(), func(id string, _ CardRecord) error {
+		t.Errorf("a card of campaign %s is left", id)
+		return nil
+	}))
+	w.check()
+}
+
 // The journal alone has to show that a campaign was kept long enough. Its last leaf has the wall's time, which is later than the instant for which the
 // cards were counted, or much later when lists don't believe the wall.
 func TestCampaignIsKeptFromItsLastLeaf(t *testing.T) {

@@ -33,8 +33,12 @@ func testSecrets() (s Secrets) {
 
 func newHouse(t *testing.T) *house {
 	t.Helper()
-	dir := t.TempDir()
-	c := clock.NewFake(noon)
+	return houseIn(t, t.TempDir(), noon)
+}
+
+func houseIn(t *testing.T, dir string, at time.Time) *house {
+	t.Helper()
+	c := clock.NewFake(at)
 	h := &house{t: t, dir: dir, clock: c, o: Options{
 		Path: filepath.Join(dir, "ledger.db"), HighWater: filepath.Join(dir, "high-water.json"), Publish: filepath.Join(dir, "public"),
 		Clock: c, Log: slog.New(slog.DiscardHandler), BaseURL: "https://status.example", ListSize: 1024,

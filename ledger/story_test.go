@@ -40,7 +40,13 @@ type town struct {
 
 func newTown(t *testing.T) *town {
 	t.Helper()
-	w := &town{house: newHouse(t)}
+	return townIn(newHouse(t))
+}
+
+func townIn(h *house) *town {
+	t := h.t
+	t.Helper()
+	w := &town{house: h}
 	data, err := os.ReadFile(filepath.Join("..", "deploy", "policies", "demo.json"))
 	must(t, err)
 	w.bundle, err = policy.Parse("demo.json", data)

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -131,8 +132,10 @@ var crashes = []crash{
 
 	{point: "ledger.campaign.before-commit", by: "campaign"},
 	{point: "ledger.campaign.after-commit", by: "campaign"},
-	{point: "ledger.campaign.swept.before-commit", by: elsewhere}, // thirty days later: ledger.TestCampaignsAreSwept
-	{point: "ledger.campaign.swept.after-commit", by: elsewhere},
+	{point: "ledger.campaign.swept.before-commit", by: "sweep"}, // thirty days later
+	{point: "ledger.campaign.swept.after-commit", by: "sweep"},
+	{point: "ledger.campaign.swept.before-commit:2", by: "sweep"}, // the last cards, and the campaign
+	{point: "ledger.campaign.swept.after-commit:2", by: "sweep"},
 	{point: "ledger.campaign-card.before-commit", by: "campaign"},
 	{point: "ledger.campaign-card.after-commit", by: "campaign"},
 
@@ -817,6 +820,23 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 		a.Start()
 		l.verify()
 		a.Stop()
+	case "sweep": // no daemon waits for thirty days: these are the tests of the ledger, whose clock goes faster
+		must(t, ledgerTests())
+		dir := t.TempDir()
+		run := func(env ...string) (string, *os.ProcessState) {
+			c := exec.Command(filepath.Join(filepath.Dir(library), "ledger.test"), "-test.v", "-test.run", "^TestSweepThatDies$")
+			c.Dir, c.Env = "../../ledger", append(append(os.Environ(), "SEAL_SWEEP_DIR="+dir), env...)
+			out, _ := c.CombinedOutput()
+			return string(out), c.ProcessState
+		}
+		out, end := run(env)
+		if s, ok := end.Sys().(syscall.WaitStatus); !ok || s.Signal() != syscall.SIGKILL {
+			t.Fatalf("the sweep was not killed but ended: %s\n%s", end, out)
+		}
+		left := map[string]string{"before-commit": "5", "after-commit": "2", "before-commit:2": "2", "after-commit:2": "none"}[strings.TrimPrefix(c.point, "ledger.campaign.swept.")]
+		if out, end := run("SEAL_SWEEP_LEFT=" + left); !end.Success() || !strings.Contains(out, "--- PASS: TestSweepThatDies") {
+			t.Errorf("after the kill: %s\n%s", end, out)
+		}
 	case "ceremony":
 		interrupted(t, c.point)
 	case "init":
@@ -829,6 +849,14 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 		recovered(t, a, nil)
 	}
 }
+
+// ledgerTests builds the tests of the ledger with its crash points.
+var ledgerTests = sync.OnceValue(func() error {
+	if out, err := exec.Command("go", "test", "-c", "-tags", "crashpoints", "-o", filepath.Join(filepath.Dir(library), "ledger.test"), "sealkeeper/ledger").CombinedOutput(); err != nil {
+		return fmt.Errorf("building the ledger's tests: %w\n%s", err, out)
+	}
+	return nil
+})
 
 // withBackupKey is an installation without officers whose backups two people open together, and the flags that do.
 func withBackupKey(t *testing.T) (a *appliance.Appliance, flags []string) {

@@ -56,6 +56,10 @@ func newClientKey(t *testing.T) key {
 // registers one key, whoever died meanwhile, the same key may come again with it, and who is revoked stays so.
 func TestEnrolmentSurvivesEveryCrash(t *testing.T) {
 	t.Parallel()
+	enrolmentSurvives(t)
+}
+
+func enrolmentSurvives(t *testing.T) {
 	b := enrolling(t)
 	b.Launch()
 	b.UntilUp()

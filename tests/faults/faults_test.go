@@ -229,6 +229,10 @@ func sum(metrics, expression string) (total float64) {
 // A refused or locked PIN is tried once, over three starts: the next try could lock the token for good.
 func TestPINIsTriedOnce(t *testing.T) {
 	t.Parallel()
+	pinTriedOnce(t)
+}
+
+func pinTriedOnce(t *testing.T) {
 	for name, rv := range map[string]string{"incorrect": "0xa0", "locked": "0xa4"} {
 		if name == "locked" && !all {
 			continue

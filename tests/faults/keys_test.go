@@ -116,6 +116,10 @@ func (b *board) crash(point string, do func()) {
 // wherever a token or a CA was asked: it ends as it was decided, once, and neither token nor registry has a key that the other does not know.
 func TestKeysSurviveEveryCrash(t *testing.T) {
 	t.Parallel()
+	keysSurvive(t)
+}
+
+func keysSurvive(t *testing.T) {
 	b := boarded(t)
 	b.Launch()
 	b.UntilUp()
@@ -165,7 +169,9 @@ func TestKeysSurviveEveryCrash(t *testing.T) {
 // A root is planned, made, certified by itself and by the one before it, announced, and takes that one's place, with the daemon killed at each step (plain
 // `go test`: where a certificate was made that nothing knows of yet, and at the hand-over). It ends as it was decided: one root certifies, one link leads
 // to it, and both have a revocation list.
-func TestRootsSurviveEveryCrash(t *testing.T) {
+func TestRootsSurviveEveryCrash(t *testing.T) { rootsSurvive(t) }
+
+func rootsSurvive(t *testing.T) {
 	b := boarded(t)
 	b.Start()
 	now := time.Now().UTC().Truncate(time.Second)

@@ -118,6 +118,9 @@ func kinds() (out []kind) {
 		}})
 	}
 	for _, c := range crashes {
+		if c.by == elsewhere {
+			continue
+		}
 		out = append(out, kind{"crash: " + c.point + " " + c.by, 50, 5, func(t *testing.T, n int) {
 			var a *appliance.Appliance
 			if c.by == "" {
@@ -130,11 +133,14 @@ func kinds() (out []kind) {
 			}
 		}})
 	}
-	return append(out,
+	return append(out, // the first three are stories of points that are elsewhere in crashes
+		kind{"crash: each of a key's life", 50, 1, func(t *testing.T, _ int) { keysSurvive(t) }},
+		kind{"crash: each of a root's life", 50, 1, func(t *testing.T, _ int) { rootsSurvive(t) }},
+		kind{"crash: each of a client's enrolment", 50, 1, func(t *testing.T, _ int) { enrolmentSurvives(t) }},
 		kind{"kill -9 at random", 2000, 50, kills},
 		kind{"SIGTERM under load", 500, 25, terms},
 		kind{"signatures, 0.1 % corrupt", 200_000, 20_000, func(t *testing.T, n int) { corrupted(t, n, 1000) }},
-		kind{"wrong PIN over three starts", 20, 1, func(t *testing.T, _ int) { TestPINIsTriedOnce(t) }})
+		kind{"wrong PIN over three starts", 20, 1, func(t *testing.T, _ int) { pinTriedOnce(t) }})
 }
 
 // progress of a soak, kept so that an interrupted one goes on where it was.
