@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"sort"
 	"strconv"
@@ -172,7 +173,7 @@ func stalls() (stood func() bool) {
 }
 
 // TestSoak repeats everything. SEAL_SOAK is a factor of the counts (1: all of them), SEAL_SOAK_STATE the file that keeps what is done,
-// SEAL_SOAK_ONLY a part of the names to be run.
+// SEAL_SOAK_ONLY a regular expression of the names to be run, so that parts go beside each other.
 func TestSoak(t *testing.T) {
 	factor, err := strconv.ParseFloat(os.Getenv("SEAL_SOAK"), 64)
 	if err != nil {
@@ -184,9 +185,11 @@ func TestSoak(t *testing.T) {
 	if b, err := os.ReadFile(path); err == nil {
 		must(t, json.Unmarshal(b, &p))
 	}
+	only, err := regexp.Compile(os.Getenv("SEAL_SOAK_ONLY"))
+	must(t, err)
 	want := map[string]int{}
 	for _, k := range kinds() {
-		if !strings.Contains(k.name, os.Getenv("SEAL_SOAK_ONLY")) {
+		if !only.MatchString(k.name) {
 			continue
 		}
 		want[k.name] = max(1, int(float64(k.want)*factor))
