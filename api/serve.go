@@ -250,7 +250,7 @@ func decode[Req any](body []byte, limit int) (Req, error) {
 	var zero Req
 	var syntactic *jsontext.SyntacticError
 	var semantic *json.SemanticError
-	p := &ca.Problem{Code: "request.malformed", Detail: "the body is not a JSON document of at most 16 levels and 2048 values that this route takes"}
+	p := &ca.Problem{Code: "request.malformed", Detail: "the body is not a JSON document of at most 16 levels, 2048 values and an escape for each six bytes of its bound that this route takes"}
 	switch {
 	case errors.Is(err, jsontext.ErrDuplicateName) && errors.As(err, &syntactic):
 		p.Code, p.Detail = "request.duplicate_member", "a member stands there twice: "+where(syntactic.JSONPointer)

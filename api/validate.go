@@ -69,7 +69,7 @@ func validAuthorities(ids []string) string {
 }
 
 func validPolicy(r *contract.PolicyRequest) string {
-	if r.Bundle == "" || len(r.Bundle) > contract.MaxPolicy {
+	if len(r.Bundle) == 0 || len(r.Bundle) > contract.MaxPolicy {
 		return fmt.Sprintf("bundle must have 1 to %d bytes", contract.MaxPolicy)
 	}
 	return ""
@@ -86,7 +86,7 @@ func validDecisions(r *contract.DecisionQuery) string {
 }
 
 func validPhoneStatus(r *contract.PhoneStatusRequest) string {
-	if r.Status == "" || len(r.Status) > contract.MaxPhoneStatus {
+	if len(r.Status) == 0 || len(r.Status) > contract.MaxPhoneStatus {
 		return fmt.Sprintf("status must have 1 to %d bytes", contract.MaxPhoneStatus)
 	}
 	return ""
@@ -154,14 +154,14 @@ func validFlood(r *contract.FloodRequest) string {
 func validProposal(r *contract.ProposalQuery) string { return proposalID(r.ID) }
 
 func validPropose(r *contract.ProposeRequest) string {
-	if r.Proposal == "" || len(r.Proposal) > officer.MaxEnvelope {
+	if len(r.Proposal) == 0 || len(r.Proposal) > officer.MaxEnvelope {
 		return fmt.Sprintf("proposal must have 1 to %d characters", officer.MaxEnvelope)
 	}
 	return ""
 }
 
 func validApproval(r *contract.ApprovalRequest) string {
-	if r.Envelope == "" || len(r.Envelope) > officer.MaxEnvelope {
+	if len(r.Envelope) == 0 || len(r.Envelope) > officer.MaxEnvelope {
 		return fmt.Sprintf("envelope must have 1 to %d characters", officer.MaxEnvelope)
 	}
 	return proposalID(r.ID)

@@ -190,10 +190,10 @@ func (a *Authority) proposal(r *officer.Registry, e ledger.ProposalEntry) contra
 func (a *Authority) Propose(ctx context.Context, c Caller, q contract.ProposeRequest) (contract.Proposal, error) {
 	out, err := a.say(ctx, func(r *officer.Registry) (*ledger.ProposalEntry, string, error) {
 		now := a.o.Guard.ForLists()
-		if p, _, _ := officer.Read(officer.Case{Approvals: []byte(q.Proposal)}); p != nil {
+		if p, _, _ := officer.Read(officer.Case{Approvals: q.Proposal}); p != nil {
 			now = a.timeFor(p.Action)
 		}
-		k, s, err := r.Open([]byte(q.Proposal), now)
+		k, s, err := r.Open(q.Proposal, now)
 		if err != nil {
 			return nil, "", err
 		}
@@ -245,7 +245,7 @@ func (a *Authority) add(ctx context.Context, q contract.ApprovalRequest, reject 
 		if err != nil {
 			return nil, "", err
 		}
-		k, s, err := r.Add(caseOf(*e), []byte(q.Envelope), reject, now)
+		k, s, err := r.Add(caseOf(*e), q.Envelope, reject, now)
 		if err != nil {
 			return nil, "", err
 		}
@@ -318,7 +318,7 @@ func init() {
 		officer.CertificateHold: (*Authority).holdCertificates,
 		officer.CertificateLift: (*Authority).liftCertificates,
 		officer.PolicyActivate: func(a *Authority, ctx context.Context, c Caller, q *officer.Quorum, x *ledger.Execution) error {
-			_, err := a.activateFor(ctx, c, contract.PolicyRequest{Bundle: q.Parameters().(*officer.Bundle).File}, x)
+			_, err := a.activateFor(ctx, c, contract.PolicyRequest{Bundle: contract.File(q.Parameters().(*officer.Bundle).File)}, x)
 			return err
 		},
 		officer.FloodConfirm:    (*Authority).executeFlood,

@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"time"
@@ -46,7 +47,7 @@ func (a *Authority) feedPhones(ctx context.Context, c Caller, r contract.PhoneSt
 		return none, err
 	}
 	rules := a.rules()
-	s, err := rules.bundle.OpenPhoneStatus([]byte(r.Status))
+	s, err := rules.bundle.OpenPhoneStatus(r.Status)
 	if err != nil {
 		return none, err
 	}
@@ -63,8 +64,8 @@ func (a *Authority) feedPhones(ctx context.Context, c Caller, r contract.PhoneSt
 	if old != nil && s.AsOf().Before(old.AsOf()) {
 		return none, &Problem{Code: "phones.old", Detail: fmt.Sprintf("one of %s was fed: what was revoked since would come back", old.AsOf().Format(time.RFC3339))}
 	}
-	if old == nil || string(old.File) != r.Status {
-		if err := a.o.Ledger.PutMeta(ctx, phoneStatus, []byte(r.Status)); err != nil {
+	if old == nil || !bytes.Equal(old.File, r.Status) {
+		if err := a.o.Ledger.PutMeta(ctx, phoneStatus, r.Status); err != nil {
 			return none, fmt.Errorf("committing the status of phones: %w", err)
 		}
 		a.phones.Store(s)

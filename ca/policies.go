@@ -114,7 +114,7 @@ func (a *Authority) activate(ctx context.Context, c Caller, r contract.PolicyReq
 		return none, &Problem{Code: "bundle.unsigned", Detail: "no policy keys are registered (policy_signers), so no bundle is taken over the wire: configure it as policy and restart"}
 	}
 	// All that costs time comes before the lock, and is judged again by version under it.
-	b, by, err := a.o.Policy.Signers.Open("bundle", []byte(r.Bundle))
+	b, by, err := a.o.Policy.Signers.Open("bundle", r.Bundle)
 	if err != nil {
 		return none, err
 	}
@@ -128,7 +128,7 @@ func (a *Authority) activate(ctx context.Context, c Caller, r contract.PolicyReq
 	}
 	p := ledger.ActivePolicy{Hash: b.Hash(), Version: b.Version(), Signers: by, Client: c.ID, At: a.o.Clock.Now()}
 	if !r.DryRun && (x != nil || !again || !sameSigners(by, *a.signedBy.Load())) {
-		if err := a.o.Ledger.Activate(ctx, p, []byte(r.Bundle), x); err != nil {
+		if err := a.o.Ledger.Activate(ctx, p, r.Bundle, x); err != nil {
 			// It may be durable all the same, if the ledger died: then the next start has it.
 			return none, fmt.Errorf("committing the policy: %w", err)
 		}

@@ -62,11 +62,11 @@ func (a *authority) Nonce(_ context.Context, c ca.Caller, r contract.NonceReques
 	return contract.NonceAnswer{Nonce: "nonce of " + r.DocumentType}, a.next("nonce", c)
 }
 func (a *authority) Activate(_ context.Context, c ca.Caller, r contract.PolicyRequest) (contract.Policy, error) {
-	return contract.Policy{Version: 2, Signers: []string{}, Bundle: r.Bundle}, a.next("activate", c)
+	return contract.Policy{Version: 2, Signers: []string{}, Bundle: string(r.Bundle)}, a.next("activate", c)
 }
 
 func (a *authority) FeedPhones(_ context.Context, c ca.Caller, r contract.PhoneStatusRequest) (contract.PhoneStatus, error) {
-	return contract.PhoneStatus{Signer: r.Status}, a.next("phones", c)
+	return contract.PhoneStatus{Signer: string(r.Status)}, a.next("phones", c)
 }
 
 func (a *authority) Decisions(context.Context, contract.DecisionQuery) (contract.DecisionPage, error) {

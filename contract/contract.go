@@ -254,13 +254,13 @@ type ProposalQuery struct {
 
 // ProposeRequest brings a proposal with its proposer's signature: POST /v1/officers/proposals/new. The answer is a Proposal.
 type ProposeRequest struct {
-	Proposal string `json:"proposal"` // envelope
+	Proposal File `json:"proposal"` // envelope
 }
 
 // ApprovalRequest brings one officer's signature: POST /v1/officers/approvals and /v1/officers/rejections. The answer is a Proposal.
 type ApprovalRequest struct {
 	ID       string `json:"id"`
-	Envelope string `json:"envelope"` // around the proposal's payload, with one signature
+	Envelope File   `json:"envelope"` // around the proposal's payload, with one signature
 }
 
 // StateRequest asks for a holder's state: POST /v1/holders/state (in the body: a subject number never stands in a URL).
@@ -400,8 +400,8 @@ type SessionAnswer struct {
 
 // PolicyRequest brings a policy bundle: POST /v1/policies.
 type PolicyRequest struct {
-	Bundle string `json:"bundle"`           // the file's text, with its signatures
-	DryRun bool   `json:"dry_run,omitzero"` // only say what would come of it
+	Bundle File `json:"bundle"`           // the file's text, with its signatures
+	DryRun bool `json:"dry_run,omitzero"` // only say what would come of it
 }
 
 // Policy is a policy bundle: the answer of POST /v1/policies, and of GET /v1/policies/active with the file.
@@ -417,7 +417,7 @@ type Policy struct {
 
 // PhoneStatusRequest feeds what is revoked of attestation keys and wallets: POST /v1/phones/status.
 type PhoneStatusRequest struct {
-	Status string `json:"status"` // the file's text, with its signatures
+	Status File `json:"status"` // the file's text, with its signatures
 }
 
 // PhoneStatus is what was taken.

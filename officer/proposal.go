@@ -27,8 +27,8 @@ const (
 	kindRejection = "officer-rejection"
 )
 
-// MaxProposal bounds a proposal; it has room for a bundle, whose lines and quotes are written with an escape each.
-const MaxProposal = policy.MaxFile + policy.MaxFile/2 + maxRegistry
+// MaxProposal bounds a proposal; it has room for a bundle, whose quotes and line ends, up to every fifth character, are written with an escape each.
+const MaxProposal = policy.MaxFile + policy.MaxFile/4 + maxRegistry
 
 // MaxEnvelope bounds a proposal with its signatures.
 const MaxEnvelope = MaxProposal + signed.Room

@@ -22,7 +22,7 @@ import (
 	"sealkeeper/internal/strict"
 )
 
-// The bundle file: JSON, at most 1 MiB, every member known, none twice. What it says of who may do what, and what a credential holds, is
+// The bundle file: JSON, at most 768 KiB, every member known, none twice. What it says of who may do what, and what a credential holds, is
 // data and can change without a release; what it can't say is in the invariants. It may come with signatures around it (signed.go). Ids are lower case letters, digits and '-'; names of
 // claims, reasons, classes and evidence kinds have '_' instead.
 
@@ -62,7 +62,7 @@ type BundleFile struct {
 	// Rules come last and can only narrow what clients and types allow: a request needs a permit and no forbid.
 	Rules []RuleSpec `json:"rules"`
 	// Tests are decisions with what must come of them. A bundle of which one fails is not put to use.
-	Tests []TestSpec `json:"tests,omitempty"`
+	Tests []*TestSpec `json:"tests,omitempty"`
 }
 
 // ClientSpec is one mTLS client.
@@ -184,7 +184,7 @@ type RuleSpec struct {
 
 // Bounds of a bundle. They keep decisions fast and refuse files that were never meant to be one.
 const (
-	maxBundle  = 1 << 20
+	maxBundle  = 768 << 10
 	maxDepth   = 16
 	maxClients = 10_000
 	maxGroups  = 64
@@ -262,7 +262,7 @@ type Bundle struct {
 	floods        map[string]uint64 // reports of an hour, by carrier
 	wallets       []walletProvider
 	phones        phones
-	tests         []TestSpec
+	tests         []*TestSpec
 	lines         []int            // of tests in the file
 	envelope      *signed.Envelope // nil: the file has no signatures
 }

@@ -232,7 +232,7 @@ type ExpectSpec struct {
 	Code   string `json:"code,omitempty"`
 }
 
-func (c *checker) tests(at jsontext.Pointer, b *Bundle, specs []TestSpec) {
+func (c *checker) tests(at jsontext.Pointer, b *Bundle, specs []*TestSpec) {
 	if len(specs) > maxTests {
 		c.wrong(at, "there are %d tests, at most %d are allowed", len(specs), maxTests)
 		return
@@ -240,6 +240,9 @@ func (c *checker) tests(at jsontext.Pointer, b *Bundle, specs []TestSpec) {
 	seen := make(map[string]bool, len(specs))
 	for i, s := range specs {
 		at := pointer(at, i)
+		if s == nil {
+			s = new(TestSpec)
+		}
 		e := s.Expect
 		switch {
 		case s.Name == "" || len(s.Name) > 200 || seen[s.Name]:

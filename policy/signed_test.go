@@ -257,7 +257,7 @@ func TestWalletProvidersAreSwitchedOff(t *testing.T) {
 func FuzzOpen(f *testing.F) {
 	o, good := anOffice(f), []byte(read(f, "demo.json"))
 	seeds := [][]byte{good, o.sign(f, good, "alice", "bob"), o.sign(f, withTests(f, issueTest), "alice", "carol")}
-	fuzzing.Run(f, fuzzing.Options{Memory: 4 << 20}, seeds, func(t *testing.T, data []byte) bool { // as FuzzParse: officers write them
+	fuzzing.Run(f, fuzzing.Options{}, seeds, func(t *testing.T, data []byte) bool {
 		b, by, err := o.Open("f", data)
 		if (err == nil) != (b != nil) || err == nil && len(by) < 2 {
 			t.Errorf("%v by %v: %v", b, by, err)

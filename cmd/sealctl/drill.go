@@ -184,7 +184,7 @@ func (d *drill) decided(c *client.Client, a officer.Action, parameters officer.P
 	if err != nil {
 		return "", err
 	}
-	at, err := c.Propose(ctx, contract.ProposeRequest{Proposal: string(envelope)})
+	at, err := c.Propose(ctx, contract.ProposeRequest{Proposal: envelope})
 	if err != nil {
 		return "", err
 	}

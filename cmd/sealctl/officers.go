@@ -420,7 +420,7 @@ func (o *options) propose(cmd *cobra.Command, k *officerKey, action officer.Acti
 	if err != nil {
 		return err
 	}
-	done, err := c.Propose(cmd.Context(), contract.ProposeRequest{Proposal: string(envelope)})
+	done, err := c.Propose(cmd.Context(), contract.ProposeRequest{Proposal: envelope})
 	if err != nil {
 		return o.explain(err)
 	}
@@ -558,7 +558,7 @@ func sayCommand(o *options, name, short string) *cobra.Command {
 			if name == "reject" {
 				say = c.Reject
 			}
-			done, err := say(cmd.Context(), contract.ApprovalRequest{ID: p.ID, Envelope: string(envelope)})
+			done, err := say(cmd.Context(), contract.ApprovalRequest{ID: p.ID, Envelope: envelope})
 			if err != nil {
 				return o.explain(err)
 			}

@@ -154,7 +154,7 @@ func phonesFeed(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			s, err := c.FeedPhones(cmd.Context(), contract.PhoneStatusRequest{Status: string(data)})
+			s, err := c.FeedPhones(cmd.Context(), contract.PhoneStatusRequest{Status: data})
 			if err != nil {
 				return o.explain(err)
 			}

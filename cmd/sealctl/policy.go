@@ -175,7 +175,7 @@ its version is higher and its tests pass. Requests under way keep the bundle tha
 			if err != nil {
 				return err
 			}
-			p, err := c.Activate(cmd.Context(), contract.PolicyRequest{Bundle: string(data), DryRun: dry})
+			p, err := c.Activate(cmd.Context(), contract.PolicyRequest{Bundle: data, DryRun: dry})
 			if err != nil {
 				return o.explain(err)
 			}

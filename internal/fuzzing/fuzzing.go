@@ -44,10 +44,6 @@ type Options struct {
 	RepairOneIn int
 	// Decode is the decoder alone, for judges whose own checks cost more than it: its cost counts then.
 	Decode func(input []byte)
-	// Memory is allowed beyond the input's size (default MaxAlloc); more only for files that an operator writes and nobody sends.
-	Memory int64
-	// Time is allowed instead of MaxTime, for such files only.
-	Time time.Duration
 	// Longest is the size up to which inputs are blown up (default 64 KiB); above the decoder's own bound, so that it is met too.
 	Longest int
 }
@@ -225,12 +221,11 @@ const coarse = 256 << 10 // more than a thread's cache hides in what these decod
 // weigh judges an input. Only what looks dear on the wall clock and the coarse counter is judged again, three times, with the thread's
 // CPU time and exact counters; the least of the three counts.
 func (g *gauge) weigh(t *testing.T, input []byte, o Options, judge func(*testing.T, []byte) bool) (accepted bool) {
-	most := max(o.Memory, MaxAlloc)
 	memory, start := g.allocated(), time.Now()
 	accepted = judge(t, input)
 	wall, used := time.Since(start), g.allocated()-memory
 	g.n++
-	again := wall > max(g.slowest, 20*time.Microsecond) || used > g.largest+coarse || used > most-coarse || g.n%4096 == 1
+	again := wall > max(g.slowest, 20*time.Microsecond) || used > g.largest+coarse || used > MaxAlloc-coarse || g.n%4096 == 1
 	if t.Failed() || !again {
 		return accepted
 	}
@@ -244,11 +239,11 @@ func (g *gauge) weigh(t *testing.T, input []byte, o Options, judge func(*testing
 		cpu, bytes = min(cpu, c), min(bytes, b-int64(len(input)))
 	}
 	g.slowest, g.largest = max(g.slowest, cpu), max(g.largest, bytes)
-	if longest := max(o.Time, MaxTime); cpu > longest && timed() {
-		t.Errorf("an input of %d bytes took %v of CPU, at most %v is allowed", len(input), cpu, longest)
+	if cpu > MaxTime && timed() {
+		t.Errorf("an input of %d bytes took %v of CPU, at most %v is allowed", len(input), cpu, MaxTime)
 	}
-	if bytes > most {
-		t.Errorf("an input of %d bytes made %d bytes be allocated beyond its size, at most %d are allowed", len(input), bytes, most)
+	if bytes > MaxAlloc {
+		t.Errorf("an input of %d bytes made %d bytes be allocated beyond its size, at most %d are allowed", len(input), bytes, MaxAlloc)
 	}
 	return accepted
 }

@@ -19,6 +19,9 @@ type Limits struct {
 	Values int
 }
 
+// escapes are what strings may have of them: as many as a text of nothing but \u escapes has. One costs as much time to take out as ten other bytes.
+func (l Limits) escapes() int { return max(64, l.Bytes/6) }
+
 func (l Limits) values() int {
 	if l.Values > 0 {
 		return l.Values
@@ -42,12 +45,12 @@ func Loose(data []byte, l Limits, v any) error {
 	return json.Unmarshal(data, v, json.RejectUnknownMembers(false), jsontext.AllowDuplicateNames(false), jsontext.AllowInvalidUTF8(false))
 }
 
-// Within refuses a document that is larger, deeper or of more values than the limits allow. It may be no JSON: whoever decodes it will say so.
+// Within refuses a document that is larger, deeper, or of more values or escapes than the limits allow. It may be no JSON: whoever decodes it will say so.
 func Within(data []byte, l Limits) error {
 	if len(data) > l.Bytes {
 		return fmt.Errorf("document has %d bytes, at most %d are allowed", len(data), l.Bytes)
 	}
-	depth, values := 0, 1
+	depth, values, escapes := 0, 1, 0
 	var objects uint64 // bit n: the container at depth n is an object; nothing that is wanted is deeper than 63
 	name := false      // a string that begins here would be a member's name
 	fresh := true      // a string, an object or an array may begin here
@@ -59,8 +62,12 @@ func Within(data []byte, l Limits) error {
 				return nil // the decoder stops here, and says where: what follows is not worth a look
 			}
 			from := i
-			if i = endOfString(data, i+1); name && i-from > maxName {
+			var n int
+			if i, n = endOfString(data, i+1); name && i-from > maxName {
 				return fmt.Errorf("a member's name is longer than %d bytes", maxName)
+			}
+			if escapes += n; escapes > l.escapes() {
+				return fmt.Errorf("document has more than %d escapes in its strings", l.escapes())
 			}
 			fresh, named, name = false, name, false
 		case ':':
@@ -97,20 +104,21 @@ func Within(data []byte, l Limits) error {
 // maxName bounds names: the decoder's error about an unknown one holds it ten times.
 const maxName = 1024
 
-// endOfString is the place of the quote that ends the string whose first byte is at i. Strings are nearly all of a request, and few of them
-// hold an escape: these are stepped through, so that nothing costs more than its length.
-func endOfString(data []byte, i int) int {
+// endOfString is the place of the quote that ends the string whose first byte is at i, and how many escapes are before it. Strings are nearly all
+// of a request, and few of them hold an escape: these are stepped through, so that nothing costs more than its length.
+func endOfString(data []byte, i int) (end, escapes int) {
 	n := bytes.IndexByte(data[i:], '"')
 	if n < 0 {
-		return len(data)
+		return len(data), 0
 	}
 	if bytes.IndexByte(data[i:i+n], '\\') < 0 {
-		return i + n
+		return i + n, 0
 	}
 	for ; i < len(data) && data[i] != '"'; i++ {
 		if data[i] == '\\' {
 			i++
+			escapes++
 		}
 	}
-	return i
+	return i, escapes
 }

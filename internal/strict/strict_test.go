@@ -76,6 +76,23 @@ func TestValues(t *testing.T) {
 	}
 }
 
+// Taking an escape out of a string costs as much as ten other bytes: there is a bound for their number, which a text of nothing but \u escapes is within.
+func TestEscapes(t *testing.T) {
+	l := Limits{Bytes: 6000, Depth: 3}
+	for text, ok := range map[string]bool{
+		strings.Repeat(`\n`, 1000): true, strings.Repeat(`\n`, 1001): false, strings.Repeat(`\uac00`, 998): true, strings.Repeat(`\\`, 1000): true,
+		strings.Repeat(`\n`, 600) + `","any":{"a":"` + strings.Repeat(`\"`, 400): true, strings.Repeat(`\n`, 600) + `","any":{"a":"` + strings.Repeat(`\"`, 401): false,
+	} {
+		in := `{"name":"` + text + `"`
+		if strings.Contains(in, `"any"`) {
+			in += "}"
+		}
+		if err := JSON([]byte(in+"}"), l, new(doc)); (err == nil) != ok || !ok && !strings.Contains(err.Error(), "more than 1000 escapes") {
+			t.Errorf("%.40s…, %d bytes: %v", text, len(in), err)
+		}
+	}
+}
+
 func TestLongNames(t *testing.T) {
 	l := Limits{Bytes: 1 << 16, Depth: 2}
 	for n, ok := range map[int]bool{maxName - 1: true, maxName: false} {

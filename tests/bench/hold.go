@@ -139,10 +139,10 @@ func (g *board) held(ctx context.Context, action officer.Action, parameters offi
 		}
 		signed = append(signed, string(e))
 	}
-	if _, err := g.client.Propose(ctx, contract.ProposeRequest{Proposal: signed[0]}); err != nil {
+	if _, err := g.client.Propose(ctx, contract.ProposeRequest{Proposal: contract.File(signed[0])}); err != nil {
 		return "", in, err
 	}
-	if _, err := g.client.Approve(ctx, contract.ApprovalRequest{ID: p.ID(), Envelope: signed[1]}); err != nil {
+	if _, err := g.client.Approve(ctx, contract.ApprovalRequest{ID: p.ID(), Envelope: contract.File(signed[1])}); err != nil {
 		return "", in, err
 	}
 	before, err := g.versions(ctx)

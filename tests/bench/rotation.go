@@ -91,10 +91,10 @@ func (b *board) decide(ctx context.Context, a officer.Action, what officer.Param
 		}
 		signed = append(signed, string(e))
 	}
-	if _, err := b.client.Propose(ctx, contract.ProposeRequest{Proposal: signed[0]}); err != nil {
+	if _, err := b.client.Propose(ctx, contract.ProposeRequest{Proposal: contract.File(signed[0])}); err != nil {
 		return err
 	}
-	if _, err := b.client.Approve(ctx, contract.ApprovalRequest{ID: p.ID(), Envelope: signed[1]}); err != nil {
+	if _, err := b.client.Approve(ctx, contract.ApprovalRequest{ID: p.ID(), Envelope: contract.File(signed[1])}); err != nil {
 		return err
 	}
 	_, err = b.client.Execute(ctx, p.ID())

@@ -712,7 +712,7 @@ func (c *country) newRules() error {
 	if err != nil {
 		return err
 	}
-	if err := c.refused("activated with one signature of two", "operator-1", "/v1/policies", "", contract.PolicyRequest{Bundle: string(one)}, 422, "bundle.under_signed"); err != nil {
+	if err := c.refused("activated with one signature of two", "operator-1", "/v1/policies", "", contract.PolicyRequest{Bundle: one}, 422, "bundle.under_signed"); err != nil {
 		return err
 	}
 	if err := c.sign("carol"); err != nil {

@@ -113,9 +113,9 @@ func (o *office) decide(a officer.Action, p officer.Parameters) {
 		envelope, err := officer.Approve(proposal.Payload(), id, o.keys[id], rand.Reader)
 		must(o.t, err)
 		if i == 0 {
-			_, err = o.As("officers").Propose(ctx, contract.ProposeRequest{Proposal: string(envelope)})
+			_, err = o.As("officers").Propose(ctx, contract.ProposeRequest{Proposal: envelope})
 		} else {
-			_, err = o.As("officers").Approve(ctx, contract.ApprovalRequest{ID: proposal.ID(), Envelope: string(envelope)})
+			_, err = o.As("officers").Approve(ctx, contract.ApprovalRequest{ID: proposal.ID(), Envelope: envelope})
 		}
 		must(o.t, err)
 	}

@@ -364,7 +364,7 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 		must(t, err)
 		envelope, err := officer.Approve(stop.Payload(), "kim", kim, rand.Reader)
 		must(t, err)
-		propose := contract.ProposeRequest{Proposal: string(envelope)}
+		propose := contract.ProposeRequest{Proposal: envelope}
 		executing := strings.HasPrefix(c.point, "ledger.execution")
 		if executing {
 			a.Start()
@@ -961,11 +961,11 @@ func approved(t *testing.T, a *appliance.Appliance, r *officer.Registry, keys ma
 	must(t, err)
 	envelope, err := officer.Approve(p.Payload(), "kim", keys["kim"], rand.Reader)
 	must(t, err)
-	_, err = a.As("officers").Propose(t.Context(), contract.ProposeRequest{Proposal: string(envelope)})
+	_, err = a.As("officers").Propose(t.Context(), contract.ProposeRequest{Proposal: envelope})
 	must(t, err)
 	envelope, err = officer.Approve(p.Payload(), "lee", keys["lee"], rand.Reader)
 	must(t, err)
-	_, err = a.As("officers").Approve(t.Context(), contract.ApprovalRequest{ID: p.ID(), Envelope: string(envelope)})
+	_, err = a.As("officers").Approve(t.Context(), contract.ApprovalRequest{ID: p.ID(), Envelope: envelope})
 	must(t, err)
 	return p.ID()
 }

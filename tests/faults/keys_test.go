@@ -67,9 +67,9 @@ func (b *board) approved(a officer.Action, p officer.Parameters) string {
 		must(b.t, err)
 		return string(e)
 	}
-	_, err = b.As("officers").Propose(b.t.Context(), contract.ProposeRequest{Proposal: sign("kim")})
+	_, err = b.As("officers").Propose(b.t.Context(), contract.ProposeRequest{Proposal: contract.File(sign("kim"))})
 	must(b.t, err)
-	_, err = b.As("officers").Approve(b.t.Context(), contract.ApprovalRequest{ID: proposal.ID(), Envelope: sign("lee")})
+	_, err = b.As("officers").Approve(b.t.Context(), contract.ApprovalRequest{ID: proposal.ID(), Envelope: contract.File(sign("lee"))})
 	must(b.t, err)
 	return proposal.ID()
 }

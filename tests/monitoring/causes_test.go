@@ -99,7 +99,7 @@ func rulesOfTheDay(t *testing.T, were *seen) {
 	fed := func(asOf time.Time) {
 		t.Helper()
 		status := must(json.Marshal(map[string]any{"format": 1, "as_of": asOf.UTC(), "android": map[string]any{"entries": map[string]any{}}}))
-		if _, err := in.as("operator-1").FeedPhones(ctx, contract.PhoneStatusRequest{Status: string(must(policy.SignPhoneStatus(status, "feed-1", feed, rand.Reader)))}); err != nil {
+		if _, err := in.as("operator-1").FeedPhones(ctx, contract.PhoneStatusRequest{Status: contract.File(must(policy.SignPhoneStatus(status, "feed-1", feed, rand.Reader)))}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -136,7 +136,7 @@ func rulesOfTheDay(t *testing.T, were *seen) {
 	}
 	version := int(bundle["version"].(float64))
 	activate := func(text string) error {
-		_, err := in.as("operator-1").Activate(ctx, contract.PolicyRequest{Bundle: text})
+		_, err := in.as("operator-1").Activate(ctx, contract.PolicyRequest{Bundle: contract.File(text)})
 		return err
 	}
 	next := func() {

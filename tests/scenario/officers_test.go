@@ -192,7 +192,7 @@ func TestOfficersDecide(t *testing.T) {
 	as := g.As("officers")
 
 	t.Run("what needs officers takes no operator's word", func(t *testing.T) {
-		if _, err := g.As("operator-1").Activate(t.Context(), contract.PolicyRequest{Bundle: g.bundle(3)}); client.Code(err) != "officer.required" {
+		if _, err := g.As("operator-1").Activate(t.Context(), contract.PolicyRequest{Bundle: contract.File(g.bundle(3))}); client.Code(err) != "officer.required" {
 			t.Errorf("a bundle of an operator's: %v", err)
 		}
 		if _, err := g.As("operator-1").DecideFlood(t.Context(), contract.FloodRequest{Carrier: "telecom-a", Hour: time.Now().Truncate(time.Hour), Decision: "undo"}); client.Code(err) != "officer.required" {

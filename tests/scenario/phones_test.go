@@ -149,7 +149,7 @@ func (p *phones) statusWith(lists []any, asOf time.Time, key *ecdsa.PrivateKey, 
 
 func (p *phones) fed(asOf time.Time, revoked ...string) {
 	p.t.Helper()
-	if _, err := p.As("operator-1").FeedPhones(p.t.Context(), contract.PhoneStatusRequest{Status: p.status(asOf, p.feed, "feed-1", revoked...)}); err != nil {
+	if _, err := p.As("operator-1").FeedPhones(p.t.Context(), contract.PhoneStatusRequest{Status: contract.File(p.status(asOf, p.feed, "feed-1", revoked...))}); err != nil {
 		p.t.Fatalf("feeding a status: %v", err)
 	}
 }
@@ -215,11 +215,11 @@ func TestAndroidPhones(t *testing.T) {
 		"changed":                {strings.Replace(p.status(now, p.feed, "feed-1", "abcd"), "abcd", "abce", 1), "phones.signature"},
 		"cut off":                {p.status(now, p.feed, "feed-1")[:50], "phones.malformed"},
 	} {
-		if _, err := p.As("operator-1").FeedPhones(t.Context(), contract.PhoneStatusRequest{Status: f.status}); client.Code(err) != f.code {
+		if _, err := p.As("operator-1").FeedPhones(t.Context(), contract.PhoneStatusRequest{Status: contract.File(f.status)}); client.Code(err) != f.code {
 			t.Errorf("a status %s: %v, want %s", name, err, f.code)
 		}
 	}
-	if _, err := p.As("ward-office-1").FeedPhones(t.Context(), contract.PhoneStatusRequest{Status: p.status(now, p.feed, "feed-1")}); client.Code(err) != "route.forbidden" {
+	if _, err := p.As("ward-office-1").FeedPhones(t.Context(), contract.PhoneStatusRequest{Status: contract.File(p.status(now, p.feed, "feed-1"))}); client.Code(err) != "route.forbidden" {
 		t.Errorf("an issuance service feeds: %v", err)
 	}
 	p.fed(now.Add(-time.Minute))
@@ -315,7 +315,7 @@ func TestAndroidPhones(t *testing.T) {
 	if got := p.refused(again); got != "evidence.android_revoked" {
 		t.Errorf("a revoked attestation key: %q", got)
 	}
-	if _, err := p.As("operator-1").FeedPhones(t.Context(), contract.PhoneStatusRequest{Status: p.status(now.Add(-time.Minute), p.feed, "feed-1")}); client.Code(err) != "phones.old" {
+	if _, err := p.As("operator-1").FeedPhones(t.Context(), contract.PhoneStatusRequest{Status: contract.File(p.status(now.Add(-time.Minute), p.feed, "feed-1"))}); client.Code(err) != "phones.old" {
 		t.Errorf("an older status: %v", err)
 	}
 	if got := p.refused(p.request(p.sent, newPhone(t, 1), 1, "900101-1000003", nil)); got != "" {
@@ -531,7 +531,7 @@ func TestPhonesByTheirTypes(t *testing.T) {
 	const uri = "https://wallet.example/status/1"
 	now := time.Now()
 	list := map[string]any{"uri": uri, "bits": 1, "lst": "eNrbuRgAAhcBXQ"} // b9 a3: bit 0 is 1, bit 1 is 0 (Token Status List, 4.1)
-	if _, err := p.As("operator-1").FeedPhones(t.Context(), contract.PhoneStatusRequest{Status: p.statusWith([]any{list}, now, p.feed, "feed-1")}); err != nil {
+	if _, err := p.As("operator-1").FeedPhones(t.Context(), contract.PhoneStatusRequest{Status: contract.File(p.statusWith([]any{list}, now, p.feed, "feed-1"))}); err != nil {
 		t.Fatal(err)
 	}
 

@@ -97,7 +97,7 @@ func (r *ruled) bundle(t testing.TB, version int, args ...string) string {
 
 func (r *ruled) activate(t testing.TB, bundle string) (contract.Policy, error) {
 	t.Helper()
-	return r.As("operator-1").Activate(t.Context(), contract.PolicyRequest{Bundle: bundle})
+	return r.As("operator-1").Activate(t.Context(), contract.PolicyRequest{Bundle: contract.File(bundle)})
 }
 
 // Without registered keys one operator's word would be the policy: it changes by the configuration and a restart, which takes the machine.
@@ -123,7 +123,7 @@ func TestPolicyIsActivatedWithoutRestart(t *testing.T) {
 	if err != nil || first.Version != 2 || fmt.Sprint(first.Signers) != "[alice bob]" {
 		t.Fatalf("%+v %v", first, err)
 	}
-	if _, err := r.As("auditor").Activate(t.Context(), contract.PolicyRequest{Bundle: "{}"}); client.Code(err) != "route.forbidden" {
+	if _, err := r.As("auditor").Activate(t.Context(), contract.PolicyRequest{Bundle: contract.File("{}")}); client.Code(err) != "route.forbidden" {
 		t.Errorf("an auditor: %v", err)
 	}
 	failing := []string{`"rules": [`, `"tests": [{"name": "x", "input": {"at": "2026-01-01T00:00:00Z", "client": "x", "operation": "lock", "type": "mdl"}, "expect": {"result": "allowed"}}], "rules": [`}
