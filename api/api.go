@@ -32,10 +32,10 @@ import (
 const (
 	maxIssueBody  = 256 << 10 // a portrait of 100 KiB as base64, a proof and an attestation chain (six certificates)
 	maxBody       = 16 << 10
-	maxEnrolBody  = 32 << 10 // a certificate request of 16 KiB as base64, and a token
-	maxPolicyBody = 1 << 20  // a bundle as one string, with its quotes and line ends escaped
-	maxStatusBody = 2 << 20  // a status of phones, likewise
-	maxSignedBody = 2 << 20  // a proposal that holds a bundle, its quotes escaped twice
+	maxEnrolBody  = 32 << 10   // a certificate request of 16 KiB as base64, and a token
+	maxPolicyBody = 768 << 10  // a bundle as one string, with its quotes and line ends escaped
+	maxStatusBody = 1280 << 10 // a status of phones, likewise
+	maxSignedBody = 1280 << 10 // a proposal that holds a bundle, its quotes escaped twice
 	maxDepth      = 16
 	maxHeader     = 16 << 10
 	deadline      = 10 * time.Second // of one request in the authority

@@ -31,7 +31,7 @@ func fuzzDecode[Req any](f *testing.F, limit int, valid func(*Req) string) {
 		`{"claims":{"a":1,"a":2}}`, "{\"document_type\":\"\xff\"}", `null`,
 		`{"claims":{"a":[1`+strings.Repeat(",1", limit/2-20)+`]}}`, `{"`+strings.Repeat("s", limit-20)+`":1}`, // once megabytes of memory
 		`{`+strings.Repeat(`"b`, limit/2-20)) // once 15 ms
-	if limit >= 1<<20 {
+	if limit > maxIssueBody {
 		for _, text := range []string{"bundle", "status", "proposal", "envelope"} {
 			seeds = append(seeds, []byte(`{"`+text+`":"`+strings.Repeat(`\n`, limit/4)+`"}`), []byte(`{"`+text+`":"`+strings.Repeat(`\n1234`, limit/6-3)+`"}`)) // too many escapes; as many as there may be
 		}

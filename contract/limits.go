@@ -20,11 +20,11 @@ const (
 	SchedulePattern       = `^[A-Za-z0-9_-]{1,64}$`
 	MaxReasons            = 8
 	MaxNonce              = 256
-	MaxPolicy             = 768<<10 + 16<<10  // bytes of a bundle file with its signatures
-	MaxPhoneStatus        = 1536<<10 + 16<<10 // bytes of a status file with its signatures
-	MaxChains             = 64                // Android key attestations of one request
-	MaxChain              = 6                 // certificates of each
-	MaxCertificate        = 10923             // characters: 8 KiB
+	MaxPolicy             = 512<<10 + 16<<10 // bytes of a bundle file with its signatures
+	MaxPhoneStatus        = 1<<20 + 16<<10   // bytes of a status file with its signatures
+	MaxChains             = 64               // Android key attestations of one request
+	MaxChain              = 6                // certificates of each
+	MaxCertificate        = 10923            // characters: 8 KiB
 	MaxSession            = 512
 	MaxEvent              = 8 << 10
 	MaxAuthorities        = 16

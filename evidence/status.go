@@ -16,7 +16,7 @@ import (
 
 // Bounds of what is fed. Google's list has some thousands of entries; a wallet provider's list of a million wallets has 128 KiB.
 const (
-	MaxPhoneStatus = 1536 << 10
+	MaxPhoneStatus = 1 << 20
 	maxLists       = 64
 	maxInflated    = 4 << 20  // of one list
 	maxInflatedAll = 32 << 20 // of all

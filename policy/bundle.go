@@ -22,7 +22,7 @@ import (
 	"sealkeeper/internal/strict"
 )
 
-// The bundle file: JSON, at most 768 KiB, every member known, none twice. What it says of who may do what, and what a credential holds, is
+// The bundle file: JSON, at most 512 KiB, every member known, none twice. What it says of who may do what, and what a credential holds, is
 // data and can change without a release; what it can't say is in the invariants. It may come with signatures around it (signed.go). Ids are lower case letters, digits and '-'; names of
 // claims, reasons, classes and evidence kinds have '_' instead.
 
@@ -184,7 +184,7 @@ type RuleSpec struct {
 
 // Bounds of a bundle. They keep decisions fast and refuse files that were never meant to be one.
 const (
-	maxBundle  = 768 << 10
+	maxBundle  = 512 << 10
 	maxDepth   = 16
 	maxClients = 10_000
 	maxGroups  = 64
