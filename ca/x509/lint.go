@@ -95,12 +95,15 @@ func read(name string, der []byte) (*x509.Certificate, []Finding) {
 	if len(der) > maxCertificate {
 		return nil, []Finding{{"size", "sealkeeper", fmt.Sprintf("%d bytes, at most %d are read", len(der), maxCertificate)}}
 	}
-	if f := longOID(der, 0); f != nil {
+	if f := longOID(der); f != nil {
 		return nil, f
 	}
 	c, err := x509.ParseCertificate(der)
 	if err != nil {
 		return nil, []Finding{{"parse", "RFC 5280 4.1", err.Error()}}
+	}
+	if !signedOnly(der) {
+		return nil, []Finding{{"parse", "RFC 5280 4.1", "something follows the signature"}}
 	}
 	l := &linter{clause: p.clause}
 	l.certificate(c, p)
@@ -110,13 +113,15 @@ func read(name string, der []byte) (*x509.Certificate, []Finding) {
 
 // longOID finds an object identifier that is too long, also within extensions' values. It looks at the bytes, before any parser that writes
 // identifiers out.
-func longOID(der []byte, depth int) []Finding {
+func longOID(der []byte) []Finding { return longOIDAt(der, 0, new(asn1.RawValue)) }
+
+// longOIDAt has one value for all items: of its own each would cost more memory than the item.
+func longOIDAt(der []byte, depth int, v *asn1.RawValue) []Finding {
 	if depth > maxDepth {
 		return []Finding{{"depth", "sealkeeper", fmt.Sprintf("more than %d levels", maxDepth)}}
 	}
 	for len(der) > 0 {
-		var v asn1.RawValue
-		rest, err := asn1.Unmarshal(der, &v)
+		rest, err := asn1.Unmarshal(der, v)
 		if err != nil && len(der) > maxOID {
 			return []Finding{{"parse", "X.690 10", fmt.Sprintf("%d bytes are not DER: %v", len(der), err)}}
 		}
@@ -127,7 +132,7 @@ func longOID(der []byte, depth int) []Finding {
 		registered := v.Class == asn1.ClassContextSpecific && v.Tag == 8 // registeredID of a GeneralName
 		switch {
 		case v.IsCompound, v.Class == asn1.ClassUniversal && v.Tag == asn1.TagOctetString:
-			if f := longOID(v.Bytes, depth+1); f != nil {
+			if f := longOIDAt(v.Bytes, depth+1, v); f != nil {
 				return f
 			}
 		case len(v.Bytes) > maxOID && (registered || v.Class == asn1.ClassUniversal && v.Tag == asn1.TagOID):

@@ -25,9 +25,15 @@ func LintCRL(profile, scope string, der []byte) []Finding {
 	if len(der) > MaxCRL {
 		return []Finding{{"size", "sealkeeper", fmt.Sprintf("%d bytes, at most %d are read", len(der), MaxCRL)}}
 	}
+	if f := longOID(der); f != nil {
+		return f
+	}
 	c, err := x509.ParseRevocationList(der)
 	if err != nil {
 		return []Finding{{"parse", "RFC 5280 5.1", err.Error()}}
+	}
+	if !signedOnly(der) {
+		return []Finding{{"parse", "RFC 5280 5.1", "something follows the signature"}}
 	}
 	l := &linter{clause: clause}
 	iso := profile == "iaca"
@@ -109,6 +115,14 @@ func ReadCRL(profile, scope string, der []byte, issuer *x509.Certificate) (*x509
 		return nil, errors.New("another CA's list")
 	}
 	return list, list.CheckSignatureFrom(issuer)
+}
+
+// signedOnly says whether a certificate or list has its content, algorithm and signature, and nothing behind them that parsing would pass over and
+// nobody signed.
+func signedOnly(der []byte) bool {
+	var parts []asn1.RawValue
+	rest, err := asn1.Unmarshal(der, &parts)
+	return err == nil && len(rest) == 0 && len(parts) == 3
 }
 
 // fields are what parsing forgives: which kind of time was written, and an empty list of entries.

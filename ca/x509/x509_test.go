@@ -10,6 +10,7 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/pem"
 	"os"
 	"os/exec"
@@ -349,6 +350,53 @@ func TestCRL(t *testing.T) {
 			if f := LintCRL("iaca", "", der); len(f) > 0 || len(l.RevokedCertificateEntries) != n || l.Number.Uint64() != 7 || !bytes.Equal(l.RawIssuer, parent.RawSubject) {
 				t.Errorf("%d entries: %d, number %s, %s", n, len(l.RevokedCertificateEntries), l.Number, findings(f))
 			}
+		}
+	}
+}
+
+// Standard parsing passes over what follows the signature inside of a certificate or list. Nobody signed it.
+func TestNothingFollowsTheSignature(t *testing.T) {
+	iaca, root := root(t, "iaca", "ES256")
+	issuer, err := x509.ParseCertificate(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tbs, err := draftCRL(crlRequest(), iaca.Key, root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	crl, err := tbs.join(iaca.raw(t, tbs.Bytes()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadCRL("iaca", "", crl, issuer); err != nil {
+		t.Error(err)
+	}
+	for _, der := range [][]byte{root, crl} {
+		var parts []asn1.RawValue
+		if _, err := asn1.Unmarshal(der, &parts); err != nil {
+			t.Fatal(err)
+		}
+		longer, err := asn1.Marshal(append(parts, parts[2])) // the signature twice
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, cert := x509.ParseCertificate(longer)
+		list, _ := x509.ParseRevocationList(longer)
+		switch {
+		case cert == nil:
+			if f := Lint("iaca", longer); names(f) != "parse" {
+				t.Errorf("a certificate: %s", findings(f))
+			}
+		case list != nil && list.CheckSignatureFrom(issuer) == nil:
+			if f := LintCRL("iaca", "", longer); names(f) != "parse" {
+				t.Errorf("a list: %s", findings(f))
+			}
+			if _, err := ReadCRL("iaca", "", longer, issuer); err == nil {
+				t.Error("it is read as the CA's own")
+			}
+		default:
+			t.Errorf("standard parsing refuses it: then this test proves nothing")
 		}
 	}
 }
