@@ -261,7 +261,8 @@ func decode[T any](t Table, value []byte) (*T, error) {
 	if request != nil {
 		value, sealed = apart(value)
 	}
-	if err := strict.JSON(value, strict.Limits{Bytes: len(value), Depth: maxRowDepth, Values: len(value) + 1}, v); err != nil {
+	all := strict.Limits{Bytes: len(value), Depth: maxRowDepth, Values: len(value) + 1, Escapes: len(value) + 1} // of what we wrote
+	if err := strict.JSON(value, all, v); err != nil {
 		return nil, fmt.Errorf("a row of table %s is damaged: %w", t, err)
 	}
 	if sealed != nil {

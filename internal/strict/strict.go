@@ -17,10 +17,18 @@ type Limits struct {
 
 	// Values are members and elements, default a sixteenth of Bytes. Decoded into any, each costs up to 90 bytes for the two that it came in.
 	Values int
+
+	// Escapes are those in strings, default a sixth of Bytes, as many as a text of nothing but \u escapes has. To take one out costs as much time as
+	// ten other bytes.
+	Escapes int
 }
 
-// escapes are what strings may have of them: as many as a text of nothing but \u escapes has. One costs as much time to take out as ten other bytes.
-func (l Limits) escapes() int { return max(64, l.Bytes/6) }
+func (l Limits) escapes() int {
+	if l.Escapes > 0 {
+		return l.Escapes
+	}
+	return max(64, l.Bytes/6)
+}
 
 func (l Limits) values() int {
 	if l.Values > 0 {
