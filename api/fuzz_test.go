@@ -180,7 +180,7 @@ func FuzzDecodePropose(f *testing.F) {
 	fuzzDecode[contract.ProposeRequest](f, maxSignedBody, validPropose)
 }
 
-// The largest bundle fits a proposal, and that the body of a request, if no more than every fifth character needs an escape: of our bundles it is every eighth.
+// The largest bundle fits a proposal, and that the body of a request, if no more than every fifth character needs an escape: of our bundles it is every seventh.
 func TestLargestProposalFits(t *testing.T) {
 	bundle := strings.Repeat("xxxx\"", policy.MaxFile/5)
 	proposal, err := json.Marshal(map[string]string{"bundle": bundle})

@@ -6,7 +6,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// File is the text of a file: a JSON string, of up to some MiB. It is decoded in one copy, where a string would take two.
+// File is the text of a file: a JSON string, of up to a MiB. It is decoded in one copy, where a string would take two.
 type File []byte
 
 // UnmarshalJSONFrom takes a JSON string.

@@ -38,7 +38,8 @@ const maxSkew = 2 * time.Minute
 
 const nonceBytes = 16
 
-var limits = strict.Limits{Bytes: MaxProposal, Depth: 6}
+// limits of a proposal. Its escapes are written with another escape each in a request, which has room for no more.
+var limits = strict.Limits{Bytes: MaxProposal, Depth: 6, Escapes: policy.MaxFile/5 + 512}
 
 // Proposal is what an officer wants done. Its bytes are their RFC 8785 form and nothing else, and hold the text that people read: what is
 // shown is what is signed.

@@ -797,10 +797,10 @@ func (c *checker) placement(at jsontext.Pointer, name string, s ClaimSpec, n *no
 
 // unique refuses two claims in one place.
 func (c *checker) unique(at jsontext.Pointer, o *object) {
-	elements, names := map[string]string{}, map[string]string{}
+	elements, names := map[[2]string]string{}, map[string]string{}
 	for _, n := range o.fields {
 		if n.element != "" {
-			place := n.namespace + "\x00" + n.element
+			place := [2]string{n.namespace, n.element}
 			if other, twice := elements[place]; twice {
 				c.wrong(at.AppendToken(n.name), "claims %s and %s are the same element %s of %s", other, n.name, n.element, n.namespace)
 			}

@@ -103,7 +103,7 @@ func read(name string, der []byte) (*x509.Certificate, []Finding) {
 		return nil, []Finding{{"parse", "RFC 5280 4.1", err.Error()}}
 	}
 	if !signedOnly(der) {
-		return nil, []Finding{{"parse", "RFC 5280 4.1", "something follows the signature"}}
+		return nil, []Finding{{"parse", "RFC 5280 4.1", "something follows the signature, or it is shifted by bits"}}
 	}
 	l := &linter{clause: p.clause}
 	l.certificate(c, p)

@@ -33,7 +33,7 @@ func LintCRL(profile, scope string, der []byte) []Finding {
 		return []Finding{{"parse", "RFC 5280 5.1", err.Error()}}
 	}
 	if !signedOnly(der) {
-		return []Finding{{"parse", "RFC 5280 5.1", "something follows the signature"}}
+		return []Finding{{"parse", "RFC 5280 5.1", "something follows the signature, or it is shifted by bits"}}
 	}
 	l := &linter{clause: clause}
 	iso := profile == "iaca"
@@ -117,12 +117,12 @@ func ReadCRL(profile, scope string, der []byte, issuer *x509.Certificate) (*x509
 	return list, list.CheckSignatureFrom(issuer)
 }
 
-// signedOnly says whether a certificate or list has its content, algorithm and signature, and nothing behind them that parsing would pass over and
+// signedOnly says whether a certificate or list has its content, algorithm and signature in whole octets, and nothing that parsing would pass over and
 // nobody signed.
 func signedOnly(der []byte) bool {
 	var parts []asn1.RawValue
 	rest, err := asn1.Unmarshal(der, &parts)
-	return err == nil && len(rest) == 0 && len(parts) == 3
+	return err == nil && len(rest) == 0 && len(parts) == 3 && len(parts[2].Bytes) > 0 && parts[2].Bytes[0] == 0
 }
 
 // fields are what parsing forgives: which kind of time was written, and an empty list of entries.

@@ -354,8 +354,8 @@ func TestCRL(t *testing.T) {
 	}
 }
 
-// Standard parsing passes over what follows the signature inside of a certificate or list. Nobody signed it.
-func TestNothingFollowsTheSignature(t *testing.T) {
+// Standard parsing passes over what follows the signature inside of a certificate or list, and over bits by which the signature is shifted. Nobody signed that.
+func TestSignatureAndNothingElse(t *testing.T) {
 	iaca, root := root(t, "iaca", "ES256")
 	issuer, err := x509.ParseCertificate(root)
 	if err != nil {
@@ -377,26 +377,36 @@ func TestNothingFollowsTheSignature(t *testing.T) {
 		if _, err := asn1.Unmarshal(der, &parts); err != nil {
 			t.Fatal(err)
 		}
-		longer, err := asn1.Marshal(append(parts, parts[2])) // the signature twice
-		if err != nil {
-			t.Fatal(err)
+		shifted := []byte{1}
+		for i, b := range parts[2].Bytes[1:] { // its first bit is 0
+			if i > 0 {
+				shifted[i] |= b >> 7
+			}
+			shifted = append(shifted, b<<1)
 		}
-		_, cert := x509.ParseCertificate(longer)
-		list, _ := x509.ParseRevocationList(longer)
-		switch {
-		case cert == nil:
-			if f := Lint("iaca", longer); names(f) != "parse" {
-				t.Errorf("a certificate: %s", findings(f))
+		for how, parts := range map[string][]asn1.RawValue{"the signature twice": append(slices.Clone(parts), parts[2]),
+			"the signature a bit to the left": {parts[0], parts[1], {Tag: asn1.TagBitString, Bytes: shifted}}} {
+			other, err := asn1.Marshal(parts)
+			if err != nil {
+				t.Fatal(err)
 			}
-		case list != nil && list.CheckSignatureFrom(issuer) == nil:
-			if f := LintCRL("iaca", "", longer); names(f) != "parse" {
-				t.Errorf("a list: %s", findings(f))
+			cert, _ := x509.ParseCertificate(other)
+			list, _ := x509.ParseRevocationList(other)
+			switch {
+			case cert != nil && cert.CheckSignatureFrom(issuer) == nil:
+				if f := Lint("iaca", other); names(f) != "parse" {
+					t.Errorf("a certificate with %s: %s", how, findings(f))
+				}
+			case list != nil && list.CheckSignatureFrom(issuer) == nil:
+				if f := LintCRL("iaca", "", other); names(f) != "parse" {
+					t.Errorf("a list with %s: %s", how, findings(f))
+				}
+				if _, err := ReadCRL("iaca", "", other, issuer); err == nil {
+					t.Errorf("with %s it is read as the CA's own", how)
+				}
+			default:
+				t.Errorf("with %s standard parsing refuses it: then this test proves nothing", how)
 			}
-			if _, err := ReadCRL("iaca", "", longer, issuer); err == nil {
-				t.Error("it is read as the CA's own")
-			}
-		default:
-			t.Errorf("standard parsing refuses it: then this test proves nothing")
 		}
 	}
 }
