@@ -244,7 +244,7 @@ func (g *gauge) weigh(t *testing.T, input []byte, o Options, judge func(*testing
 	}
 	most := int64(MaxAlloc)
 	if raceDetector {
-		most *= 2 // what is compiled for it keeps more on the heap
+		most += MaxAlloc / 2 // sync.Pool forgets every fourth value on purpose then, and JSON is put in order in such values
 	}
 	if bytes > most {
 		t.Errorf("an input of %d bytes made %d bytes be allocated beyond its size, at most %d are allowed", len(input), bytes, most)
