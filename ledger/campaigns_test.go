@@ -308,6 +308,19 @@ func TestCampaignRevokes(t *testing.T) {
 	w.check()
 }
 
+// ran begins a campaign over all cards since the cut, and gives it time to mark them.
+func (w *town) ran(operation string, cut time.Time) (id string) {
+	w.t.Helper()
+	w.clock.Advance(time.Second)
+	x := w.proposed(operation + ".mass")
+	must(w.t, w.StartCampaign(w.t.Context(), CampaignRecord{Operation: operation, Selection: Selection{DocumentType: resident, From: cut}, PerSecond: 10, At: w.clock.Now()}, x))
+	for range 3 {
+		w.clock.Advance(time.Second)
+		must(w.t, w.AdvanceCampaigns(w.t.Context(), w.clock.Now()))
+	}
+	return x.ID
+}
+
 // A campaign that ended as long ago as its proposal is kept is forgotten with its cards, one that is under way or ended since is not, and what a crash
 // leaves of it is forgotten by the next process.
 func TestCampaignsAreSwept(t *testing.T) {
@@ -316,19 +329,8 @@ func TestCampaignsAreSwept(t *testing.T) {
 	for i := range 5 {
 		w.issue(w.request(policy.OpIssue, byte(i+1), w.phone(), false))
 	}
-	run := func(operation string) string {
-		t.Helper()
-		w.clock.Advance(time.Second)
-		x := w.proposed(operation + ".mass")
-		must(t, w.StartCampaign(t.Context(), CampaignRecord{Operation: operation, Selection: Selection{DocumentType: resident, From: cut}, PerSecond: 10, At: w.clock.Now()}, x))
-		for range 3 {
-			w.clock.Advance(time.Second)
-			must(t, w.AdvanceCampaigns(t.Context(), w.clock.Now()))
-		}
-		return x.ID
-	}
-	open := run(CampaignReissue) // nobody comes
-	done := run(CampaignRevoke)
+	open := w.ran(CampaignReissue, cut) // nobody comes
+	done := w.ran(CampaignRevoke, cut)
 	w.campaign(open)
 	if c := w.campaign(done); c.Done.IsZero() || c.Total() != 5 {
 		t.Fatalf("%+v", c)
@@ -388,15 +390,9 @@ func TestSweepThatDies(t *testing.T) {
 		for i := range 5 {
 			w.issue(w.request(policy.OpIssue, byte(i+1), w.phone(), false))
 		}
-		w.clock.Advance(time.Second)
-		x := w.proposed("revoke.mass")
-		must(t, w.StartCampaign(t.Context(), CampaignRecord{Operation: CampaignRevoke, Selection: Selection{DocumentType: resident, From: cut}, PerSecond: 10, At: w.clock.Now()}, x))
-		for range 3 {
-			w.clock.Advance(time.Second)
-			must(t, w.AdvanceCampaigns(t.Context(), w.clock.Now()))
-		}
+		done := w.ran(CampaignRevoke, cut)
 		w.clock.Advance(KeepCampaigns + time.Second)
-		sweep(w, x.ID)
+		sweep(w, done)
 		t.Fatal("nobody died")
 	}
 	w := &town{house: houseIn(t, dir, noon.Add(KeepCampaigns+time.Minute))}

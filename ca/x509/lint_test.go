@@ -79,27 +79,14 @@ func FuzzLint(f *testing.F) {
 		seeds = append(seeds, readPEM(f, filepath.Base(file)))
 	}
 	iaca, der := root(f, "iaca", "ES256")
-	tbs, err := draftCRL(crlRequest(), iaca.Key, der)
-	if err != nil {
-		f.Fatal(err)
-	}
-	crl, err := tbs.join(iaca.raw(f, tbs.Bytes()))
-	if err != nil {
-		f.Fatal(err)
-	}
+	crl := signedCRL(f, iaca, der, crlRequest())
 	issuer, err := x509.ParseCertificate(der)
 	if err != nil {
 		f.Fatal(err)
 	}
 	held := crlRequest()
 	held.Profile, held.Revoked = "rfc5280", []policy.Revoked{{Serial: []byte{5}, At: start, Reason: policy.CertificateHold}}
-	if tbs, err = draftCRL(held, iaca.Key, der); err != nil {
-		f.Fatal(err)
-	}
-	clients, err := tbs.join(iaca.raw(f, tbs.Bytes()))
-	if err != nil {
-		f.Fatal(err)
-	}
+	clients := signedCRL(f, iaca, der, held)
 	seeds = append(seeds, der, crl, clients)
 	names := slices.Sorted(maps.Keys(profiles))
 	fuzzing.Run(f, fuzzing.Options{}, seeds, func(t *testing.T, der []byte) (clean bool) {

@@ -332,14 +332,7 @@ func TestCRL(t *testing.T) {
 			for i := range n {
 				c.Revoked = append(c.Revoked, policy.Revoked{Serial: []byte{0x55, byte(i), 2, 3, 4, 5, 6, 7, 8}, At: start.Add(day)})
 			}
-			tbs, err := draftCRL(c, iaca.Key, iacaDER)
-			if err != nil {
-				t.Fatal(err)
-			}
-			der, err := tbs.join(iaca.raw(t, tbs.Bytes()))
-			if err != nil {
-				t.Fatal(err)
-			}
+			der := signedCRL(t, iaca, iacaDER, c)
 			l, err := x509.ParseRevocationList(der)
 			if err != nil {
 				t.Fatal(err)
@@ -354,6 +347,20 @@ func TestCRL(t *testing.T) {
 	}
 }
 
+// signedCRL is a list that its issuer signed.
+func signedCRL(t testing.TB, issuer pair, certificate []byte, c policy.CRL) []byte {
+	t.Helper()
+	tbs, err := draftCRL(c, issuer.Key, certificate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := tbs.join(issuer.raw(t, tbs.Bytes()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
 // Standard parsing passes over what follows the signature inside of a certificate or list, and over bits by which the signature is shifted. Nobody signed that.
 func TestSignatureAndNothingElse(t *testing.T) {
 	iaca, root := root(t, "iaca", "ES256")
@@ -361,14 +368,7 @@ func TestSignatureAndNothingElse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tbs, err := draftCRL(crlRequest(), iaca.Key, root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	crl, err := tbs.join(iaca.raw(t, tbs.Bytes()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	crl := signedCRL(t, iaca, root, crlRequest())
 	if _, err := ReadCRL("iaca", "", crl, issuer); err != nil {
 		t.Error(err)
 	}
@@ -474,14 +474,7 @@ func TestOpenSSL(t *testing.T) {
 					if ca == "client-ca" {
 						c.Profile = "rfc5280"
 					}
-					tbs, err := draftCRL(c, issuer.Key, der)
-					if err != nil {
-						t.Fatal(err)
-					}
-					list, err := tbs.join(issuer.raw(t, tbs.Bytes()))
-					if err != nil {
-						t.Fatal(err)
-					}
+					list := signedCRL(t, issuer, der, c)
 					return file(name, "X509 CRL", list)
 				}
 				revoked := func(c policy.Cert, r policy.RevocationReason) policy.Revoked {
@@ -523,14 +516,7 @@ func TestOpenSSL(t *testing.T) {
 					c := crlRequest()
 					c.Name, c.Profile, c.IssuerKey, c.Scope = in.CRL, "rfc5280", issuer.ID, house.DistributionPoint(in.CRL)
 					c.Revoked = []policy.Revoked{revoked(in, policy.Superseded)}
-					tbs, err := draftCRL(c, issuer.Key, der)
-					if err != nil {
-						t.Fatal(err)
-					}
-					list, err := tbs.join(issuer.raw(t, tbs.Bytes()))
-					if err != nil {
-						t.Fatal(err)
-					}
+					list := signedCRL(t, issuer, der, c)
 					part := file("part.crl", "X509 CRL", list)
 					verify("error 23", part, inFile)
 					// error 44: the list has another scope than the certificate.

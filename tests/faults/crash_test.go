@@ -821,10 +821,11 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 		l.verify()
 		a.Stop()
 	case "sweep": // no daemon waits for thirty days: these are the tests of the ledger, whose clock goes faster
-		must(t, ledgerTests())
+		tests, err := ledgerTests()
+		must(t, err)
 		dir := t.TempDir()
 		run := func(env ...string) (string, *os.ProcessState) {
-			c := exec.Command(filepath.Join(filepath.Dir(library), "ledger.test"), "-test.v", "-test.run", "^TestSweepThatDies$")
+			c := exec.Command(tests, "-test.v", "-test.run", "^TestSweepThatDies$")
 			c.Dir, c.Env = "../../ledger", append(append(os.Environ(), "SEAL_SWEEP_DIR="+dir), env...)
 			out, _ := c.CombinedOutput()
 			return string(out), c.ProcessState
@@ -851,11 +852,12 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 }
 
 // ledgerTests builds the tests of the ledger with its crash points.
-var ledgerTests = sync.OnceValue(func() error {
-	if out, err := exec.Command("go", "test", "-c", "-tags", "crashpoints", "-o", filepath.Join(filepath.Dir(library), "ledger.test"), "sealkeeper/ledger").CombinedOutput(); err != nil {
-		return fmt.Errorf("building the ledger's tests: %w\n%s", err, out)
+var ledgerTests = sync.OnceValues(func() (path string, err error) {
+	path = filepath.Join(filepath.Dir(library), "ledger.test")
+	if out, err := exec.Command("go", "test", "-c", "-tags", "crashpoints", "-o", path, "sealkeeper/ledger").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building the ledger's tests: %w\n%s", err, out)
 	}
-	return nil
+	return path, nil
 })
 
 // withBackupKey is an installation without officers whose backups two people open together, and the flags that do.
