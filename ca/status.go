@@ -82,7 +82,7 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 		}
 	}
 	if all := a.ring.strangers(); len(all) > 0 {
-		note("orphan-key", Critical, "find out who used the token; the appliance uses no such key", "%d keys are on tokens that no plan and no ceremony made: %s", len(all), strings.Join(all, ", "))
+		note("orphan-key", Critical, "find out who used the token; the appliance uses no such key", "%d keys are on tokens that no plan and no ceremony made, such as %s", len(all), strings.Join(all[:min(len(all), 8)], ", "))
 	}
 	troubles := a.ring.troubles()
 	s.Orphans = a.ring.strangers()

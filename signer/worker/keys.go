@@ -156,12 +156,17 @@ func (t *token) find(h pkcs11.SessionHandle, id []byte) (map[uint][]pkcs11.Objec
 	return found, nil
 }
 
-// search returns the token objects with these attributes, some 64 at most.
+// search returns the token objects with these attributes, some 64 at most: what has an id, or is a mark, is there once or a few times.
 func (t *token) search(h pkcs11.SessionHandle, with ...*pkcs11.Attribute) (all []pkcs11.ObjectHandle, err error) {
+	return t.searchFor(h, 64, with...)
+}
+
+// searchFor returns some most of them at most.
+func (t *token) searchFor(h pkcs11.SessionHandle, most int, with ...*pkcs11.Attribute) (all []pkcs11.ObjectHandle, err error) {
 	if err := t.ctx.FindObjectsInit(h, append(with, attribute(pkcs11.CKA_TOKEN, true))); err != nil {
 		return nil, calling("C_FindObjectsInit", err)
 	}
-	for len(all) < 64 { // the binding's "more" is always false: ask until nothing comes
+	for len(all) < most { // the binding's "more" is always false: ask until nothing comes
 		var some []pkcs11.ObjectHandle
 		if some, _, err = t.ctx.FindObjects(h, 16); err != nil || len(some) == 0 {
 			break
@@ -441,20 +446,33 @@ func (t *token) destroy(id []byte) error {
 	return t.writable(func(h pkcs11.SessionHandle) error { return t.remove(h, id) })
 }
 
-// privateKeys names the private keys on the token.
-func (t *token) privateKeys(h pkcs11.SessionHandle) (ids [][]byte, err error) {
-	all, err := t.search(h, attribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY))
-	if err != nil {
-		return nil, err
-	}
-	for _, o := range all {
-		v, err := t.attributes(h, o, pkcs11.CKA_ID)
-		if err != nil {
-			return nil, err
+// mostKeys is how many private keys are named. It is far above what a registry has, so among more than that there are named ones of strangers.
+const mostKeys = 1024
+
+// privateKeys names the private keys on the token. It is not the first few of them: a key that nobody registered could hide behind those. An id
+// that is longer than any of ours is cut, so that an answer has a bound.
+//
+// A token that can't be looked over is no reason to end this worker (class Faulty), unless the session is what is broken: it may sign as before.
+func (s *session) privateKeys() (ids [][]byte, err error) {
+	t := s.token
+	err = s.do(func(h pkcs11.SessionHandle, _ *binding) (bool, error) {
+		ids = nil
+		all, err := t.searchFor(h, mostKeys, attribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY))
+		for _, o := range all {
+			if err != nil {
+				break
+			}
+			var v [][]byte
+			if v, err = t.attributes(h, o, pkcs11.CKA_ID); err == nil {
+				ids = append(ids, v[0][:min(len(v[0]), 4*idSize)])
+			}
 		}
-		ids = append(ids, v[0])
-	}
-	return ids, nil
+		if err != nil && class(err) != wire.Session {
+			err = &failure{wire.Faulty, "looking over the private keys", err}
+		}
+		return false, err
+	})
+	return ids, err
 }
 
 // withdrawn: something that the token made wrongly was removed again. That is no reason to stop the keys that are well.

@@ -399,6 +399,27 @@ func TestTokenAndModuleThatAreNotThere(t *testing.T) {
 	}
 }
 
+// Private keys are named by a session that did nothing before, in a worker that just started; all of them, whoever made them.
+func TestPrivateKeysOfAToken(t *testing.T) {
+	h := newHSM(t)
+	maker := h.ready(h.hello())
+	made := map[string]bool{}
+	for range 70 {
+		made[string(maker.generate(wire.ES256, false).CKAID)] = true
+	}
+	w := h.ready(h.hello())
+	a := w.ask(wire.Request{Op: wire.OpKeys})
+	if a.Class != wire.OK || len(a.Keys) != len(made) {
+		t.Fatalf("%d of %d keys: %s %s", len(a.Keys), len(made), a.Class, a.Error)
+	}
+	for _, id := range a.Keys {
+		if !made[string(id)] {
+			t.Errorf("key %x was not made", id)
+		}
+		delete(made, string(id))
+	}
+}
+
 func TestDomainSecret(t *testing.T) {
 	h := newHSM(t)
 	a := h.ready(h.hello()).ask(wire.Request{Op: wire.OpSecret})
@@ -535,6 +556,18 @@ func TestBrokenSessionsAreReplaced(t *testing.T) {
 	}
 	tok.ctx.SignInit(s.handle, algorithms[wire.ES256].mechanism, tok.bound.Load().keys[k.ID].handle)
 	works("operation left active")
+
+	named := func(after string) {
+		t.Helper()
+		if ids, err := s.privateKeys(); err != nil || len(ids) != 2 {
+			t.Errorf("%s: %d private keys, %v", after, len(ids), err)
+		}
+	}
+	named("at the start")
+	tok.ctx.CloseSession(s.handle)
+	named("session closed")
+	tok.ctx.FindObjectsInit(s.handle, nil)
+	named("search left active")
 
 	tok.ctx.Logout(s.handle)
 	results := make([]wire.Result, 2)

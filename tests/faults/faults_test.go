@@ -158,6 +158,38 @@ func (f *hsmFault) run(t *testing.T, a *appliance.Appliance, s *shim) {
 	t.Logf("%d faults, %d changes acknowledged, %d repeated, %d credentials verified", fired, l.acks.Load(), l.failed.Load(), len(l.cards))
 }
 
+// A token that can't be looked over for keys that nobody registered is said to be one, and signs as before.
+func TestTokenThatCannotBeLookedOver(t *testing.T) {
+	t.Parallel()
+	if !all {
+		t.Skip("SEAL_FAULTS=all: it waits for the look of a minute")
+	}
+	a := appliance.Install(t)
+	s := newShim(t, a, workers)
+	a.Start()
+	waitReady(t, a)
+	before := a.Metrics()
+	s.set("C_FindObjectsInit token=/online/ fault=error rv=0x30")
+	for deadline := time.Now().Add(2 * time.Minute); !strings.Contains(a.Log.String(), "the keys on a token can't be listed"); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the token was not looked over:\n%s", tail(a))
+		}
+	}
+	l := start(t, a, 2)
+	l.more(10)
+	l.end()
+	l.verify()
+	if n := l.failed.Load(); n > 0 {
+		t.Errorf("%d requests failed: %s", n, strings.Join(l.fails, "\n"))
+	}
+	if after := a.Metrics(); sum(after, restarted) > sum(before, restarted) {
+		t.Errorf("a worker was replaced:\n%s", tail(a))
+	}
+	s.set()
+	a.Stop()
+	a.Check()
+}
+
 // waitReady waits until both workers are back.
 func waitReady(t testing.TB, a *appliance.Appliance) {
 	t.Helper()
