@@ -216,18 +216,18 @@ func (p *pool) keep() {
 	}
 }
 
-// join takes a ready worker in, and lets the workers of older generations go once all new ones are there. Holds mu.
+// join takes a ready worker in, and lets those of older generations go: the one at its place, since each reload would leave one more where another place
+// can't be filled; and all once every new one is there. Holds mu.
 func (p *pool) join(w *process) {
 	p.workers = append(p.workers, w)
 	p.startErr = nil
 	p.log.Info("worker ready", "token", p.token.Name, "worker", w.name)
 	p.tasks.Go(func() { p.read(w) })
 	p.tasks.Go(func() { p.run(w) })
-	if p.current() >= p.want() {
-		for _, old := range p.workers {
-			if old.generation != p.generation {
-				p.retire(old)
-			}
+	all := p.current() >= p.want()
+	for _, old := range p.workers {
+		if old.generation != p.generation && (all || old != w && old.place == w.place) {
+			p.retire(old)
 		}
 	}
 	p.rest(w)
@@ -426,6 +426,7 @@ func (p *pool) asked(ctx context.Context, a *ask) (wire.Response, error) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	a.again = false // what a worker has of it is not repeated for nobody
 	if i := slices.Index(p.asks, a); i >= 0 {
 		p.asks = slices.Delete(p.asks, i, i+1)
 		p.reply(a, wire.Response{}, ctx.Err())
@@ -515,6 +516,9 @@ func (p *pool) place(w *process) (lane policy.Lane, asks bool) {
 		}
 		break // strict priority: nothing of a lower lane overtakes
 	}
+	if asks && p.long(p.asks[next]) {
+		room = 1
+	}
 	if !asks && lane == 0 || p.closing || !w.takes(room) {
 		return 0, false
 	}
@@ -528,6 +532,10 @@ func (p *pool) place(w *process) (lane policy.Lane, asks bool) {
 	}
 	return lane, asks
 }
+
+// long: what is asked for may take longer than a signature. A worker with one session does one thing after the other, so that what it is given beside
+// this would wait for it, and be taken for hung.
+func (p *pool) long(a *ask) bool { return a.limit > p.deadline && p.token.Sessions <= 1 }
 
 // next is the first ask that w may take, or -1. Holds mu.
 func (p *pool) next(w *process) int {
@@ -574,6 +582,7 @@ func (p *pool) take(w *process) (wire.Request, *batch) {
 		b.ask = p.asks[i]
 		p.asks = slices.Delete(p.asks, i, i+1)
 		b.ask.tries++
+		w.alone = p.long(b.ask)
 		r, limit = b.ask.request, b.ask.limit
 	case lane != 0:
 		q := p.lanes[lane]
@@ -897,11 +906,11 @@ func (p *pool) started(ctx context.Context) error {
 	return nil
 }
 
-// reload starts workers with the registry as it is now, and lets the old ones end when they are there.
+// reload starts workers with the registry as it is now, and lets the old ones end when they are there. A place that can't be filled is no matter, as long
+// as no worker of an older registry is left in it: whoever is started there later reads the registry anew.
 func (p *pool) reload(ctx context.Context) error {
 	p.mu.Lock()
 	p.generation++
-	generation := p.generation
 	p.stopped, p.startErr, p.failures, p.notBefore = nil, nil, 0, time.Time{}
 	if p.token.OnDemand { // the next one to be started reads the registry anyway
 		for _, w := range p.workers {
@@ -910,9 +919,7 @@ func (p *pool) reload(ctx context.Context) error {
 	}
 	p.state.Broadcast()
 	p.mu.Unlock()
-	if err := p.await(ctx, func() bool {
-		return p.generation != generation || p.current() >= p.want() || p.stopped != nil || p.startErr != nil || p.closing
-	}); err != nil {
+	if err := p.await(ctx, func() bool { return p.current() >= p.want() || p.stopped != nil || p.startErr != nil || p.closing }); err != nil {
 		return fmt.Errorf("reloading token %q: %w", p.token.Name, err)
 	}
 	p.mu.Lock()
@@ -920,7 +927,7 @@ func (p *pool) reload(ctx context.Context) error {
 	switch {
 	case p.stopped != nil:
 		return p.stopped
-	case p.startErr != nil:
+	case p.startErr != nil && (p.current() == 0 || slices.ContainsFunc(p.workers, func(w *process) bool { return w.generation != p.generation && !w.retired })):
 		return fmt.Errorf("reloading token %q: the old workers go on: %w", p.token.Name, p.startErr)
 	case p.closing:
 		return errClosing

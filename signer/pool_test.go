@@ -120,7 +120,14 @@ func falseWorker(fault string) {
 		switch r.Op {
 		case wire.OpDerive:
 			a.Secret = make([]byte, 32)
+		case wire.OpDestroy:
+			if string(r.Destroy) == "hang" {
+				select {}
+			}
 		case wire.OpGenerate:
+			if r.Generate.Label == "slow" {
+				time.Sleep(time.Second)
+			}
 			a.CKAID = []byte{1}
 			a.SPKI, _ = x509.MarshalPKIXPublicKey(key.Public())
 		}
@@ -249,6 +256,14 @@ func (h *house) open(token Token) {
 	})
 }
 
+// patient is for tests in which nothing hangs: a machine that is slow is no fault.
+func (h *house) patient(deadline time.Duration) *house {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.deadline = deadline
+	return h
+}
+
 func (h *house) ready() *house {
 	h.t.Helper()
 	if err := h.started(h.t.Context()); err != nil {
@@ -316,7 +331,7 @@ func TestItemsComeBackInOrder(t *testing.T) {
 
 // One worker does what it can; who else is there takes what it has no place for, and each is the first one in turn.
 func TestOneWorkerAndASpare(t *testing.T) {
-	h := newHouse(t, "", func(t *Token) { t.Workers = 2 }).ready()
+	h := newHouse(t, "", func(t *Token) { t.Workers = 2 }).ready().patient(2 * time.Second)
 	h.until("both are ready", func() bool { return len(h.workers) == 2 })
 	h.mu.Lock()
 	first, spare := h.workers[0].name, h.workers[1].name
@@ -557,8 +572,10 @@ func TestRefusedPINDoesNotStopWorkersThatAreLoggedIn(t *testing.T) {
 	mu.Lock()
 	pin = "0000"
 	mu.Unlock()
-	if err := h.reload(t.Context()); !errors.Is(err, ErrDown) {
-		t.Errorf("reload: %v", err)
+	for range 2 { // the second one finds the marker that the first one left
+		if err := h.reload(t.Context()); !errors.Is(err, ErrDown) {
+			t.Errorf("reload: %v", err)
+		}
 	}
 	if err := h.sign(policy.LaneLock, &notes{}, "a lock"); err != nil {
 		t.Error(err)
@@ -762,7 +779,7 @@ func TestOnDemandWorkerComesAndGoes(t *testing.T) {
 }
 
 func TestReloadLosesNothing(t *testing.T) {
-	h := newHouse(t, "", func(t *Token) { t.Workers = 2 }).ready()
+	h := newHouse(t, "", func(t *Token) { t.Workers = 2 }).ready().patient(time.Minute)
 	ctx, cancel := context.WithCancel(t.Context())
 	var callers sync.WaitGroup
 	for c := range 4 {
@@ -785,6 +802,95 @@ func TestReloadLosesNothing(t *testing.T) {
 	h.until("the old ones ended", func() bool { return h.processes == 2 && h.current() == 2 })
 	if n := len(h.starts()); n != 8 {
 		t.Errorf("%d starts, want 2 and 3 times 2", n)
+	}
+}
+
+// A place that can't be filled, such as one whose server of the HSM is down, does not keep the others from the new registry, and no reload leaves a worker more.
+func TestReloadWhileAPlaceCantBeFilled(t *testing.T) {
+	var away atomic.Bool
+	h := newHouse(t, "", func(t *Token) {
+		t.Workers = 2
+		t.Environment = func(place int) []string {
+			if place == 2 && away.Load() {
+				return []string{faultVariable + "=absent"}
+			}
+			return nil
+		}
+	}).ready().patient(time.Minute)
+	away.Store(true)
+	if err := h.reload(t.Context()); err == nil {
+		t.Error("the worker at the second place has the old registry, and nobody says so")
+	}
+	h.mu.Lock()
+	for _, w := range slices.Clone(h.workers) {
+		if w.place == 2 {
+			h.bury(w, "died", "its server went away")
+		}
+	}
+	h.mu.Unlock()
+	for range 10 {
+		for tries := 0; ; tries++ { // the first place may come after the second
+			err := h.reload(t.Context())
+			if err == nil {
+				break
+			}
+			if tries == 3 {
+				t.Fatal(err)
+			}
+		}
+		h.until("one worker is left, with the registry as it is", func() bool { return len(h.workers) == 1 && h.current() == 1 })
+	}
+	away.Store(false)
+	if err := h.reload(t.Context()); err != nil {
+		t.Error(err)
+	}
+	h.until("both places are filled", func() bool { return h.current() == 2 && h.processes == 2 })
+}
+
+// What takes longer than a signature has a worker with one session for itself: nothing that is queued behind it is taken for hung.
+func TestLongRequestsAreAlone(t *testing.T) {
+	h := newHouse(t, "", func(t *Token) { t.Workers = 2 }).ready()
+	h.until("both are ready", func() bool { return len(h.workers) == 2 })
+	h.mu.Lock()
+	h.deadline = 500 * time.Millisecond
+	h.mu.Unlock()
+	made := make(chan error)
+	go func() {
+		_, err := h.ask(t.Context(), wire.Request{Op: wire.OpGenerate, Generate: &wire.Generate{Label: "slow"}}, time.Minute, false)
+		made <- err
+	}()
+	for i := 0; ; i++ {
+		select {
+		case err := <-made:
+			if err != nil || i == 0 {
+				t.Errorf("generate after %d signatures: %v", i, err)
+			}
+			if n := len(h.starts()); n != 2 {
+				t.Errorf("%d starts: a worker was replaced", n)
+			}
+			return
+		default:
+		}
+		if err := h.sign([]policy.Lane{policy.LaneIssue, policy.LaneLock}[i%2], &notes{}, strconv.Itoa(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Whoever asked has left: nobody else is asked.
+func TestWhatNobodyWaitsForIsNotRepeated(t *testing.T) {
+	h := newHouse(t, "", nil).ready()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := h.ask(ctx, wire.Request{Op: wire.OpDestroy, Destroy: []byte("hang")}, 200*time.Millisecond, true); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	h.until("the worker that hung is replaced", func() bool { return len(h.restarts) == 1 && len(h.workers) == 1 && h.pending == 0 })
+	if err := h.sign(policy.LaneIssue, &notes{}, "by the next one"); err != nil {
+		t.Error(err)
+	}
+	if n := len(h.starts()); n != 2 {
+		t.Errorf("%d starts", n)
 	}
 }
 

@@ -125,7 +125,7 @@ func armed(t Token) error {
 // spawn starts a worker process and waits until it is ready.
 func (p *pool) spawn(generation int) (*process, error) {
 	if err := armed(p.token); err != nil {
-		return nil, &failedStart{err: err, stop: true}
+		return nil, &failedStart{err: err, stop: true, pin: true} // the workers that are logged in stay, as they did when it was refused
 	}
 	hello, err := p.hello(p.ctx)
 	if err != nil {
@@ -171,6 +171,10 @@ func (p *pool) spawn(generation int) (*process, error) {
 		cmd.Wait() // the state is read from cmd.ProcessState
 		out.flush()
 		close(w.exited)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.processes--
+		p.state.Broadcast()
 	}()
 	if err := p.greet(w, hello); err != nil {
 		w.cmd.Process.Kill()
@@ -242,14 +246,10 @@ func (p *pool) reap(w *process) {
 		case <-w.exited:
 		case <-time.After(endWithin):
 			p.log.Error("a killed worker does not end: its module hangs in the kernel", "worker", w.name)
-			return // stays counted in p.processes, which bounds how many of these there can be
+			return // stays counted in p.processes until the kernel lets it go; that bounds how many of these there can be
 		}
 	}
 	p.log.Info("worker ended", "worker", w.name, "state", w.cmd.ProcessState.String())
-	p.mu.Lock()
-	p.processes--
-	p.state.Broadcast()
-	p.mu.Unlock()
 }
 
 // socketpair returns the worker's end and ours. Ours is non-blocking, so that closing it ends a blocked write.

@@ -467,13 +467,16 @@ func (s *Signer) Destroy(ctx context.Context, token string, id []byte) error {
 	return nil
 }
 
+// listWithin bounds the listing of a token's private keys: two calls of the module for each.
+const listWithin = 10 * time.Second
+
 // KeysOn names the CKA_IDs of the private keys that a token has, whoever made them.
 func (s *Signer) KeysOn(ctx context.Context, token string) ([][]byte, error) {
 	p, err := s.pool(token)
 	if err != nil {
 		return nil, err
 	}
-	r, err := p.ask(ctx, wire.Request{Op: wire.OpKeys}, p.deadline, true)
+	r, err := p.ask(ctx, wire.Request{Op: wire.OpKeys}, listWithin, false) // whoever asks comes again
 	return r.Keys, err
 }
 

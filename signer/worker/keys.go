@@ -296,10 +296,29 @@ func (t *token) writable(f func(h pkcs11.SessionHandle) error) error {
 		return calling("C_OpenSession", err)
 	}
 	defer t.ctx.CloseSession(h)
+	if err := t.loggedIn(h); err != nil {
+		return err
+	}
 	if err := f(h); err != nil {
 		return err
 	}
+	if err := t.loggedIn(h); err != nil {
+		return err
+	}
 	unix.Sync()
+	return nil
+}
+
+// loggedIn is asked by whoever takes something that is not found for something that is not there: a token that ended our login shows no private object,
+// and makes no error of it.
+func (t *token) loggedIn(h pkcs11.SessionHandle) error {
+	info, err := t.ctx.GetSessionInfo(h)
+	if err != nil {
+		return calling("C_GetSessionInfo", err)
+	}
+	if info.State != pkcs11.CKS_RO_USER_FUNCTIONS && info.State != pkcs11.CKS_RW_USER_FUNCTIONS {
+		return refuse(wire.Worker, "the token has ended our login")
+	}
 	return nil
 }
 
@@ -468,7 +487,10 @@ func (s *session) privateKeys() (ids [][]byte, err error) {
 			}
 		}
 		if err != nil && class(err) != wire.Session {
-			err = &failure{wire.Faulty, "looking over the private keys", err}
+			return false, &failure{wire.Faulty, "looking over the private keys", err}
+		}
+		if err == nil {
+			err = t.loggedIn(h)
 		}
 		return false, err
 	})

@@ -177,12 +177,8 @@ func (t *token) rebind(old *binding) error {
 		if err != nil {
 			return nil, calling("C_OpenSession", err)
 		}
-		info, err := t.ctx.GetSessionInfo(anchor)
-		if err != nil {
-			return nil, calling("C_GetSessionInfo", err)
-		}
-		if info.State != pkcs11.CKS_RO_USER_FUNCTIONS && info.State != pkcs11.CKS_RW_USER_FUNCTIONS {
-			return nil, refuse(wire.Worker, "the token has ended our login")
+		if err := t.loggedIn(anchor); err != nil {
+			return nil, err
 		}
 		return t.bind(anchor)
 	}

@@ -569,7 +569,20 @@ func TestBrokenSessionsAreReplaced(t *testing.T) {
 	tok.ctx.FindObjectsInit(s.handle, nil)
 	named("search left active")
 
+	// A token that ended the login shows no private key and makes no error of it: that is not a token without keys.
 	tok.ctx.Logout(s.handle)
+	if ids, err := s.privateKeys(); class(err) != wire.Worker {
+		t.Errorf("logged out: %d private keys, %v", len(ids), err)
+	}
+	if err := tok.destroy(k.CKAID); class(err) != wire.Worker {
+		t.Errorf("logged out: a key was destroyed: %v", err)
+	}
+	if _, _, err := tok.generate(wire.Generate{Label: "again", Algorithm: wire.ES256, CKAID: other.CKAID, Copies: true}); class(err) != wire.Worker {
+		t.Errorf("logged out: a key was made: %v", err)
+	}
+	if a := h.ready(h.hello(k, other)).ask(wire.Request{Op: wire.OpKeys}); len(a.Keys) != 2 {
+		t.Errorf("%d keys are left: %s", len(a.Keys), a.Error)
+	}
 	results := make([]wire.Result, 2)
 	asked := wire.Sign{KeyID: k.ID, Purpose: k.Purpose, TBS: tbs("ES256", 1)}
 	if done, err := s.sign([]wire.Sign{asked, asked}, results); done != 1 || class(err) != wire.Worker || results[0].Class != wire.Worker {
