@@ -232,6 +232,18 @@ func (s *session) do(f func(h pkcs11.SessionHandle, b *binding) (moved bool, err
 	}
 }
 
+// sessions opens n of them: a token that has not so many says so before anything is given to this worker.
+func (t *token) sessions(n int) ([]*session, error) {
+	all := make([]*session, n)
+	for i := range all {
+		all[i] = &session{token: t}
+		if err := all[i].prepare(); err != nil {
+			return nil, fmt.Errorf("token %q: session %d of %d for signatures: %w", t.hello.Token, i+1, n, err)
+		}
+	}
+	return all, nil
+}
+
 func (s *session) prepare() error {
 	if s.open {
 		return nil

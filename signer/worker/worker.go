@@ -49,6 +49,10 @@ func Run(conn io.ReadWriteCloser, o Options) error {
 		return fmt.Errorf("reading hello: %w", err)
 	}
 	t, err := open(&hello, o.Guard)
+	var own []*session
+	if err == nil {
+		own, err = t.sessions(max(1, hello.Sessions))
+	}
 	if err != nil {
 		c := class(err)
 		if c != wire.Worker && c != wire.Missing {
@@ -60,7 +64,7 @@ func Run(conn io.ReadWriteCloser, o Options) error {
 	if err := wire.Write(conn, wire.Ready{Serial: t.serial}); err != nil {
 		return err
 	}
-	return serve(conn, in, t, max(1, hello.Sessions))
+	return serve(conn, in, own)
 }
 
 // batch is a request on its way through the sessions: each takes its share of the items; who finishes the last one answers.
@@ -71,24 +75,23 @@ type batch struct {
 	answer     wire.Response
 }
 
-func serve(conn io.ReadWriter, in *bufio.Reader, t *token, sessions int) error {
-	s := &server{out: conn, token: t, sessions: sessions, failed: make(chan struct{})}
-	if sessions == 1 {
+func serve(conn io.ReadWriter, in *bufio.Reader, own []*session) error {
+	s := &server{out: conn, token: own[0].token, sessions: len(own), failed: make(chan struct{})}
+	if len(own) == 1 {
 		// Who reads signs: no second thread is woken for each frame. If the module hangs, nobody sees the socket close, but then the daemon
 		// kills, or the kernel does once the daemon is dead. With more than one processor Go would wake a thread now and then to look for work,
 		// and that thread would go on, with nothing of what the module has kept at hand for this one.
 		runtime.GOMAXPROCS(1)
-		own := &session{token: t}
-		s.read(in, func(b *batch) { s.work(b, own) })
+		s.read(in, func(b *batch) { s.work(b, own[0]) })
 		return s.cause
 	}
 	batches := make(chan *batch) // unbuffered: what is not being worked on waits in the socket, where the daemon can see it
 	var busy sync.WaitGroup
-	for range sessions {
-		busy.Go(func() { s.session(batches) })
+	for _, one := range own {
+		busy.Go(func() { s.session(batches, one) })
 	}
 	go s.read(in, func(b *batch) {
-		for range min(int(b.left.Load()), sessions) {
+		for range min(int(b.left.Load()), s.sessions) {
 			select {
 			case batches <- b:
 			case <-s.failed: // if no session has it, the daemon gives it to another worker
@@ -162,8 +165,7 @@ func (s *server) read(in *bufio.Reader, give func(*batch)) {
 	}
 }
 
-func (s *server) session(batches <-chan *batch) {
-	own := &session{token: s.token}
+func (s *server) session(batches <-chan *batch, own *session) {
 	for {
 		select {
 		case b := <-batches:

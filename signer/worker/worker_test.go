@@ -399,16 +399,30 @@ func TestTokenAndModuleThatAreNotThere(t *testing.T) {
 	}
 }
 
-// Private keys are named by a session that did nothing before, in a worker that just started; all of them, whoever made them.
+// Private keys are named in a worker that did nothing before; all of them, whoever made them.
 func TestPrivateKeysOfAToken(t *testing.T) {
 	h := newHSM(t)
-	maker := h.ready(h.hello())
-	made := map[string]bool{}
-	for range 70 {
-		made[string(maker.generate(wire.ES256, false).CKAID)] = true
+	t.Setenv("SOFTHSM2_CONF", h.conf)
+	hello := h.hello()
+	stranger, err := open(&hello, nil)
+	if err != nil {
+		t.Fatal(err)
 	}
-	w := h.ready(h.hello())
-	a := w.ask(wire.Request{Op: wire.OpKeys})
+	t.Cleanup(func() { stranger.ctx.Finalize() })
+	rw, err := stranger.ctx.OpenSession(stranger.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := map[string]bool{}
+	for i := range 70 {
+		id := fmt.Sprintf("key %d", i)
+		made[id] = true
+		if _, _, err := stranger.ctx.GenerateKeyPair(rw, algorithms[wire.ES256].generate, []*pkcs11.Attribute{attribute(pkcs11.CKA_EC_PARAMS, algorithms[wire.ES256].params[0])},
+			[]*pkcs11.Attribute{attribute(pkcs11.CKA_TOKEN, true), attribute(pkcs11.CKA_PRIVATE, true), attribute(pkcs11.CKA_ID, id)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := h.ready(h.hello()).ask(wire.Request{Op: wire.OpKeys})
 	if a.Class != wire.OK || len(a.Keys) != len(made) {
 		t.Fatalf("%d of %d keys: %s %s", len(a.Keys), len(made), a.Class, a.Error)
 	}
