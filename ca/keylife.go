@@ -36,18 +36,19 @@ const (
 type keyring struct {
 	changing sync.Mutex // one change at a time; never held while an HSM is asked, but for a destruction, which is bounded
 	wake     chan struct{}
+	make     chan struct{} // wakes who asks the HSM
 	rooted   chan struct{} // something became of a root: whose turn it is to sign revocation lists
 
 	mu       sync.Mutex
 	loaded   map[string]bool          // the workers have it
 	problems map[string]string        // why a key does not take its next step
 	orphans  map[string][]string      // by token: keys on it that the registry does not know
-	due      map[string]time.Duration // by token: when it is compared with the registry again; of keepKeys alone
+	due      map[string]time.Duration // by token: when it is compared with the registry again; of makeKeys alone
 }
 
 func (r *keyring) init(keys []ledger.Key, now time.Time) {
 	r.orphans, r.due = map[string][]string{}, map[string]time.Duration{}
-	r.wake, r.rooted, r.loaded, r.problems = make(chan struct{}, 1), make(chan struct{}, 1), map[string]bool{}, map[string]string{}
+	r.wake, r.make, r.rooted, r.loaded, r.problems = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1), map[string]bool{}, map[string]string{}
 	for _, k := range keys {
 		if !k.Ended() && k.State != ledger.KeyPlanned || k.Finishes(now) { // the workers were started with these
 			r.loaded[k.ID] = true
@@ -56,9 +57,11 @@ func (r *keyring) init(keys []ledger.Key, now time.Time) {
 }
 
 func (r *keyring) stir() {
-	select {
-	case r.wake <- struct{}{}:
-	default:
+	for _, c := range []chan struct{}{r.wake, r.make} {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -102,7 +105,12 @@ func (a *Authority) lookOver(ctx context.Context) {
 		if due, looked := a.ring.due[h.Token]; h.Ready == 0 || looked && now < due {
 			continue
 		}
-		ids, err := a.o.Signer.KeysOn(ctx, h.Token)
+		within, cancel := context.WithTimeout(ctx, overRetry) // an HSM that is away is no news here
+		ids, err := a.o.Signer.KeysOn(within, h.Token)
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
 		if err != nil {
 			a.ring.due[h.Token] = now + overRetry
 			a.o.Log.Warn("the keys on a token can't be listed", "token", h.Token, "error", err)
@@ -117,6 +125,7 @@ func (a *Authority) lookOver(ctx context.Context) {
 				orphans = append(orphans, fmt.Sprintf("%s %x", h.Token, id))
 			}
 		}
+		slices.Sort(orphans)
 		a.ring.mu.Lock()
 		news := !slices.Equal(orphans, a.ring.orphans[h.Token])
 		a.ring.orphans[h.Token] = orphans
@@ -176,37 +185,52 @@ func (r *keyring) troubles() map[string]string {
 	return maps.Clone(r.problems)
 }
 
-// keepKeys has every key take its next step at its time.
+// asks says whether a key's next step asks an HSM.
+func (a *Authority) asks(k ledger.Key) bool {
+	return k.State == ledger.KeyPlanned || k.State == ledger.KeyGenerated || k.Ended() && a.ring.has(k.ID)
+}
+
+// keepKeys has every key take its next step at its time: those that are a commit alone. An HSM that does not answer holds none of them up, since the
+// active key ends when its time is over, whether or not there is another one.
 func (a *Authority) keepKeys(ctx context.Context) {
-	for {
-		now := a.o.Guard.ForLists()
-		wait := a.stepKeys(ctx, now)
-		a.lookOver(ctx)
-		if ctx.Err() != nil {
-			return
+	for ctx.Err() == nil {
+		if err := a.shelveCertificates(ctx); err != nil { // what failed before, and what expired
+			a.o.Log.Error("publishing certificates", "error", err)
 		}
-		t := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			t.Stop()
-			return
-		case <-a.ring.wake:
-		case <-a.o.Ledger.NearlyUsedUp():
-		case <-t.C:
-		}
-		t.Stop()
+		a.rest(ctx, a.stepKeys(ctx, a.o.Guard.ForLists(), false), a.ring.wake, a.o.Ledger.NearlyUsedUp())
 	}
 }
 
-// stepKeys does what is due, and says how long it can wait for the next look.
-func (a *Authority) stepKeys(ctx context.Context, now time.Time) time.Duration {
-	wait := keysEvery
-	if err := a.shelveCertificates(ctx); err != nil { // what failed before, and what expired
-		a.o.Log.Error("publishing certificates", "error", err)
+// makeKeys has keys take the steps for which an HSM is asked, one after the other, and looks over the tokens.
+func (a *Authority) makeKeys(ctx context.Context) {
+	for ctx.Err() == nil {
+		wait := a.stepKeys(ctx, a.o.Guard.ForLists(), true)
+		a.lookOver(ctx)
+		a.rest(ctx, wait, a.ring.make, nil)
 	}
+}
+
+// rest waits that long, or until something happens.
+func (a *Authority) rest(ctx context.Context, wait time.Duration, wake, spent <-chan struct{}) {
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-wake:
+	case <-spent:
+	case <-t.C:
+	}
+}
+
+// stepKeys does what is due of what asks an HSM, or of what does not, and says how long it can wait for the next look.
+func (a *Authority) stepKeys(ctx context.Context, now time.Time, asking bool) time.Duration {
+	wait := keysEvery
 	for again := true; again && ctx.Err() == nil; {
 		again = false
 		for _, k := range a.o.Ledger.Keys() {
+			if a.asks(k) != asking {
+				continue
+			}
 			within, cancel := context.WithTimeout(ctx, makeWithin)
 			moved, next, err := a.stepKey(within, k, now)
 			cancel()
