@@ -228,3 +228,38 @@ func rootsSurvive(t *testing.T) {
 		t.Errorf("%d link certificates were made", certs)
 	}
 }
+
+// A planned key takes over at its time, whatever becomes of another one's making: the HSM hangs there for as long as a worker is given.
+func TestKeysTakeOverWhileTheHSMHangs(t *testing.T) {
+	t.Parallel()
+	if !all {
+		t.Skip("SEAL_FAULTS=all")
+	}
+	b := boarded(t)
+	s := newShim(t, b.Appliance, workers)
+	b.Start()
+	now := time.Now().UTC().Truncate(time.Second)
+	plan := func(id, succeeds string, p policy.Purpose, activate time.Time) *officer.Generate {
+		return &officer.Generate{ID: id, Purpose: p, Token: "online", Algorithm: "ES256", Name: id, Succeeds: succeeds, Announce: now, Activate: activate, UseUntil: now.Add(300 * 24 * time.Hour),
+			Until: now.Add(400 * 24 * time.Hour), Reason: "rotation"}
+	}
+	b.execute(b.approved(officer.KeyGenerate, plan("ds-2", "ds-1", policy.PurposeMDoc, now.Add(15*time.Second))))
+	for b.state("ds-2") == "none" || b.state("ds-2") == "planned" || b.state("ds-2") == "generated" {
+		time.Sleep(20 * time.Millisecond)
+	}
+	s.set("C_GenerateKeyPair fault=hang times=1")
+	b.execute(b.approved(officer.KeyGenerate, plan("sdjwt-2", "sdjwt-issuer-1", policy.PurposeSDJWT, now.Add(15*time.Second))))
+	for began := time.Now(); s.fired() == 0; time.Sleep(20 * time.Millisecond) {
+		if time.Since(began) > patience {
+			t.Fatal("the fault never came: this test proves nothing")
+		}
+	}
+	b.until("ds-2", "active")
+	if strings.Contains(b.Log.String(), "reason=hung") {
+		t.Errorf("it took over after the worker that hung was replaced:\n%s", tail(b.Appliance))
+	}
+	b.until("sdjwt-2", "active") // by the worker's successor
+	b.Issue(appliance.NewPhone(t, 1), "after-the-hang", false)
+	b.Stop()
+	b.Check()
+}
