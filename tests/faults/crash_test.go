@@ -25,6 +25,7 @@ import (
 	"sealkeeper/officer"
 	"sealkeeper/tests/appliance"
 	"sealkeeper/tests/phone"
+	"sealkeeper/tests/programme"
 	"sealkeeper/verifier"
 )
 
@@ -634,6 +635,7 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 			}
 		})
 		a = b.Start()
+		programme.Left(time.Hour, 2*time.Minute) // the threshold is an hour's
 		var cards []contract.Credential
 		for i := range 3 {
 			p, err := phone.New(1)

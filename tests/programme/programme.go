@@ -164,3 +164,11 @@ func Asked(method string) []string {
 		"technical_refresh": {evidence.KindRegistryMatch, evidence.KindLineOwnership},
 	}[method]
 }
+
+// Left waits for the next window, an hour or a day of UTC, if less is left of this one: budgets and floods that a test fills begin anew with it.
+func Left(window, least time.Duration) {
+	now := time.Now()
+	if next := now.Truncate(window).Add(window); next.Sub(now) < least {
+		time.Sleep(time.Until(next) + time.Second)
+	}
+}
