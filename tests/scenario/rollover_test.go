@@ -5,6 +5,9 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
+	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,11 +54,21 @@ func (g *governed) linked(id string) {
 		t, err := verifier.ParseTrust(g.Get("/trust.json"))
 		return err == nil && slices.ContainsFunc(t.Keys, func(k verifier.TrustedKey) bool { return k.ID == id && k.Link != nil })
 	})
-	g.eventually("its file", func() bool {
-		_, err := os.Stat(filepath.Join(g.Dir, "data", "publish", "certificates", id+".link.pem"))
-		return err == nil
+	g.published("/certificates/" + id + ".link.pem")
+}
+
+// published waits until the public listener shows what follows from a commit, with these words in it.
+func (g *governed) published(path string, parts ...string) {
+	g.t.Helper()
+	g.eventually(path, func() bool {
+		r, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d%s", g.Ports[1], path))
+		if err != nil {
+			return false
+		}
+		defer r.Body.Close()
+		b, err := io.ReadAll(r.Body)
+		return err == nil && r.StatusCode == http.StatusOK && !slices.ContainsFunc(parts, func(p string) bool { return !strings.Contains(string(b), p) })
 	})
-	time.Sleep(50 * time.Millisecond) // the file is first, the listener next
 }
 
 // crl is a published list, if there is one that this root signed.
