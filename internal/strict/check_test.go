@@ -54,12 +54,16 @@ func FuzzDepth(f *testing.F) {
 func TestStopsWhereTheDecoderDoes(t *testing.T) {
 	for _, s := range []string{`{"b"b"`, `{"b":"b":"`, `[{}{`, `["a":"`, `[[][`} {
 		data := append([]byte(s), bytes.Repeat([]byte(`b"`), 8<<20)...)
-		start := time.Now()
-		if err := JSON(data, Limits{Bytes: len(data), Depth: 4, Values: 9}, new(any)); err == nil || !errors.As(err, new(*jsontext.SyntacticError)) {
-			t.Errorf("%s: %v", s, err)
+		least := time.Hour
+		for range 5 { // one that something else held up says nothing
+			start := time.Now()
+			if err := JSON(data, Limits{Bytes: len(data), Depth: 4, Values: 9}, new(any)); err == nil || !errors.As(err, new(*jsontext.SyntacticError)) {
+				t.Errorf("%s: %v", s, err)
+			}
+			least = min(least, time.Since(start))
 		}
-		if took := time.Since(start); took > 50*time.Millisecond { // seen to its end, it is more than 100 ms
-			t.Errorf("%s: it took %v", s, took)
+		if least > 50*time.Millisecond { // seen to its end, it is more than 100 ms
+			t.Errorf("%s: it took %v", s, least)
 		}
 	}
 }

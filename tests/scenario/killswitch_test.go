@@ -114,7 +114,7 @@ func TestRevokedClientIsOutOnAnOpenConnection(t *testing.T) {
 	}
 	done := time.Now()
 	status, code, err := carrier.ask()
-	if took := time.Since(done); err != nil || status != 403 || code != "client.revoked" || took > time.Second {
+	if took := time.Since(done); err != nil || status != 403 || code != "client.revoked" || took > time.Second && !race { // the race detector and eight others take as long as they take
 		t.Errorf("after %s: %d %s %v", took, status, code, err)
 	} else {
 		t.Logf("refused %s after the revocation was acknowledged, on the connection that was open", took.Round(time.Microsecond))

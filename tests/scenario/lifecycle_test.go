@@ -176,7 +176,7 @@ func TestSchedules(t *testing.T) {
 	_, sd := byFormat(out)
 	now := time.Now().Truncate(time.Second)
 	order := func(who string, bend func(*contract.ScheduleRequest)) error {
-		r := contract.ScheduleRequest{DocumentType: kr, Subject: "order-1", Schedule: "case-1", Operation: "lock", Reason: "admin_hold", From: now.Add(3 * time.Second), To: now.Add(18 * time.Second)}
+		r := contract.ScheduleRequest{DocumentType: kr, Subject: "order-1", Schedule: "case-1", Operation: "lock", Reason: "admin_hold", From: now.Add(10 * time.Second), To: now.Add(40 * time.Second)}
 		if bend != nil {
 			bend(&r)
 		}
@@ -190,6 +190,7 @@ func TestSchedules(t *testing.T) {
 	a.refused("what is not there", order("ministry", func(r *contract.ScheduleRequest) { r.Replaces = "case-0" }), "schedule.unknown")
 	a.refused("revoked later, for no reason that closes", order("ministry", func(r *contract.ScheduleRequest) { r.Operation, r.Reason, r.To = "revoke", "fraud", time.Time{} }), "schedule.reason")
 	a.refused("a carrier orders", order("telecom-a", nil), "route.forbidden")
+	now = time.Now().Truncate(time.Second) // the refusals take as long as they take
 	for range 2 {
 		if err := order("ministry", nil); err != nil {
 			t.Fatal(err)
@@ -205,7 +206,7 @@ func TestSchedules(t *testing.T) {
 		t.Errorf("ordered: %+v", h)
 	}
 	a.Stop()
-	time.Sleep(time.Until(now.Add(3500 * time.Millisecond))) // it begins while the appliance is down
+	time.Sleep(time.Until(now.Add(10500 * time.Millisecond))) // it begins while the appliance is down
 	a.start()
 	a.Eventually(sd.Status, verifier.Suspended)
 	a.Eventually(sd.Status, verifier.Valid)

@@ -178,7 +178,7 @@ func TestEveryItemInEveryPlace(t *testing.T) {
 		dry, ask func(contract.IssueRequest) error
 	}
 	var all []asked
-	began := time.Now()
+	vouched := time.Now()
 	add := func(c, method string, p *phone.Phone, subject string) {
 		of := asked{name: fmt.Sprintf("%s by %s for %s", method, c, subject), Case: a.Case(by, c, method, p, subject)}
 		as, ctx := a.As(c), context.Background()
@@ -229,7 +229,21 @@ func TestEveryItemInEveryPlace(t *testing.T) {
 			t.Errorf("%s, %s: %v, want evidence.%s", c.name, name, err, want)
 		}
 	}
+	vouch := func() { // an officer's word is good for 90 seconds, which a slow machine needs more of
+		if time.Since(vouched) < 40*time.Second {
+			return
+		}
+		vouched = time.Now()
+		for _, c := range all {
+			for i, e := range c.Request.Evidence {
+				if e.Kind == evidence.KindInPerson {
+					c.Request.Evidence[i] = by.Say(c.Case, by.Good(c.Case, e.Kind, "1111051500"), nil)
+				}
+			}
+		}
+	}
 	for n, c := range all {
+		vouch()
 		for i, e := range c.Request.Evidence {
 			kind := e.Kind
 			put := func(text string) contract.IssueRequest {
@@ -329,12 +343,8 @@ func TestEveryItemInEveryPlace(t *testing.T) {
 		t.Error(err)
 	}
 	done := map[string]bool{}
+	vouch()
 	for _, c := range all {
-		for i, e := range c.Request.Evidence {
-			if e.Kind == evidence.KindInPerson && time.Since(began) > 80*time.Second { // on a slow machine the officer vouches once more
-				c.Request.Evidence[i] = by.Say(c.Case, by.Good(c.Case, e.Kind, "1111051500"), nil)
-			}
-		}
 		if err := c.dry(c.Request); err != nil {
 			t.Errorf("%s, afterwards: %v", c.name, err)
 		}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -168,7 +169,10 @@ func TestADaemonSaysHowItGoes(t *testing.T) {
 			if status, _, err := s.a.Post("ward-office-1", "/v1/nonces", "", contract.NonceRequest{DocumentType: appliance.KR}); err != nil || status != http.StatusOK {
 				t.Errorf("READY was said, and a nonce is refused: %d %v", status, err)
 			}
-			if !strings.HasPrefix(before[0], "STATUS=starting") || len(before) != 2 {
+			said := slices.DeleteFunc(slices.Clone(before), func(m string) bool { // a start that takes long gives signs of life, and says how it goes
+				return m == "WATCHDOG=1" || strings.HasPrefix(m, "STATUS=") && !strings.HasPrefix(m, "STATUS=starting")
+			})
+			if !strings.HasPrefix(before[0], "STATUS=starting") || len(said) != 2 {
 				t.Errorf("a start says %q", before)
 			}
 			for range 3 {
