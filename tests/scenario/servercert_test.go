@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -35,12 +36,16 @@ func TestServerCertificateRenewsItself(t *testing.T) {
 		return b
 	}
 	// The founding's certificate is good for 90 days: without it the command makes one of twelve seconds.
-	for _, name := range []string{"server.pem", "server.key"} {
-		if err := os.Remove(filepath.Join(a.Dir, "data", "tls", name)); err != nil {
-			t.Fatal(err)
+	fresh := func() {
+		t.Helper()
+		for _, name := range []string{"server.pem", "server.key"} {
+			if err := os.Remove(filepath.Join(a.Dir, "data", "tls", name)); err != nil {
+				t.Fatal(err)
+			}
 		}
+		a.Command(0, "init")
 	}
-	a.Command(0, "init")
+	fresh()
 	a.start()
 	before := pair()
 	shown := func() string {
@@ -91,11 +96,18 @@ func TestServerCertificateRenewsItself(t *testing.T) {
 	held.CloseIdleConnections()
 	a.Stop()
 	for _, point := range []string{"server.key-written", "server.certificate-written"} {
+		fresh() // the last one's twelve seconds may be over
+		said := len(a.Log.String())
 		a.Launch("SEAL_CRASH=" + point)
-		a.Wait()
-		if !strings.Contains(a.Log.String(), "listening") {
-			t.Errorf("%s: the daemon did not even listen", point)
+		select {
+		case <-a.Exited:
+		case <-time.After(time.Minute):
+			t.Fatalf("%s: the daemon does not come there\n%s", point, a.Log.String()[said:])
 		}
+		if s, ok := a.Daemon.ProcessState.Sys().(syscall.WaitStatus); !ok || s.Signal() != syscall.SIGKILL || !strings.Contains(a.Log.String()[said:], "listening") {
+			t.Fatalf("%s: the daemon was not killed while it listened: %s\n%s", point, a.Daemon.ProcessState, a.Log.String()[said:])
+		}
+		a.Daemon = nil
 		a.Command(0, "init") // twelve seconds may be over
 		a.start()
 		shown()
