@@ -60,3 +60,13 @@ func TestAPortInUseIsNotGiven(t *testing.T) {
 		t.Fatal("a port that a program listens on was given")
 	}
 }
+
+func TestOutsideOfOutgoingConnections(t *testing.T) {
+	for outgoing, want := range map[string][2]int{"32768\t60999\n": {10_000, 22_768}, "15000\t60999\n": {10_000, 5_000}, "1024\t60999\n": {61_000, 4_536}, "1024\t5000\n": {10_000, 55_536},
+		"1024\t65535\n": {}, "10000\t65000\n": {}, "": {}} {
+		first, many, err := outside(outgoing)
+		if first != want[0] || many != want[1] || (err == nil) != (many > 0) {
+			t.Errorf("%q: %d from %d on, %v", outgoing, many, first, err)
+		}
+	}
+}
