@@ -30,7 +30,7 @@ type Store interface {
 	// Scan returns up to limit rows with keys ≥ from, in the order of their bytes.
 	Scan(ctx context.Context, t Table, from []byte, limit int) ([]Entry, error)
 
-	// Journal returns up to n leaves from a sequence number on.
+	// Journal returns the leaves of n sequence numbers from one on: fewer if it ends there, or if somebody took one out.
 	Journal(ctx context.Context, from uint64, n int) ([][]byte, error)
 
 	// Head is the size of the journal and the root hash of the log over it.
