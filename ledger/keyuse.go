@@ -23,10 +23,10 @@ type keyUse struct {
 	mu   sync.Mutex
 	read bool
 	KeyUse
-	left     uint64 // of the open block
-	leftHour int64  // the hour for which it was given out
-	rev      If
-	used     atomic.Uint64 // taken less what is left, for whoever looks
+	left  uint64        // of the open block
+	since time.Duration // elapsed time when the hour began, or was read
+	rev   If
+	used  atomic.Uint64 // taken less what is left, for whoever looks
 }
 
 // blockOf a limit: small enough that what a restart loses is a hundredth of it.
@@ -37,8 +37,9 @@ func (l *Ledger) useOf(id string) *keyUse {
 	return u.(*keyUse)
 }
 
-// takeUse counts n signatures of a key. Keys without limits are not counted.
-func (l *Ledger) takeUse(ctx context.Context, k Key, n uint64) error {
+// takeUse counts n signatures of a key, in the hour in which they were approved: the wall's own may be one that nobody trusts. Keys without limits are
+// not counted.
+func (l *Ledger) takeUse(ctx context.Context, k Key, n uint64, at time.Time) error {
 	if k.Plan == nil || k.Plan.Uses == 0 && k.Plan.PerHour == 0 {
 		return nil
 	}
@@ -48,15 +49,17 @@ func (l *Ledger) takeUse(ctx context.Context, k Key, n uint64) error {
 	if err := l.readUse(ctx, k.ID, u); err != nil {
 		return err
 	}
-	hour := l.o.Clock.Now().Unix() / 3600
-	if k.Plan.PerHour > 0 && u.leftHour != hour {
-		u.left = 0 // a block of another hour is none of this one's
+	// A wall that was set back stays in the hour that it was in, until an hour passed that no wall can hide: a clock that was accepted by mistake, or that
+	// a program of before believed, may have been a year ahead.
+	now := l.o.Clock.Elapsed()
+	if hour := at.Unix() / 3600; hour > u.Hour || hour < u.Hour && now-u.since >= time.Hour {
+		u.Hour, u.InIt, u.since = hour, 0, now
+		if k.Plan.PerHour > 0 {
+			u.left = 0 // a block of another hour is none of this one's
+		}
 	}
 	for u.left < n {
 		next, block := u.KeyUse, max(n-u.left, 1)
-		if next.Hour < hour { // a wall that was set back stays in the hour that it was in
-			next.Hour, next.InIt = hour, 0
-		}
 		if limit := k.Plan.Uses; limit > 0 {
 			if next.Taken+block > limit {
 				return refuse("key.used_up", "key %s signed %d times, as often as it may: officers have to put another one to use", k.ID, limit)
@@ -80,7 +83,7 @@ func (l *Ledger) takeUse(ctx context.Context, k Key, n uint64) error {
 		if out.Conflict != nil {
 			return ErrConflict
 		}
-		u.KeyUse, u.rev, u.left, u.leftHour = next, If(out.Seq+1), u.left+block, hour
+		u.KeyUse, u.rev, u.left = next, If(out.Seq+1), u.left+block
 	}
 	u.left -= n
 	u.used.Store(u.Taken - u.left)
@@ -104,7 +107,7 @@ func (l *Ledger) readUse(ctx context.Context, id string, u *keyUse) error {
 	if row != nil {
 		u.KeyUse = *row
 	}
-	u.read, u.rev = true, If(rev)
+	u.read, u.rev, u.since = true, If(rev), l.o.Clock.Elapsed()
 	u.used.Store(u.Taken)
 	return nil
 }
@@ -134,6 +137,3 @@ func (l *Ledger) UsedUp(id string) bool {
 	k, _ := l.key(id)
 	return k.Plan != nil && k.Plan.Uses > 0 && l.KeyUsed(context.Background(), id) >= handOverAt(k.Plan.Uses)
 }
-
-// RateEnds is when a key that signed as often as it may in an hour signs again.
-func RateEnds(now time.Time) time.Duration { return now.Truncate(time.Hour).Add(time.Hour).Sub(now) }

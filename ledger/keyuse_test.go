@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"sealkeeper/internal/clock"
 	"sealkeeper/policy"
 )
 
@@ -23,7 +24,7 @@ func TestKeyIsUsedUp(t *testing.T) {
 	k := h.limited("ds", 1000, 0)
 	taken, told := 0, 0
 	for {
-		err := h.takeUse(ctx, k, 1)
+		err := h.takeUse(ctx, k, 1, h.clock.Now())
 		if err != nil {
 			refused(t, err, "key.used_up")
 			break
@@ -48,7 +49,7 @@ func TestKeyIsUsedUp(t *testing.T) {
 		t.Errorf("%d were taken, told at %d", taken, told)
 	}
 	h.again()
-	refused(t, h.takeUse(ctx, k, 1), "key.used_up")
+	refused(t, h.takeUse(ctx, k, 1, h.clock.Now()), "key.used_up")
 	if h.KeyUsed(ctx, "ds") != 1000 {
 		t.Error(h.KeyUsed(ctx, "ds"))
 	}
@@ -60,10 +61,10 @@ func TestKeyRate(t *testing.T) {
 	ctx := context.Background()
 	k := h.limited("ds", 0, 50)
 	hour := func() (n int) {
-		for h.takeUse(ctx, k, 1) == nil {
+		for h.takeUse(ctx, k, 1, h.clock.Now()) == nil {
 			n++
 		}
-		refused(t, h.takeUse(ctx, k, 1), "key.rate")
+		refused(t, h.takeUse(ctx, k, 1, h.clock.Now()), "key.rate")
 		return n
 	}
 	if n := hour(); n != 50 {
@@ -84,7 +85,7 @@ func TestKeyRate(t *testing.T) {
 	h.limited("free", 0, 0)
 	free, _ := h.Ledger.key("free")
 	for range 10_000 {
-		must(t, h.takeUse(ctx, free, 1))
+		must(t, h.takeUse(ctx, free, 1, h.clock.Now()))
 	}
 }
 
@@ -100,5 +101,56 @@ func TestLimitIsOfWhatIsReserved(t *testing.T) {
 		} else {
 			refused(t, err, "key.used_up")
 		}
+	}
+}
+
+// selftest reserves a self test as of an instant.
+func (h *house) selftest(at time.Time) error {
+	h.t.Helper()
+	a, _ := policy.DecideSelftest(nil, "ds", policy.PurposeMDoc, true, time.Time{}, at)
+	_, err := h.Reserve(context.Background(), a, []Draft{{KeyID: "ds", Purpose: policy.PurposeMDoc, TBSHash: [32]byte{1}}}, nil)
+	return err
+}
+
+// Self tests go on while the wall is not trusted, and it takes no hour of theirs along: once it is mended, the next hour begins anew.
+func TestKeyRateIsNotOfAWallThatNobodyTrusts(t *testing.T) {
+	h := newHouse(t)
+	h.limited("ds", 0, 50)
+	g := clock.NewGuard(h.clock, noon, 24*time.Hour, false)
+	const jump = 365 * 24 * time.Hour
+	h.clock.Jump(jump)
+	must(t, h.selftest(g.ForLists()))
+	h.clock.Jump(-jump)
+	g.Accept()
+	for range 49 {
+		must(t, h.selftest(g.ForLists()))
+	}
+	refused(t, h.selftest(g.ForLists()), "key.rate")
+	h.clock.Advance(time.Hour)
+	must(t, h.selftest(g.ForLists()))
+}
+
+// An hour that is stored and was not there yet is over when an hour has passed, whatever the wall says; then the hour is that of now.
+func TestKeyRateOfAnHourToCome(t *testing.T) {
+	h := newHouse(t)
+	ctx := context.Background()
+	h.limited("ds", 0, 50)
+	_, err := h.commit(ctx, Leaf{Kind: "key-use", At: noon, Name: "ds", Count: 50},
+		[]Row{{Table: TableKeyUse, Key: []byte("ds"), Value: encode(KeyUse{Taken: 50, Hour: noon.AddDate(1, 0, 0).Unix() / 3600, InIt: 50})}}, true, nil)
+	must(t, err)
+	refused(t, h.selftest(h.clock.Now()), "key.rate")
+	h.clock.Advance(time.Hour - 1)
+	refused(t, h.selftest(h.clock.Now()), "key.rate")
+	for range 2 {
+		h.clock.Advance(time.Hour)
+		for range 50 {
+			must(t, h.selftest(h.clock.Now()))
+		}
+		refused(t, h.selftest(h.clock.Now()), "key.rate")
+		h.again()
+		refused(t, h.selftest(h.clock.Now()), "key.rate")
+	}
+	if row, _, err := get[KeyUse](ctx, h.Ledger, TableKeyUse, []byte("ds")); err != nil || row.Hour != h.clock.Now().Unix()/3600 || row.Taken != 150 {
+		t.Errorf("%+v, %v", row, err)
 	}
 }

@@ -277,7 +277,7 @@ func (l *Ledger) prepareIssue(a *policy.Approval, d []Draft, c *Call) (_ *issuin
 	for i, d := range d {
 		k, err := l.checkDraft(a, d)
 		if err == nil {
-			err = l.takeUse(context.Background(), k, 1)
+			err = l.takeUse(context.Background(), k, 1, a.At())
 		}
 		if err != nil {
 			return nil, err
@@ -439,7 +439,7 @@ func (l *Ledger) reserveOwn(ctx context.Context, a *policy.Approval, d []Draft, 
 	}
 	k, err := l.checkDraft(a, d[0])
 	if err == nil {
-		err = l.takeUse(ctx, k, 1)
+		err = l.takeUse(ctx, k, 1, a.At())
 	}
 	if err != nil {
 		return nil, err
