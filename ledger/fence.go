@@ -40,8 +40,9 @@ type outside struct {
 	restored *Restored // the mark of a restored ledger that was not accepted; nil: there is none
 }
 
+// The record has some 33 bytes for each list, so that two million fit: two thousand million cards in lists of 1024, which are the smallest.
 var (
-	headLimits = strict.Limits{Bytes: 1 << 20, Depth: 3}
+	headLimits = strict.Limits{Bytes: 64 << 20, Depth: 3}
 	metaLimits = strict.Limits{Bytes: 1 << 16, Depth: 3}
 )
 
@@ -341,7 +342,11 @@ func (l *Ledger) writeHighWater() error {
 		return err
 	}
 	h.Size, h.Root = size, base64.RawURLEncoding.EncodeToString(root[:])
-	return durable.WriteFile(l.o.HighWater, encode(h), 0o600)
+	b := encode(h)
+	if len(b) > headLimits.Bytes { // what no start reads must not take the place of what one does
+		return fmt.Errorf("the high-water record of %d lists would have %d bytes, and a start reads %d: the one before stays; set lists.entries higher", len(h.Lists), len(b), headLimits.Bytes)
+	}
+	return durable.WriteFile(l.o.HighWater, b, 0o600)
 }
 
 func sorted(m map[string]uint64) []string {

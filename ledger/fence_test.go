@@ -1,9 +1,11 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -131,6 +133,35 @@ func TestPublishedAhead(t *testing.T) {
 	w.published("unknown-list", 4)
 	must(t, w.Close())
 	w.fenced("the publish directory has list unknown-list")
+}
+
+// A start reads whatever record the daemon before it wrote: of more lists of the smallest size than a country has, or, beyond that, none that it won't read.
+func TestHighWaterOfManyLists(t *testing.T) {
+	h := newHouse(t)
+	const many = 40_000
+	h.mu.Lock()
+	for n := range many {
+		id := fmt.Sprintf("%022d", n)
+		h.lists[id] = newList(ListRecord{ID: id, Bits: 1, Size: 8}, 1)
+		h.lists[id].version.Version = 1
+	}
+	h.mu.Unlock()
+	must(t, h.writeHighWater())
+	b, err := os.ReadFile(h.o.HighWater)
+	must(t, err)
+	if r, err := parseHead(b); err != nil || len(r.Lists) != many {
+		t.Errorf("a record of %d lists has %d: %v", many, len(r.Lists), err)
+	}
+	defer func(was int) { headLimits.Bytes = was }(headLimits.Bytes)
+	headLimits.Bytes = len(b)
+	must(t, h.writeHighWater())
+	headLimits.Bytes--
+	if err := h.writeHighWater(); err == nil || !strings.Contains(err.Error(), "bytes") {
+		t.Errorf("a record was written that no start reads: %v", err)
+	}
+	if after, err := os.ReadFile(h.o.HighWater); err != nil || !bytes.Equal(after, b) {
+		t.Errorf("the record that can be read is gone: %v", err)
+	}
 }
 
 func TestOtherHistoryIsFenced(t *testing.T) {
