@@ -342,8 +342,11 @@ func (a *Authority) compareCRLs(ctx context.Context) error {
 		}
 		for _, name := range a.crlsOf(k) {
 			list, err := a.published(k, name)
-			if err != nil || list == nil {
+			if err != nil {
 				return err
+			}
+			if list == nil { // a CA's first list, or a part's, comes after others
+				continue
 			}
 			rec, err := a.o.Ledger.CRL(ctx, name)
 			if err != nil {
