@@ -331,7 +331,7 @@ func (l *Ledger) writeHighWater() error {
 	h := head{Lists: map[string]uint64{}, CRLs: map[string]uint64{}}
 	l.mu.RLock()
 	for id, li := range l.lists {
-		if li.version.Version > 0 {
+		if li.version.Version > 0 && !li.past() {
 			h.Lists[id] = li.version.Version
 		}
 	}

@@ -17,13 +17,13 @@ import (
 )
 
 // list is a status list in memory: every entry's own status in its newest settled version, the changes since, and what they make. What holds suspend is
-// laid over these when a version is made (terms.go).
+// laid over these when a version is made (terms.go). A list of the past has no images.
 type list struct {
 	row     ListRecord
 	rev     uint64
 	version VersionRecord
-	prev    []byte // nil: no version yet
-	next    []byte
+	prev    []byte   // nil: no version yet
+	next    []byte   // nil: it is of the past
 	changes []change // since prev, in journal order
 	held    []byte   // what holds suspended in prev; nil: nothing
 	terms   []term   // and since, in journal order
@@ -58,7 +58,14 @@ func newList(row ListRecord, rev uint64) *list {
 	return &list{row: row, rev: rev, next: make([]byte, row.Size*uint64(row.Bits)/8)}
 }
 
+// past says that no card referred to the list any more when the ledger was opened. None ever will: it is closed, and what was leased of it before is lost.
+// It is not published again, and what still happens to it is only stored.
+func (li *list) past() bool { return li.next == nil }
+
 func (li *list) add(c change) {
+	if li.past() {
+		return
+	}
 	li.changes = append(li.changes, c)
 	set(li.next, li.row.Bits, c.Index, c.To)
 }
@@ -109,8 +116,9 @@ func (li *list) dirtySince() time.Time {
 	return since
 }
 
-// loadLists rebuilds the images from the changes, in journal order. A version row without a token was made by Unfence: its number is the
-// floor for the next version.
+// loadLists rebuilds the images from the changes, in journal order, of lists to which a card may still refer: those of the past grow in number for ever.
+// They are past by the newest time that was signed; the wall may be wrong. A version row without a token was made by Unfence: its number is the floor for
+// the next version.
 func (l *Ledger) loadLists(ctx context.Context) error {
 	err := scan(ctx, l.store, TableLists, nil, func(e Entry) error {
 		row, err := decode[ListRecord](TableLists, e.Value)
@@ -118,8 +126,7 @@ func (l *Ledger) loadLists(ctx context.Context) error {
 			err = row.fits()
 		}
 		if err == nil {
-			l.lists[row.ID] = newList(*row, e.Revision)
-			l.o.Metrics.ListUsed.WithLabelValues(row.ID).Set(float64(row.Leased))
+			l.lists[row.ID] = &list{row: *row, rev: e.Revision}
 		}
 		return err
 	})
@@ -140,26 +147,33 @@ func (l *Ledger) loadLists(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		all, err := changesOf(ctx, l.store, &li.row)
-		if err != nil {
-			return err
-		}
-		for _, c := range all {
-			li.add(c)
-		}
 		v, _, err := get[VersionRecord](ctx, l, TableVersions, []byte(id))
 		if err != nil {
 			return err
 		}
 		if v != nil {
-			if v.Token == nil {
-				li.version = *v
-			} else {
-				li.settled(*v)
-			}
+			li.version = *v
 			if v.IssuedAt.After(l.issued) {
 				l.issued = v.IssuedAt
 			}
+		}
+	}
+	for _, li := range l.lists {
+		if !li.row.Closed.IsZero() && l.issued.After(li.horizon) {
+			li.version.Token = nil
+			continue
+		}
+		all, err := changesOf(ctx, l.store, &li.row)
+		if err != nil {
+			return err
+		}
+		li.next = newList(li.row, li.rev).next
+		l.o.Metrics.ListUsed.WithLabelValues(li.row.ID).Set(float64(li.row.Leased))
+		for _, c := range all {
+			li.add(c)
+		}
+		if li.version.Token != nil {
+			li.settled(li.version)
 		}
 	}
 	return nil
@@ -205,7 +219,7 @@ func (l *Ledger) ListsAt(at time.Time) (ids []string) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	for id, li := range l.lists {
-		if li.row.Closed.IsZero() || !at.After(li.horizon) {
+		if li.row.Closed.IsZero() || !at.After(li.horizon) && !li.past() {
 			ids = append(ids, id)
 		}
 	}
@@ -244,6 +258,9 @@ func (l *Ledger) List(id string) (ListSnapshot, error) {
 	li := l.lists[id]
 	if li == nil {
 		return ListSnapshot{}, fmt.Errorf("list %q is unknown", id)
+	}
+	if li.past() {
+		return ListSnapshot{}, fmt.Errorf("list %q is of the past: its last card ended on %s, and it is not published any more", id, li.horizon.Format(time.DateOnly))
 	}
 	s := ListSnapshot{
 		Facts: policy.ListFacts{ID: id, URI: li.row.URI, Format: li.row.Format, Bits: li.row.Bits, PrevVersion: li.version.Version,

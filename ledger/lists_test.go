@@ -1,14 +1,17 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"sealkeeper/ledger/state"
 	"sealkeeper/policy"
 )
 
@@ -96,6 +99,104 @@ func TestClosedListsLastAsLongAsTheirCredentials(t *testing.T) {
 	if got := w.Lists(); len(got) != 2 || slices.Contains(got, old[0]) || slices.Contains(got, old[1]) {
 		t.Errorf("lists %v, of which %v have no credential left", got, old)
 	}
+}
+
+// A list whose cards all ended before another one was signed has no image after the next start, and the high-water record does not name it; its version
+// stays known, its changes stay in the ledger, and whatever still comes for it is kept there.
+func TestListsOfThePastHaveNoImages(t *testing.T) {
+	w := newTown(t)
+	ctx := context.Background()
+	w.issue(w.request(policy.OpIssue, 1, w.phone(), false)) // valid for 90 days
+	w.change("telecom-a", policy.OpLock, 1, "telecom_lost")
+	w.publishAll()
+	old := w.Lists()
+	w.change("ministry", policy.OpRevoke, 1, "deceased") // and this is never published
+	for _, f := range []policy.Format{policy.MDoc, policy.SDJWT} {
+		_, err := w.Lease(ctx, resident, f, int(w.o.ListSize))
+		must(t, err)
+	}
+	named := func() (n int) {
+		t.Helper()
+		must(t, w.Close())
+		b, err := os.ReadFile(w.o.HighWater)
+		must(t, err)
+		h, err := parseHead(b)
+		must(t, err)
+		w.open()
+		for _, id := range old {
+			if h.Lists[id] > 0 {
+				n++
+			}
+		}
+		return n
+	}
+	const ends = 92 * 24 * time.Hour
+	w.clock.Advance(ends)
+	if n := named(); n != 2 {
+		t.Errorf("the wall alone had %d of 2 lists forgotten", 2-n)
+	}
+	for _, id := range old {
+		if _, err := w.List(id); err != nil || w.lists[id].next == nil {
+			t.Errorf("the wall alone had list %s forgotten: %v", id, err)
+		}
+	}
+	image := func(id string) []byte {
+		t.Helper()
+		var out []byte
+		must(t, w.Audit().Lists(ctx, func(_ uint64, r ListRecord) (err error) {
+			if r.ID == id {
+				out, err = w.Audit().Image(ctx, r, w.through)
+			}
+			return err
+		}))
+		return out
+	}
+	before := map[string][]byte{}
+	for _, id := range old {
+		before[id] = image(id)
+	}
+	w.publishAll() // those that are open: now the time is one that was signed
+	w.again()
+	if n := named(); n != 0 {
+		t.Errorf("the high-water record names %d lists of the past", n)
+	}
+	w.clock.Jump(-ends) // whoever believes this wall does not publish them either
+	for _, id := range old {
+		if li := w.lists[id]; li.next != nil || li.prev != nil || len(li.changes) > 0 {
+			t.Errorf("list %s has an image", id)
+		}
+		if h, ok := w.ListHead(id); !ok || h.Version != 1 || h.Urgent {
+			t.Errorf("list %s: %+v", id, h)
+		}
+		if _, err := w.List(id); err == nil || slices.Contains(w.Lists(), id) || slices.Contains(w.ListsAt(noon), id) {
+			t.Errorf("list %s is published: %v", id, err)
+		}
+		if !bytes.Equal(image(id), before[id]) {
+			t.Errorf("list %s has another image in the ledger", id)
+		}
+	}
+	// An officer's hold, and what a published list of before brings back, come to it none the less.
+	x := w.hold(Selection{DocumentType: resident})
+	must(t, w.restored(ctx, nil, []state.Change{{List: old[1], Index: 5, To: state.Invalid}}, 0, 0))
+	w.lift(x.ID)
+	_, d, err := w.compare(ctx, Published{Lists: []Shown{{ID: old[0], Version: 2, Bits: w.lists[old[0]].row.Bits, Image: before[old[0]]}}})
+	if err != nil || len(d.Lists) != 1 || d.Lists[0].Doubt != "" || !d.Lists[0].Known {
+		t.Errorf("%+v, %v", d, err)
+	}
+	if got := image(old[1]); bytes.Equal(got, before[old[1]]) {
+		t.Errorf("the change is not in the ledger")
+	}
+	w.again()
+	w.published(old[0], 9)
+	must(t, w.Close())
+	w.fenced("version 9 of list " + old[0] + " and the ledger 1")
+	must(t, w.Unfence(ctx))
+	w.again()
+	if h, _ := w.ListHead(old[0]); h.Version != 1009 {
+		t.Errorf("%+v", h)
+	}
+	w.publishAll()
+	w.check()
 }
 
 // Of two reservations of one version only one settles, and an older one never replaces a newer one.

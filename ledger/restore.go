@@ -324,7 +324,7 @@ func (l *Ledger) compareList(ctx context.Context, s Shown, back *regain) (d List
 		lay(image, li.heldAt(l.through))
 	}
 	l.mu.RUnlock()
-	if li == nil || s.Doubt != "" {
+	if li == nil || s.Doubt != "" || li.past() {
 		d.Known = li != nil
 		return d, nil
 	}

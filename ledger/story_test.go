@@ -382,7 +382,7 @@ func (w *town) check() {
 			return a.Lists(ctx, func(_ uint64, r ListRecord) error {
 				made, err := a.Image(ctx, r, size)
 				s, _ := w.List(r.ID)
-				if err == nil && !bytes.Equal(made, image(s)) {
+				if err == nil && !w.lists[r.ID].past() && !bytes.Equal(made, image(s)) {
 					w.t.Errorf("list %s is not what its changes make", r.ID)
 				}
 				return err

@@ -409,7 +409,7 @@ func (l *Ledger) holds(id string, r CampaignRecord, h HoldRecord, of map[string]
 	l.campaigns.all[id].CampaignRecord, l.campaigns.all[id].Hold = r, &h
 	l.masks[id] = of
 	for list, mask := range of {
-		if li := l.lists[list]; li != nil && li.row.Bits == 2 {
+		if li := l.lists[list]; li != nil && li.row.Bits == 2 && !li.past() {
 			li.terms = append(li.terms, term{seq, union(li.heldAt(seq), mask), h.At})
 		}
 	}
@@ -421,7 +421,7 @@ func (l *Ledger) lifts(id string, seq uint64, at time.Time) {
 	delete(l.masks, id)
 	for list := range of {
 		li := l.lists[list]
-		if li == nil || li.row.Bits != 2 {
+		if li == nil || li.row.Bits != 2 || li.past() {
 			continue
 		}
 		var left []byte
@@ -592,7 +592,7 @@ func (l *Ledger) loadHolds(ctx context.Context) error {
 	known := map[string]bool{}
 	for id, li := range l.lists {
 		matter := slices.DeleteFunc(slices.Clone(all), func(h placed) bool {
-			return h.until > 0 && li.prev != nil && h.until <= li.version.Through
+			return h.until > 0 && (li.past() || li.prev != nil && h.until <= li.version.Through)
 		})
 		if len(matter) == 0 {
 			continue
@@ -611,6 +611,9 @@ func (l *Ledger) loadHolds(ctx context.Context) error {
 		}
 		for hold, mask := range standing {
 			l.masks[hold][id] = mask
+		}
+		if li.past() {
+			continue
 		}
 		for _, t := range terms {
 			if li.prev != nil && t.seq <= li.version.Through {
