@@ -212,14 +212,27 @@ func TestNeedsRenew(t *testing.T) {
 	w.check()
 }
 
+// acknowledges has cards revoked that their phones don't acknowledge in that time.
+func (w *town) acknowledges(within string) {
+	w.t.Helper()
+	data, err := os.ReadFile(filepath.Join("..", "deploy", "policies", "demo.json"))
+	must(w.t, err)
+	w.bundle, err = policy.Parse("demo.json", bytes.ReplaceAll(data, []byte(`"decoys": 4`), []byte(`"decoys": 4, "lifecycle": {"acknowledge_within": "`+within+`"}`)))
+	must(w.t, err)
+}
+
+// asked counts the requests that are remembered.
+func (w *town) asked() (n int) {
+	w.t.Helper()
+	must(w.t, w.Audit().Requests(context.Background(), func(uint64, []byte, RequestRecord) error { n++; return nil }))
+	return n
+}
+
 // b3: where the phone has to acknowledge, what it did not acknowledge in time is revoked, and what it did is not.
 func TestUnacknowledgedIsRevoked(t *testing.T) {
 	w := newTown(t)
 	ctx := context.Background()
-	data, err := os.ReadFile(filepath.Join("..", "deploy", "policies", "demo.json"))
-	must(t, err)
-	w.bundle, err = policy.Parse("demo.json", bytes.ReplaceAll(data, []byte(`"decoys": 4`), []byte(`"decoys": 4, "lifecycle": {"acknowledge_within": "2h"}`)))
-	must(t, err)
+	w.acknowledges("2h")
 	for person := byte(1); person <= 3; person++ {
 		p := w.phone()
 		r := w.issue(w.request(policy.OpIssue, person, p, false))
@@ -251,6 +264,26 @@ func TestUnacknowledgedIsRevoked(t *testing.T) {
 		w.wants(byte(person+1), "mso_mdoc "+want, "dc+sd-jwt "+want)
 	}
 	w.check()
+}
+
+// An answer's time may be over before anybody looks who had to acknowledge it: the daemon stood still, or its clock was not trusted. Its card ends all the same.
+func TestUnacknowledgedIsRevokedLate(t *testing.T) {
+	for _, within := range []string{"15m", "24h"} {
+		w := newTown(t)
+		w.acknowledges(within)
+		w.issue(w.request(policy.OpIssue, 1, w.phone(), false))
+		w.clock.Advance(25 * time.Hour)
+		must(t, w.sweep(t.Context()))
+		if n, err := w.GiveUp(t.Context(), w.clock.Now()); n != 1 || err != nil {
+			t.Errorf("%s: %d were given up, want 1: %v", within, n, err)
+		}
+		w.wants(1, "mso_mdoc revoked", "dc+sd-jwt revoked")
+		must(t, w.sweep(t.Context()))
+		if n := w.asked(); n != 0 {
+			t.Errorf("%s: %d requests stay that nobody waits for any more", within, n)
+		}
+		w.check()
+	}
 }
 
 // Clock steps: the time of orders is that of lists. A wall that jumps ahead begins nothing early, one that jumps back takes nothing back, and

@@ -356,7 +356,7 @@ func (l *Ledger) sweep(ctx context.Context) error {
 	}
 	err := scan(ctx, l.store, TableRequests, nil, func(e Entry) error {
 		r, err := decode[RequestRecord](TableRequests, e.Value)
-		if err != nil || r.Settled.IsZero() || now.Sub(r.Settled) < l.o.AnswerTTL {
+		if err != nil || r.Settled.IsZero() || now.Sub(r.Settled) < l.o.AnswerTTL || !r.AckBy.IsZero() { // GiveUp takes AckBy away when it has looked
 			return err
 		}
 		return drop(TableRequests, e)
