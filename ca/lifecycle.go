@@ -113,3 +113,14 @@ func (a *Authority) keepGivingUp(ctx context.Context) {
 		}
 	}
 }
+
+const eraseEvery = 10 * time.Minute
+
+// keepErasing erases what is over, while the clock is trusted.
+func (a *Authority) keepErasing(ctx context.Context) {
+	for sleep(ctx, eraseEvery) {
+		if err := a.o.Ledger.Sweep(ctx, a.o.Guard); err != nil && ctx.Err() == nil && !errors.Is(err, ledger.ErrStopped) {
+			a.o.Log.Error("erasing old answers", "error", err)
+		}
+	}
+}

@@ -174,6 +174,7 @@ func (a *Authority) Run(ctx context.Context) error {
 	}
 	beside.Go(func() { a.keepSchedules(ctx) })
 	beside.Go(func() { a.keepGivingUp(ctx) })
+	beside.Go(func() { a.keepErasing(ctx) })
 	beside.Go(func() { a.keepKeys(ctx) })
 	beside.Go(func() { a.makeKeys(ctx) })
 	beside.Go(func() { a.keepCampaigns(ctx) })

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"sealkeeper/internal/clock"
 	"sealkeeper/policy"
 )
 
@@ -34,4 +35,33 @@ func TestJumpOfTheWallForgetsNothing(t *testing.T) {
 	w.wants(1, "mso_mdoc revoked", "dc+sd-jwt valid", "mso_mdoc valid", "dc+sd-jwt valid")
 	w.change("telecom-a", policy.OpLock, 1, "telecom_lost")
 	w.wants(1, "mso_mdoc revoked", "dc+sd-jwt suspended", "mso_mdoc revoked", "dc+sd-jwt suspended")
+}
+
+// While the wall is ahead nothing is erased: what was used stays used, and answers stay, when it comes back.
+func TestJumpOfTheWallErasesNothing(t *testing.T) {
+	w := newTown(t)
+	ctx := context.Background()
+	guard := clock.NewGuard(w.clock, noon, 24*time.Hour, false)
+	q := w.request(policy.OpIssue, 1, w.phone(), false)
+	w.issue(q)
+	const jump = 49 * time.Hour
+	w.clock.Jump(jump)
+	must(t, w.Sweep(ctx, guard))
+	w.clock.Jump(-jump)
+	must(t, w.Sweep(ctx, guard))
+	again := *q // the same evidence under a new idempotency key
+	again.person, again.seed, again.call = policy.Pseudonym{2}, "again", Call{Key: "again", Request: [32]byte{1}, RowSalt: [32]byte{1}}
+	_, _, err := w.tryReserve(&again)
+	refused(t, err, "nonce.replayed")
+	if got := w.recalled(q); got != "card for "+q.seed {
+		t.Errorf("recalled %q", got)
+	}
+
+	guard.Accept()
+	w.clock.Advance(jump)
+	must(t, w.Sweep(ctx, guard))
+	if n := w.asked(); n != 0 {
+		t.Errorf("%d requests stay that nobody waits for any more", n)
+	}
+	w.check()
 }

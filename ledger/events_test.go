@@ -193,7 +193,7 @@ func TestReportsOfUnknownLinesWait(t *testing.T) {
 	}
 	c.wantsEffect(EventApplied)(c.event("later", "line-1", 2, "lost", noon.Add(3*time.Second)))
 	c.clock.Advance(LetterTTL + time.Minute)
-	must(t, c.Ledger.sweep(context.Background()))
+	must(t, c.sweep(context.Background()))
 	if c.Ledger.letters.Load() != 0 {
 		t.Errorf("%d letters after their time", c.Ledger.letters.Load())
 	}

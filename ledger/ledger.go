@@ -235,7 +235,6 @@ func open(ctx context.Context, o Options, s Store) (_ *Ledger, err error) {
 	}
 	l.commits = newCommitter(s, o.Metrics, l.applied, l.fail, disk)
 	go l.commits.run()
-	l.tasks.Go(l.sweeper)
 	l.tasks.Go(l.keepDenials)
 	l.tasks.Go(l.highWater)
 	l.tasks.Go(l.decider)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"sealkeeper/internal/clock"
 	"sealkeeper/internal/crashpoint"
 	"sealkeeper/ledger/state"
 	"sealkeeper/policy"
@@ -315,29 +316,19 @@ func (c *CRLRecord) der() []byte {
 
 // ---- erasing
 
-const sweepEvery = 10 * time.Minute
-
-// sweeper erases answers that nobody may ask for any more and forgets burns whose evidence is refused for its age, and old windows. It ends with the ledger.
-func (l *Ledger) sweeper() {
-	t := time.NewTicker(sweepEvery)
-	defer t.Stop()
-	for {
-		select {
-		case <-l.stop:
-			return
-		case <-t.C:
-		}
-		if err := l.sweep(context.Background()); err != nil && !l.dead.Load() {
-			l.o.Log.Error("erasing old answers", "error", err)
-		}
-	}
-}
-
 const sweepBatch = 200
 
-// sweep does one round. The rows carry their revision, so that nothing that moved meanwhile is erased.
-func (l *Ledger) sweep(ctx context.Context) error {
-	now := l.o.Clock.Now()
+// Sweep erases answers that nobody may ask for any more and forgets burns whose evidence is refused for its age, and old windows. Only while the clock is
+// trusted: a wall that is ahead for one moment would end what is not over when it comes back. The rows carry their revision, so that nothing that moved
+// meanwhile is erased.
+func (l *Ledger) Sweep(ctx context.Context, guard *clock.Guard) error {
+	if err := l.ready(); err != nil {
+		return err
+	}
+	now, err := guard.Trusted()
+	if err != nil {
+		return nil // whoever can do something about it was told
+	}
 	var rows []Row
 	flush := func() error {
 		if len(rows) == 0 {
@@ -347,41 +338,37 @@ func (l *Ledger) sweep(ctx context.Context) error {
 		rows = nil
 		return err
 	}
-	drop := func(t Table, e Entry) error {
-		rows = append(rows, Row{Table: t, Key: e.Key, If: If(e.Revision)})
-		if len(rows) < sweepBatch {
-			return nil
-		}
-		return flush()
+	erase := func(t Table, over func(value []byte) (bool, error)) error {
+		return scan(ctx, l.store, t, nil, func(e Entry) error {
+			if err := ctx.Err(); err != nil { // reads don't look, and these may be many
+				return err
+			}
+			if is, err := over(e.Value); err != nil || !is {
+				return err
+			}
+			rows = append(rows, Row{Table: t, Key: e.Key, If: If(e.Revision)})
+			if len(rows) < sweepBatch {
+				return nil
+			}
+			return flush()
+		})
 	}
-	err := scan(ctx, l.store, TableRequests, nil, func(e Entry) error {
-		r, err := decode[RequestRecord](TableRequests, e.Value)
-		if err != nil || r.Settled.IsZero() || now.Sub(r.Settled) < l.o.AnswerTTL || !r.AckBy.IsZero() { // GiveUp takes AckBy away when it has looked
-			return err
-		}
-		return drop(TableRequests, e)
-	})
-	if err != nil {
+	if err := erase(TableRequests, func(value []byte) (bool, error) {
+		r, err := decode[RequestRecord](TableRequests, value)
+		return err == nil && !r.Settled.IsZero() && now.Sub(r.Settled) >= l.o.AnswerTTL && r.AckBy.IsZero(), err // GiveUp takes AckBy away when it has looked
+	}); err != nil {
 		return err
 	}
-	err = scan(ctx, l.store, TableBurnt, nil, func(e Entry) error {
-		b, err := decode[BurnRecord](TableBurnt, e.Value)
-		if err != nil || !now.After(b.Until) {
-			return err
-		}
-		return drop(TableBurnt, e)
-	})
-	if err != nil {
+	if err := erase(TableBurnt, func(value []byte) (bool, error) {
+		b, err := decode[BurnRecord](TableBurnt, value)
+		return err == nil && now.After(b.Until), err
+	}); err != nil {
 		return err
 	}
-	err = scan(ctx, l.store, TableEvents, nil, func(e Entry) error {
-		r, err := decode[EventRecord](TableEvents, e.Value)
-		if err != nil || !now.After(r.Until.Add(time.Hour)) { // well past every tolerated skew
-			return err
-		}
-		return drop(TableEvents, e)
-	})
-	if err != nil {
+	if err := erase(TableEvents, func(value []byte) (bool, error) {
+		r, err := decode[EventRecord](TableEvents, value)
+		return err == nil && now.After(r.Until.Add(time.Hour)), err // well past every tolerated skew
+	}); err != nil {
 		return err
 	}
 	if err := flush(); err != nil {
