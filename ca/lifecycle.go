@@ -98,7 +98,7 @@ func (a *Authority) late(ctx context.Context, now time.Time) time.Duration {
 	return max(0, now.Sub(due))
 }
 
-// keepGivingUp ends what nobody finishes, while the clock is trusted.
+// keepGivingUp ends what nobody finishes and erases old answers, while the clock is trusted.
 func (a *Authority) keepGivingUp(ctx context.Context) {
 	for sleep(ctx, a.o.GiveUpEvery) {
 		now, err := a.o.Guard.Trusted()
@@ -107,7 +107,7 @@ func (a *Authority) keepGivingUp(ctx context.Context) {
 		}
 		ended, err := a.o.Ledger.GiveUp(ctx, now)
 		if err != nil && ctx.Err() == nil {
-			a.o.Log.Error("giving up unfinished reservations", "error", fmt.Sprint(err))
+			a.o.Log.Error("giving up unfinished reservations and erasing old answers", "error", fmt.Sprint(err))
 		} else if ended > 0 {
 			a.o.Log.Warn("unfinished or unacknowledged issues were given up", "count", ended)
 		}
@@ -116,11 +116,11 @@ func (a *Authority) keepGivingUp(ctx context.Context) {
 
 const eraseEvery = 10 * time.Minute
 
-// keepErasing erases what is over, while the clock is trusted.
+// keepErasing forgets what is over, while the clock is trusted.
 func (a *Authority) keepErasing(ctx context.Context) {
 	for sleep(ctx, eraseEvery) {
 		if err := a.o.Ledger.Sweep(ctx, a.o.Guard); err != nil && ctx.Err() == nil && !errors.Is(err, ledger.ErrStopped) {
-			a.o.Log.Error("erasing old answers", "error", err)
+			a.o.Log.Error("forgetting what is over", "error", err)
 		}
 	}
 }

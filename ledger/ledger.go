@@ -73,6 +73,7 @@ type Ledger struct {
 	days      map[string]bool
 	issued    time.Time
 	budgets   budgets
+	requests  requests
 	denied    denials
 	letters   letters
 	floods    floods
@@ -167,8 +168,8 @@ func open(ctx context.Context, o Options, s Store) (_ *Ledger, err error) {
 		o.Fatal = func(err error) { panic(err) }
 	}
 	l := &Ledger{o: o, store: s, random: rand.Reader, lists: map[string]*list{}, days: map[string]bool{}, crls: map[string]uint64{},
-		denied: denials{queue: make(chan Row, deniedQueue)},
-		spent:  make(chan struct{}, 1), changed: make(chan struct{}, 1), moved: make(chan struct{}, 1), stop: make(chan struct{})}
+		denied: denials{queue: make(chan Row, deniedQueue)}, requests: requests{open: map[string]time.Time{}, over: map[string]time.Time{}},
+		spent: make(chan struct{}, 1), changed: make(chan struct{}, 1), moved: make(chan struct{}, 1), stop: make(chan struct{})}
 	defer func() {
 		if l.commits == nil && err != nil { // a fenced ledger stays open for reading
 			err = errors.Join(err, s.Close())

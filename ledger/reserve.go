@@ -411,6 +411,7 @@ func (l *Ledger) reserveIssue(ctx context.Context, a *policy.Approval, d []Draft
 		p.horizons()
 		taken.applied(&l.budgets)
 		delivered()
+		l.requests.opened(rec.Request, request.At)
 		l.recent.put(key, recentSlot{next, If(seq + 1)})
 	})
 	if err != nil {

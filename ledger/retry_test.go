@@ -89,7 +89,8 @@ func TestRetry(t *testing.T) {
 	w.wants(1, "mso_mdoc valid", "dc+sd-jwt valid")
 
 	w.clock.Advance(25 * time.Hour)
-	must(t, w.sweep(ctx))
+	_, err = w.GiveUp(ctx, w.clock.Now())
+	must(t, err)
 	if known, err := w.Recall(ctx, office, q.call.Key, q.call.Request); err != nil || known.Done {
 		t.Errorf("an answer of yesterday: %+v, %v", known, err)
 	}

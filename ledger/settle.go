@@ -206,6 +206,8 @@ func (l *Ledger) settleIssue(ctx context.Context, r *Reservation, rec *Reservati
 	}
 	return append(rows, status...), func(seq uint64) {
 		shown(seq)
+		l.requests.finished(rec.Request)
+		l.requests.look(whenMade(rec.ID), l.over(request))
 		l.recent.put(key, recentSlot{next, If(seq + 1)})
 	}, len(changes) > 0, nil
 }
@@ -318,7 +320,7 @@ func (c *CRLRecord) der() []byte {
 
 const sweepBatch = 200
 
-// Sweep erases answers that nobody may ask for any more and forgets burns whose evidence is refused for its age, and old windows. Only while the clock is
+// Sweep forgets burns whose evidence is refused for its age, letters that waited too long, and old windows. Only while the clock is
 // trusted: a wall that is ahead for one moment would end what is not over when it comes back. The rows carry their revision, so that nothing that moved
 // meanwhile is erased.
 func (l *Ledger) Sweep(ctx context.Context, guard *clock.Guard) error {
@@ -352,12 +354,6 @@ func (l *Ledger) Sweep(ctx context.Context, guard *clock.Guard) error {
 			}
 			return flush()
 		})
-	}
-	if err := erase(TableRequests, func(value []byte) (bool, error) {
-		r, err := decode[RequestRecord](TableRequests, value)
-		return err == nil && !r.Settled.IsZero() && now.Sub(r.Settled) >= l.o.AnswerTTL && r.AckBy.IsZero(), err // GiveUp takes AckBy away when it has looked
-	}); err != nil {
-		return err
 	}
 	if err := erase(TableBurnt, func(value []byte) (bool, error) {
 		b, err := decode[BurnRecord](TableBurnt, value)
