@@ -125,11 +125,11 @@ func (l *Ledger) GiveUp(ctx context.Context, now time.Time) (ended int, err erro
 		if r == nil || !r.Settled.IsZero() { // just now
 			continue
 		}
-		done, err := l.giveUp(ctx, []byte(request), rev, *r, now, "unfinished")
+		gone, err := l.giveUp(ctx, []byte(request), rev, r, now, "unfinished")
 		if err != nil {
 			return ended, err
 		}
-		if done {
+		if gone {
 			ended++
 		}
 	}
@@ -179,13 +179,12 @@ func (l *Ledger) lookAgain(ctx context.Context, made string, now time.Time) (end
 			old = append(old, Row{Table: TableRequests, Key: rec.Request, If: If(rev)})
 			return nil
 		case over:
-			done, err := l.giveUp(ctx, rec.Request, rev, *r, now, "unacknowledged")
+			gone, err := l.giveUp(ctx, rec.Request, rev, r, now, "unacknowledged")
 			if err != nil {
 				return err
 			}
-			if done {
+			if gone {
 				ended++
-				r.AckBy = time.Time{}
 			}
 		}
 		q.look(made, l.over(r))
@@ -206,8 +205,9 @@ func (l *Ledger) lookAgain(ctx context.Context, made string, now time.Time) (end
 	return ended, nil
 }
 
-// giveUp is one commit. A request that moved meanwhile is left alone: the next round looks again.
-func (l *Ledger) giveUp(ctx context.Context, request []byte, requestRev uint64, r RequestRecord, now time.Time, why string) (done bool, err error) {
+// giveUp is one commit, after which r is what is stored; ended says that something was, and not only seen to be acknowledged. A request that moved
+// meanwhile is left alone: the next round looks again.
+func (l *Ledger) giveUp(ctx context.Context, request []byte, requestRev uint64, r *RequestRecord, now time.Time, why string) (ended bool, err error) {
 	rec, rev, err := get[ReservationRecord](ctx, l, TableReservations, []byte(r.Reservation))
 	if err != nil || rec == nil {
 		return false, err
@@ -229,13 +229,14 @@ func (l *Ledger) giveUp(ctx context.Context, request []byte, requestRev uint64, 
 	}
 	leaf := Leaf{Kind: "give-up", At: now, Client: rec.Client, Subject: commit(secrets, rec.Subject, rec.Salt), Reservation: rec.ID, Reason: why, Effect: "none"}
 	var rows []Row
+	looked := *r
+	looked.AckBy = time.Time{}
 	if unfinished {
 		rows = append(rows, Row{Table: TableRequests, Key: request, If: If(requestRev)})
 		rec.Progress, rec.Seq = GivenUp, rev-1
 		rows = append(rows, Row{Table: TableReservations, Key: []byte(rec.ID), Value: encode(rec), If: If(rev)})
 	} else {
-		r.AckBy = time.Time{}
-		rows = append(rows, Row{Table: TableRequests, Key: request, Value: encode(r), If: If(requestRev)})
+		rows = append(rows, Row{Table: TableRequests, Key: request, Value: encode(looked), If: If(requestRev)})
 	}
 	if !same(before, next) {
 		leaf.Effect = "apply"
@@ -254,9 +255,12 @@ func (l *Ledger) giveUp(ctx context.Context, request []byte, requestRev uint64, 
 		return false, err
 	}
 	crashpoint.Here("ledger.give-up.after-commit")
-	l.o.Metrics.GivenUp.WithLabelValues(why).Inc()
+	*r = looked
 	if len(changes) > 0 {
 		l.wake()
 	}
-	return true, nil
+	if ended = unfinished || leaf.Effect == "apply"; ended {
+		l.o.Metrics.GivenUp.WithLabelValues(why).Inc()
+	}
+	return ended, nil
 }
