@@ -115,7 +115,7 @@ type CardRecord struct {
 type campaigns struct {
 	mu   sync.Mutex
 	all  map[string]*Campaign
-	next map[string]time.Time // when its cards are looked at again; not kept
+	next map[string]time.Duration // when its cards are looked at again, of the time that has elapsed, which nobody sets; not kept
 
 	holds chan struct{} // a hold has to find what it is about
 }
@@ -126,6 +126,9 @@ const (
 	campaignPage  = 500
 	campaignWrite = 32  // cards that are marked together share a commit
 	campaignMoved = 100 // rows of one commit
+	campaignRest  = 20  // times what a look at its cards took it is not looked at again: a twentieth of one core's time
+	// campaignStale bounds that: what officers are shown of millions of cards, whose look takes many minutes, is no older, though it takes more of the core.
+	campaignStale = time.Hour
 	// MaxPerSecond bounds the pace of a campaign.
 	MaxPerSecond = 2000
 )
@@ -136,7 +139,7 @@ func cardKey(campaign string, slot []byte) []byte {
 
 func (l *Ledger) loadCampaigns(ctx context.Context) error {
 	m := &l.campaigns
-	m.all, m.next, m.holds = map[string]*Campaign{}, map[string]time.Time{}, make(chan struct{}, 1)
+	m.all, m.next, m.holds = map[string]*Campaign{}, map[string]time.Duration{}, make(chan struct{}, 1)
 	err := scan(ctx, l.store, TableCampaigns, nil, func(e Entry) error {
 		r, err := decode[CampaignRecord](TableCampaigns, e.Value)
 		if err == nil {
@@ -477,13 +480,19 @@ func (l *Ledger) commitCard(ctx context.Context, secrets *Secrets, c Campaign, r
 
 // watchCards looks what became of the cards that wait, and ends the campaign when none does.
 func (l *Ledger) watchCards(ctx context.Context, c Campaign, at time.Time) error {
-	l.campaigns.mu.Lock()
-	next := l.campaigns.next[c.ID]
-	l.campaigns.mu.Unlock()
-	if at.Before(next) && next.Sub(at) < time.Hour {
+	m, began := &l.campaigns, l.o.Clock.Elapsed()
+	m.mu.Lock()
+	next := m.next[c.ID]
+	m.mu.Unlock()
+	if began < next {
 		return nil
 	}
-	began := time.Now()
+	defer func() { // also of a look that failed, which would fail as soon again
+		ended := l.o.Clock.Elapsed()
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.next[c.ID] = ended + min(max(time.Second, campaignRest*(ended-began)), campaignStale)
+	}()
 	var moved []Entry
 	var cards []CardRecord
 	waiting, again := 0, c.PerSecond
@@ -533,10 +542,6 @@ func (l *Ledger) watchCards(ctx context.Context, c Campaign, at time.Time) error
 	if err := flush(); err != nil {
 		return err
 	}
-	pause := max(time.Second, 20*time.Since(began)) // a twentieth of one core's time, however many wait
-	l.campaigns.mu.Lock()
-	l.campaigns.next[c.ID] = at.Add(pause)
-	l.campaigns.mu.Unlock()
 	if waiting > 0 {
 		return nil
 	}

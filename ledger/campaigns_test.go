@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"sealkeeper/internal/clock"
 	"sealkeeper/policy"
 	"sealkeeper/tests/phone"
 )
@@ -447,4 +448,73 @@ func TestCampaignIsKeptFromItsLastLeaf(t *testing.T) {
 		t.Errorf("it ended at %s and was swept at %s", done, said["swept"])
 	}
 	w.check()
+}
+
+// pacedStore counts how often cards are looked through, each time for so long.
+type pacedStore struct {
+	Store
+	clock *clock.Fake
+	took  time.Duration
+	looks int
+}
+
+func (s *pacedStore) Scan(ctx context.Context, t Table, from []byte, limit int) ([]Entry, error) {
+	if t == TableCards {
+		s.looks++
+		s.clock.Advance(s.took)
+	}
+	return s.Store.Scan(ctx, t, from, limit)
+}
+
+// paced opens the ledger again, in a store that counts.
+func (w *town) paced() *pacedStore {
+	w.t.Helper()
+	must(w.t, w.Close())
+	disk, err := OpenSQLite(context.Background(), w.o.Path)
+	must(w.t, err)
+	s := &pacedStore{Store: disk, clock: w.clock}
+	w.Ledger, err = open(context.Background(), w.o, s)
+	must(w.t, err)
+	w.Unlock(testSecrets())
+	s.looks = 0
+	return s
+}
+
+// However many cards wait, looking through them takes a small part of the time, and of a wall that is set back nobody notices anything.
+func TestCampaignLooksAtItsCardsWithPauses(t *testing.T) {
+	w := newTown(t)
+	w.issue(w.request(policy.OpIssue, 1, w.phone(), false))
+	w.clock.Advance(time.Second)
+	x := w.proposed("reissue.mass")
+	must(t, w.StartCampaign(t.Context(), CampaignRecord{Operation: CampaignReissue, Selection: Selection{DocumentType: resident}, PerSecond: 10, At: w.clock.Now()}, x))
+	must(t, w.AdvanceCampaigns(t.Context(), w.clock.Now()))
+	s := w.paced()
+	looks := func(took time.Duration) int {
+		t.Helper()
+		s.took, s.looks = took, 0
+		must(t, w.AdvanceCampaigns(t.Context(), w.clock.Now()))
+		return s.looks
+	}
+	for _, c := range []struct{ took, pause time.Duration }{
+		{time.Millisecond, time.Second},
+		{30 * time.Second, 10 * time.Minute},
+		{200 * time.Second, time.Hour},
+		{2 * time.Hour, time.Hour},
+	} {
+		if n := looks(c.took); n != 1 {
+			t.Fatalf("%d looks when one is due", n)
+		}
+		for _, later := range []time.Duration{0, c.pause - time.Millisecond} {
+			if w.clock.Advance(later); looks(0) != 0 {
+				t.Fatalf("a look of %s is followed by another one after %s", c.took, later)
+			}
+		}
+		w.clock.Advance(time.Millisecond)
+	}
+	looks(time.Second)
+	w.clock.Jump(-2 * time.Hour)
+	w.clock.Advance(20 * time.Second)
+	if n := looks(0); n != 1 {
+		t.Errorf("%d looks after the wall was set back", n)
+	}
 }
