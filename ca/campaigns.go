@@ -58,9 +58,9 @@ func selection(p *officer.Mass) ledger.Selection {
 }
 
 // keepCampaigns has campaigns go on, a second at a time.
-func (a *Authority) keepCampaigns(ctx context.Context) {
+func (a *Authority) keepCampaigns(ctx context.Context, step func(context.Context, time.Time) error) {
 	for sleep(ctx, time.Second) {
-		err := a.o.Ledger.AdvanceCampaigns(ctx, a.o.Guard.ForLists())
+		err := step(ctx, a.o.Guard.ForLists())
 		if errors.Is(err, ledger.ErrStopped) {
 			return
 		}

@@ -177,7 +177,8 @@ func (a *Authority) Run(ctx context.Context) error {
 	beside.Go(func() { a.keepErasing(ctx) })
 	beside.Go(func() { a.keepKeys(ctx) })
 	beside.Go(func() { a.makeKeys(ctx) })
-	beside.Go(func() { a.keepCampaigns(ctx) })
+	beside.Go(func() { a.keepCampaigns(ctx, a.o.Ledger.AdvanceCampaigns) })
+	beside.Go(func() { a.keepCampaigns(ctx, a.o.Ledger.WatchCampaigns) }) // which takes its time
 	a.publishLists(ctx)
 	beside.Wait()
 	return nil

@@ -292,31 +292,46 @@ func (l *Ledger) CountSelected(ctx context.Context, s Selection, at time.Time) (
 	return len(seen), credentials, err
 }
 
-// AdvanceCampaigns does what campaigns may do in one second, at a trusted instant.
+// AdvanceCampaigns does to cards what campaigns may in one second, at a trusted instant.
 func (l *Ledger) AdvanceCampaigns(ctx context.Context, at time.Time) error {
-	if err := l.ready(); err != nil {
-		return err
-	}
+	return l.eachCampaign(ctx, func(c Campaign) error {
+		switch {
+		case !c.Lifted.IsZero():
+			return l.releaseCards(ctx, c, at)
+		case c.Found.IsZero():
+			return l.findCards(ctx, c, at)
+		}
+		return nil
+	})
+}
+
+// WatchCampaigns looks what became of the cards of campaigns that found all of theirs. Of millions that takes minutes, for which no other campaign's work may
+// wait: it is safe beside AdvanceCampaigns, since a campaign is due in one of the two.
+func (l *Ledger) WatchCampaigns(ctx context.Context, at time.Time) error {
+	return l.eachCampaign(ctx, func(c Campaign) error {
+		if c.Found.IsZero() || c.Operation == CampaignHold { // a hold stands
+			return nil
+		}
+		return l.watchCards(ctx, c, at)
+	})
+}
+
+// eachCampaign gives every campaign that is under way its turn, the oldest first. One that fails takes none from the others.
+func (l *Ledger) eachCampaign(ctx context.Context, turn func(Campaign) error) (failed error) {
 	all := l.Campaigns()
 	slices.Reverse(all)
 	for _, c := range all {
-		var err error
-		switch {
-		case !c.Done.IsZero() || c.PerSecond == 0 || c.Term:
-			continue
-		case !c.Lifted.IsZero():
-			err = l.releaseCards(ctx, c, at)
-		case c.Found.IsZero():
-			err = l.findCards(ctx, c, at)
-		case c.Operation == CampaignHold: // it stands
-		default:
-			err = l.watchCards(ctx, c, at)
+		if err := errors.Join(ctx.Err(), l.ready()); err != nil {
+			return errors.Join(failed, err)
 		}
-		if err != nil {
-			return fmt.Errorf("campaign %.12s…: %w", c.ID, err)
+		if !c.Done.IsZero() || c.PerSecond == 0 || c.Term {
+			continue
+		}
+		if err := turn(c); err != nil {
+			failed = errors.Join(failed, fmt.Errorf("campaign %.12s…: %w", c.ID, err))
 		}
 	}
-	return nil
+	return failed
 }
 
 // findCards marks the next cards of a campaign.

@@ -4,11 +4,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -116,7 +118,7 @@ func TestCampaignAccountsForEveryCard(t *testing.T) {
 		if rnd.IntN(4) == 0 { // it dies in the middle
 			go func() { time.Sleep(time.Duration(rand.IntN(2000)) * time.Microsecond); cancel() }()
 		}
-		err := w.AdvanceCampaigns(ctx, w.clock.Now())
+		err := w.step(ctx, w.clock.Now())
 		if err != nil && ctx.Err() == nil {
 			t.Fatal(err)
 		}
@@ -132,7 +134,7 @@ func TestCampaignAccountsForEveryCard(t *testing.T) {
 			before := w.campaign(x.ID)
 			w.again()
 			w.clock.Advance(time.Second)
-			must(t, w.AdvanceCampaigns(t.Context(), w.clock.Now()))
+			must(t, w.step(t.Context(), w.clock.Now()))
 			if after := w.campaign(x.ID); after.Total() != before.Total() {
 				t.Fatalf("it rests, and marks cards: %+v", after)
 			}
@@ -205,7 +207,7 @@ func TestCampaignDoesNotLetGo(t *testing.T) {
 	on := func(d time.Duration) Campaign {
 		t.Helper()
 		w.clock.Advance(d)
-		must(t, w.AdvanceCampaigns(t.Context(), w.clock.Now()))
+		must(t, w.step(t.Context(), w.clock.Now()))
 		return w.campaign(x.ID)
 	}
 	on(time.Second)
@@ -299,7 +301,7 @@ func TestCampaignRevokes(t *testing.T) {
 	must(t, w.StartCampaign(t.Context(), CampaignRecord{Operation: CampaignRevoke, Selection: Selection{DocumentType: resident, From: cut}, PerSecond: 10, At: w.clock.Now()}, x))
 	for range 3 {
 		w.clock.Advance(time.Second)
-		must(t, w.AdvanceCampaigns(t.Context(), w.clock.Now()))
+		must(t, w.step(t.Context(), w.clock.Now()))
 	}
 	if c := w.campaign(x.ID); c.Cards[CardRevoked] != 1 || c.Total() != 1 || c.Done.IsZero() {
 		t.Errorf("%+v", c)
@@ -317,7 +319,7 @@ func (w *town) ran(operation string, cut time.Time) (id string) {
 	must(w.t, w.StartCampaign(w.t.Context(), CampaignRecord{Operation: operation, Selection: Selection{DocumentType: resident, From: cut}, PerSecond: 10, At: w.clock.Now()}, x))
 	for range 3 {
 		w.clock.Advance(time.Second)
-		must(w.t, w.AdvanceCampaigns(w.t.Context(), w.clock.Now()))
+		must(w.t, w.step(w.t.Context(), w.clock.Now()))
 	}
 	return x.ID
 }
@@ -423,7 +425,7 @@ func TestCampaignIsKeptFromItsLastLeaf(t *testing.T) {
 	w.clock.Advance(time.Hour)
 	for range 3 {
 		at = at.Add(time.Second)
-		must(t, w.AdvanceCampaigns(t.Context(), at))
+		must(t, w.step(t.Context(), at))
 	}
 	said := map[string]time.Time{}
 	leaves := func() {
@@ -487,12 +489,12 @@ func TestCampaignLooksAtItsCardsWithPauses(t *testing.T) {
 	w.clock.Advance(time.Second)
 	x := w.proposed("reissue.mass")
 	must(t, w.StartCampaign(t.Context(), CampaignRecord{Operation: CampaignReissue, Selection: Selection{DocumentType: resident}, PerSecond: 10, At: w.clock.Now()}, x))
-	must(t, w.AdvanceCampaigns(t.Context(), w.clock.Now()))
+	must(t, w.step(t.Context(), w.clock.Now()))
 	s := w.paced()
 	looks := func(took time.Duration) int {
 		t.Helper()
 		s.took, s.looks = took, 0
-		must(t, w.AdvanceCampaigns(t.Context(), w.clock.Now()))
+		must(t, w.step(t.Context(), w.clock.Now()))
 		return s.looks
 	}
 	for _, c := range []struct{ took, pause time.Duration }{
@@ -517,4 +519,60 @@ func TestCampaignLooksAtItsCardsWithPauses(t *testing.T) {
 	if n := looks(0); n != 1 {
 		t.Errorf("%d looks after the wall was set back", n)
 	}
+}
+
+// A campaign that fails takes no turn from the others, whether it still has cards to do or has them watched.
+func TestCampaignThatFailsStopsNoOther(t *testing.T) {
+	w := newTown(t)
+	spoil := func(id string) {
+		t.Helper()
+		_, err := w.Ledger.commit(t.Context(), Leaf{Kind: "meta"}, []Row{{Table: TableCards, Key: cardKey(id, []byte("a card")), Value: []byte("broken")}}, false, nil)
+		must(t, err)
+	}
+	w.issue(w.request(policy.OpIssue, 1, w.phone(), false))
+	w.clock.Advance(time.Second)
+	cut := w.clock.Now()
+	hold := w.holdBefore(Selection{DocumentType: resident, To: cut}, 10).ID
+	w.advance(2)
+	w.issue(w.request(policy.OpIssue, 2, w.phone(), false))
+	watched := w.ran(CampaignReissue, cut)
+	w.lift(hold)
+	spoil(hold)
+	spoil(watched)
+	w.clock.Advance(time.Second)
+	x := w.proposed("revoke.mass")
+	must(t, w.StartCampaign(t.Context(), CampaignRecord{Operation: CampaignRevoke, Selection: Selection{DocumentType: resident, From: cut}, PerSecond: 10, At: w.clock.Now()}, x))
+	for range 2 {
+		w.clock.Advance(time.Second)
+		err := w.step(t.Context(), w.clock.Now())
+		for _, id := range []string{hold, watched} {
+			if err == nil || !strings.Contains(err.Error(), id[:12]) {
+				t.Errorf("campaign %.12s failed, and the error is: %v", id, err)
+			}
+		}
+	}
+	if c := w.campaign(x.ID); c.Cards[CardRevoked] != 1 || c.Done.IsZero() {
+		t.Errorf("the newest campaign: %+v", c)
+	}
+}
+
+// The cards of a campaign are marked without waiting until those of older ones were looked through, which may take as long as it takes.
+func TestMarkingWaitsForNoLook(t *testing.T) {
+	w := newTown(t)
+	cut := w.clock.Now()
+	w.issue(w.request(policy.OpIssue, 1, w.phone(), false))
+	w.ran(CampaignReissue, cut)
+	w.clock.Advance(time.Second)
+	x := w.proposed("revoke.mass")
+	must(t, w.StartCampaign(t.Context(), CampaignRecord{Operation: CampaignRevoke, Selection: Selection{DocumentType: resident}, PerSecond: 10, At: w.clock.Now()}, x))
+	s := w.paced()
+	must(t, w.AdvanceCampaigns(t.Context(), w.clock.Now()))
+	if c := w.campaign(x.ID); c.Cards[CardRevoked] != 1 || s.looks != 0 {
+		t.Errorf("after %d looks at cards the newest campaign is %+v", s.looks, c)
+	}
+}
+
+// step is a second of campaigns: what is due of each.
+func (w *town) step(ctx context.Context, at time.Time) error {
+	return errors.Join(w.WatchCampaigns(ctx, at), w.AdvanceCampaigns(ctx, at))
 }

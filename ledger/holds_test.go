@@ -56,7 +56,7 @@ func (w *town) advance(seconds int) {
 	w.t.Helper()
 	for range seconds {
 		w.clock.Advance(time.Second)
-		must(w.t, w.AdvanceCampaigns(context.Background(), w.clock.Now()))
+		must(w.t, w.step(context.Background(), w.clock.Now()))
 	}
 }
 
@@ -246,7 +246,7 @@ func TestHoldOfBefore(t *testing.T) {
 			if rnd.IntN(3) == 0 {
 				go func() { time.Sleep(time.Duration(rand.IntN(2000)) * time.Microsecond); cancel() }()
 			}
-			if err := w.AdvanceCampaigns(ctx, w.clock.Now()); err != nil && ctx.Err() == nil {
+			if err := w.step(ctx, w.clock.Now()); err != nil && ctx.Err() == nil {
 				t.Fatal(err)
 			}
 			cancel()
