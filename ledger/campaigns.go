@@ -9,6 +9,7 @@ import (
 	"sort"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"sealkeeper/internal/crashpoint"
@@ -367,8 +368,8 @@ func (l *Ledger) findCards(ctx context.Context, c Campaign, at time.Time) error 
 // markCards looks at reservations from the front of a page, until as many cards as may be marked together could be. It returns how many it looked at, and where to go on.
 func (l *Ledger) markCards(ctx context.Context, c Campaign, page []Entry, most int, at time.Time) (n int, cursor []byte, marked int, err error) {
 	var work sync.WaitGroup
-	var mu sync.Mutex
-	var failed error
+	var failed failures
+	var did atomic.Int64
 	for launched := 0; n < len(page) && launched < most; n++ {
 		r, err := decode[ReservationRecord](TableReservations, page[n].Value)
 		if err != nil {
@@ -379,16 +380,14 @@ func (l *Ledger) markCards(ctx context.Context, c Campaign, page []Entry, most i
 		}
 		launched++
 		work.Go(func() {
-			did, err := l.markCard(ctx, c, r, at)
-			mu.Lock()
-			defer mu.Unlock()
-			if failed = errors.Join(failed, err); did {
-				marked++
+			one, err := l.markCard(ctx, c, r, at)
+			if failed.add(err); one {
+				did.Add(1)
 			}
 		})
 	}
 	work.Wait()
-	return n, append(bytes.Clone(page[n-1].Key), 0), marked, failed
+	return n, append(bytes.Clone(page[n-1].Key), 0), int(did.Load()), failed.err()
 }
 
 func seq(n int) []int {

@@ -2,9 +2,9 @@ package ledger
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -234,13 +234,15 @@ func (l *Ledger) carryOutFlood(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	var mu sync.Mutex
-	var failed error
+	var failed failures
 	var wg sync.WaitGroup
 	places := make(chan struct{}, floodAtOnce)
 	err = scan(ctx, l.store, TableHeld, all[0].Key, func(e Entry) error {
 		if e.Revision-1 > d.Through {
 			return nil
+		}
+		if failed.hopeless() {
+			return failed.err()
 		}
 		select {
 		case <-ctx.Done():
@@ -249,16 +251,12 @@ func (l *Ledger) carryOutFlood(ctx context.Context) (more bool, err error) {
 		}
 		wg.Go(func() {
 			defer func() { <-places }()
-			if err := l.decideCard(ctx, e, d); err != nil {
-				mu.Lock()
-				failed = errors.Join(failed, err)
-				mu.Unlock()
-			}
+			failed.add(l.decideCard(ctx, e, d))
 		})
 		return nil
 	})
 	wg.Wait()
-	if err = errors.Join(err, failed); err != nil {
+	if err = cmp.Or(failed.err(), err); err != nil {
 		return false, err
 	}
 	crashpoint.Here("ledger.flood.carried-out")

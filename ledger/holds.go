@@ -175,8 +175,7 @@ func (l *Ledger) releaseCards(ctx context.Context, c Campaign, at time.Time) err
 		looked += len(page)
 		for len(page) > 0 && left > 0 && !through {
 			var work sync.WaitGroup
-			var mu sync.Mutex
-			var failed error
+			var failed failures
 			n := 0
 			for most := min(left, campaignWrite); n < len(page) && most > 0; n++ {
 				e := page[n]
@@ -184,24 +183,18 @@ func (l *Ledger) releaseCards(ctx context.Context, c Campaign, at time.Time) err
 					break
 				}
 				if r, err := decode[CardRecord](TableCards, e.Value); err != nil {
-					failed = err
+					failed.add(err)
 					break
 				} else if r.State != CardHeld {
 					continue
 				}
 				most--
 				left--
-				work.Go(func() {
-					if err := l.releaseCard(ctx, c, e.Key, at); err != nil {
-						mu.Lock()
-						defer mu.Unlock()
-						failed = errors.Join(failed, err)
-					}
-				})
+				work.Go(func() { failed.add(l.releaseCard(ctx, c, e.Key, at)) })
 			}
 			work.Wait()
-			if failed != nil {
-				return failed
+			if err := failed.err(); err != nil {
+				return err
 			}
 			if n > 0 {
 				cursor = append(bytes.Clone(page[n-1].Key), 0)

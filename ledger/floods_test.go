@@ -1,0 +1,102 @@
+package ledger
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// fullStore has no room while it is full.
+type fullStore struct {
+	Store
+	full  atomic.Bool
+	tried atomic.Int64 // held cards that were looked at meanwhile
+}
+
+func (s *fullStore) Get(ctx context.Context, t Table, key []byte) ([]byte, uint64, error) {
+	if t == TableHeld && s.full.Load() {
+		s.tried.Add(1)
+	}
+	return s.Store.Get(ctx, t, key)
+}
+
+func (s *fullStore) Commit(ctx context.Context, batch []Op) ([]Outcome, error) {
+	if s.full.Load() {
+		return nil, ErrFull
+	}
+	return s.Store.Commit(ctx, batch)
+}
+
+// fills opens the ledger again, in a store that can be full.
+func (h *house) fills() *fullStore {
+	h.t.Helper()
+	must(h.t, h.Close())
+	disk, err := OpenSQLite(context.Background(), h.o.Path)
+	must(h.t, err)
+	s := &fullStore{Store: disk}
+	h.Ledger, err = open(context.Background(), h.o, s)
+	must(h.t, err)
+	h.Unlock(testSecrets())
+	return s
+}
+
+// decided has many held cards of a carrier's hour confirmed, and nobody carries it out yet. Of every broken one of them the row is.
+func (h *house) decided(cards, broken int) {
+	h.t.Helper()
+	begin := noon.Truncate(time.Hour)
+	batch := floodKey("carrier-a", begin.Unix()+hour)
+	rows := []Row{{Table: TableFloods, Key: batch, Value: encode(FloodDecision{Client: "operator", At: noon, Through: 1 << 40})}}
+	for i := range cards {
+		row := Row{Table: TableHeld, Key: append(bytes.Clone(batch), slotKey(resident, numbered(i))...), Value: encode(HeldRecord{Line: []byte("nobody's")})}
+		if broken > 0 && i%broken == 0 {
+			row.Value = []byte("broken")
+		}
+		rows = append(rows, row)
+	}
+	_, err := h.commit(context.Background(), Leaf{Kind: "meta"}, rows, false, func(uint64) {
+		for _, row := range rows[1:] {
+			h.floods.add(row.Key, 1)
+		}
+	})
+	must(h.t, err)
+}
+
+// On a full disk no card can be decided on: that is found out by a few of them, and said once.
+func TestFloodOnAFullDisk(t *testing.T) {
+	h := newHouse(t)
+	s := h.fills()
+	h.decided(1000, 0)
+	s.full.Store(true)
+	_, err := h.carryOutFlood(t.Context())
+	var refused *Refusal
+	if !errors.As(err, &refused) || refused.Code() != "ledger.full" || len(err.Error()) > 200 {
+		t.Errorf("an error of %d bytes: %.300v", len(err.Error()), err)
+	}
+	if n := s.tried.Load(); n == 0 || n > 3*floodAtOnce {
+		t.Errorf("%d of 1000 cards were tried", n)
+	}
+	s.full.Store(false)
+	for end := time.Now().Add(10 * time.Second); err != nil && time.Now().Before(end); _, err = h.carryOutFlood(t.Context()) {
+		time.Sleep(20 * time.Millisecond) // the committer looks for room once a second
+	}
+	if err != nil || len(h.HeldCards()) > 0 {
+		t.Errorf("with room again: %v, and %v are held", err, h.HeldCards())
+	}
+}
+
+// A card that fails keeps no other one from being decided on, and many of them make one error.
+func TestFloodOfCardsThatFail(t *testing.T) {
+	h := newHouse(t)
+	h.decided(100, 2)
+	more, err := h.carryOutFlood(t.Context())
+	if more || err == nil || len(err.Error()) > 300 || !strings.Contains(err.Error(), "49") {
+		t.Errorf("50 of 100 cards failed, and the error is: %.400v", err)
+	}
+	if n := h.HeldCards()["carrier-a"]; n != 50 {
+		t.Errorf("%d cards are held, 50 could not be decided on", n)
+	}
+}
