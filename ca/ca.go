@@ -23,6 +23,7 @@ import (
 	"sealkeeper/contract"
 	"sealkeeper/evidence"
 	"sealkeeper/internal/clock"
+	"sealkeeper/internal/lasting"
 	"sealkeeper/internal/mac"
 	"sealkeeper/internal/metrics"
 	"sealkeeper/ledger"
@@ -84,7 +85,8 @@ type Authority struct {
 	shelving sync.Mutex // certificates and what is made of them
 	selftest selftests
 	crls     crlErrors
-	seen     sync.Map // by client id: when it last asked for something, *atomic.Int64 of unix seconds; since the start
+	faults   *lasting.Faults // of what is tried again for as long as it fails
+	seen     sync.Map        // by client id: when it last asked for something, *atomic.Int64 of unix seconds; since the start
 }
 
 // turnsPerCore is how many issue requests are worked on at once for each core: enough to share commits and the HSM's frames (16 made commits a third smaller and cost 12 % more CPU a request), and the
@@ -96,7 +98,7 @@ func New(ctx context.Context, o Options) (*Authority, error) {
 	if o.GiveUpEvery <= 0 {
 		o.GiveUpEvery = 10 * time.Minute
 	}
-	a := &Authority{o: o, pseudonyms: mac.New(o.Pseudonym), turns: newTurns(turnsPerCore * runtime.GOMAXPROCS(0))}
+	a := &Authority{o: o, pseudonyms: mac.New(o.Pseudonym), turns: newTurns(turnsPerCore * runtime.GOMAXPROCS(0)), faults: lasting.New(o.Clock)}
 	if err := a.startPolicy(ctx); err != nil {
 		return nil, err
 	}

@@ -58,16 +58,23 @@ func selection(p *officer.Mass) ledger.Selection {
 }
 
 // keepCampaigns has campaigns go on, a second at a time.
-func (a *Authority) keepCampaigns(ctx context.Context, step func(context.Context, time.Time) error) {
+func (a *Authority) keepCampaigns(ctx context.Context, what string, step func(context.Context, time.Time) error) {
 	for sleep(ctx, time.Second) {
-		err := step(ctx, a.o.Guard.ForLists())
-		if errors.Is(err, ledger.ErrStopped) {
+		if err := a.stepCampaigns(ctx, what, step); errors.Is(err, ledger.ErrStopped) {
 			return
 		}
-		if err != nil && ctx.Err() == nil {
-			a.o.Log.Error("a campaign; it goes on in a second", "error", err)
-		}
 	}
+}
+
+func (a *Authority) stepCampaigns(ctx context.Context, what string, step func(context.Context, time.Time) error) error {
+	err := step(ctx, a.o.Guard.ForLists())
+	if ctx.Err() != nil || errors.Is(err, ledger.ErrStopped) {
+		return err
+	}
+	if n, news := a.faults.News(what, err); news {
+		a.o.Log.Error(what+"; it goes on in a second", "error", err, "suppressed", n)
+	}
+	return err
 }
 
 // Campaigns shows what is done about many cards, and what became of them.

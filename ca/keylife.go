@@ -194,9 +194,7 @@ func (a *Authority) asks(k ledger.Key) bool {
 // active key ends when its time is over, whether or not there is another one.
 func (a *Authority) keepKeys(ctx context.Context) {
 	for ctx.Err() == nil {
-		if err := a.shelveCertificates(ctx); err != nil { // what failed before, and what expired
-			a.o.Log.Error("publishing certificates", "error", err)
-		}
+		a.showCertificates(ctx) // what failed before, and what expired
 		a.rest(ctx, a.stepKeys(ctx, a.o.Guard.ForLists(), false), a.ring.wake, a.o.Ledger.NearlyUsedUp())
 	}
 }
@@ -363,9 +361,7 @@ func (a *Authority) changeKeys(ctx context.Context, now time.Time, x *ledger.Exe
 		default:
 		}
 	}
-	if err := a.shelveCertificates(ctx); err != nil { // the next look tries again
-		a.o.Log.Error("publishing certificates", "error", err)
-	}
+	a.showCertificates(ctx)
 	return true, time.Time{}, nil
 }
 

@@ -70,17 +70,15 @@ const scheduleEvery = time.Second // how late an order may be, and how long a st
 // keepSchedules carries out what was ordered, by the time of lists: it goes on while the wall is not trusted, never runs back, and what came
 // due while the appliance was down is done at once.
 func (a *Authority) keepSchedules(ctx context.Context) {
-	failing := false
 	for {
 		done, _, err := a.o.Ledger.Due(ctx, a.o.Guard.ForLists())
 		a.o.Metrics.Scheduled.Add(float64(done))
-		switch {
-		case ctx.Err() != nil || errors.Is(err, ledger.ErrStopped):
+		if ctx.Err() != nil || errors.Is(err, ledger.ErrStopped) {
 			return
-		case err != nil && !failing:
-			a.o.Log.Error("carrying out orders", "error", err, "retry_in", scheduleEvery.String())
 		}
-		failing = err != nil
+		if n, news := a.faults.News("orders", err); news {
+			a.o.Log.Error("carrying out orders", "error", err, "retry_in", scheduleEvery.String(), "suppressed", n)
+		}
 		if !sleep(ctx, scheduleEvery) {
 			return
 		}

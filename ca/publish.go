@@ -177,8 +177,8 @@ func (a *Authority) Run(ctx context.Context) error {
 	beside.Go(func() { a.keepErasing(ctx) })
 	beside.Go(func() { a.keepKeys(ctx) })
 	beside.Go(func() { a.makeKeys(ctx) })
-	beside.Go(func() { a.keepCampaigns(ctx, a.o.Ledger.AdvanceCampaigns) })
-	beside.Go(func() { a.keepCampaigns(ctx, a.o.Ledger.WatchCampaigns) }) // which takes its time
+	beside.Go(func() { a.keepCampaigns(ctx, "a campaign", a.o.Ledger.AdvanceCampaigns) })
+	beside.Go(func() { a.keepCampaigns(ctx, "watching the cards of a campaign", a.o.Ledger.WatchCampaigns) }) // which takes its time
 	a.publishLists(ctx)
 	beside.Wait()
 	return nil
@@ -235,6 +235,9 @@ func (a *Authority) publishLists(ctx context.Context) {
 			t.Stop()
 			return
 		case n := <-told:
+			if !n.rested && ctx.Err() == nil {
+				a.listTried(n.id, n.err, pause[n.id])
+			}
 			switch {
 			case n.rested:
 				delete(busy, n.id)
@@ -244,14 +247,18 @@ func (a *Authority) publishLists(ctx context.Context) {
 				delete(pause, n.id)
 			default:
 				places[n.urgent]++
-				if ctx.Err() == nil {
-					a.o.Log.Error("publishing a status list", "list", n.id, "error", n.err, "retry_in", pause[n.id].String())
-				}
 			}
 		case <-a.o.Ledger.Changed():
 		case <-t.C:
 		}
 		t.Stop()
+	}
+}
+
+// listTried logs how publishing a list went. Each list has a line of its own: one whose signing fails is no reason to be silent about another one.
+func (a *Authority) listTried(id string, err error, again time.Duration) {
+	if n, news := a.faults.News("list "+id, err); news {
+		a.o.Log.Error("publishing a status list", "list", id, "error", err, "retry_in", again.String(), "suppressed", n)
 	}
 }
 

@@ -114,6 +114,14 @@ func (a *Authority) shelveCertificates(ctx context.Context) error {
 	return nil
 }
 
+// showCertificates publishes them; if it fails, the next look at the keys tries again.
+func (a *Authority) showCertificates(ctx context.Context) {
+	err := a.shelveCertificates(ctx)
+	if n, news := a.faults.News("certificates", err); news {
+		a.o.Log.Error("publishing certificates", "error", err, "suppressed", n)
+	}
+}
+
 // trustAge is how long caches may keep what says which keys there are. A key is announced longer than that before it signs.
 const trustAge = time.Hour
 

@@ -215,11 +215,11 @@ func (l *Ledger) commitDenials() (more bool) {
 		all.Write(sum[:])
 	}
 	_, err := l.commit(context.Background(), Leaf{Kind: "denials", At: l.o.Clock.Now(), Count: uint64(len(rows)), Dropped: lost, Decision: all.Sum(nil)}, rows, false, nil)
+	if n, news := l.faults.News("denials", err); news && !l.dead.Load() {
+		l.o.Log.Warn("journalling what was denied", "error", err, "count", lost+uint64(len(rows)), "suppressed", n)
+	}
 	if err != nil {
 		l.unrecorded(len(rows))
-		if !l.dead.Load() {
-			l.o.Log.Warn("journalling what was denied", "error", err, "count", len(rows))
-		}
 		return false
 	}
 	d.mu.Lock()

@@ -309,8 +309,9 @@ func (l *Ledger) highWater() {
 		case <-l.moved:
 		}
 		if l.fenced.Load() == nil && !l.dead.Load() {
-			if err := l.writeHighWater(); err != nil {
-				l.o.Log.Error("writing the high-water record: a restored backup would not be noticed", "path", l.o.HighWater, "error", err)
+			err := l.writeHighWater()
+			if n, news := l.faults.News("high-water", err); news {
+				l.o.Log.Error("writing the high-water record: a restored backup would not be noticed", "path", l.o.HighWater, "error", err, "suppressed", n)
 			}
 		}
 		t := time.NewTimer(time.Second)

@@ -202,14 +202,24 @@ func (l *Ledger) decider() {
 		case <-again:
 		}
 		again = nil
-		for more := true; more && l.fenced.Load() == nil; {
-			var err error
-			if more, err = l.carryOutFlood(ctx); err != nil && ctx.Err() == nil && !l.dead.Load() {
-				l.o.Log.Error("carrying out a decision on held cards; it goes on in a second", "error", err)
-				again = time.After(time.Second)
-			}
+		if l.carryOutFloods(ctx) != nil {
+			again = time.After(time.Second)
 		}
 	}
+}
+
+// carryOutFloods carries out what was decided, until nothing is left or something fails.
+func (l *Ledger) carryOutFloods(ctx context.Context) (err error) {
+	for more := true; more && l.fenced.Load() == nil; {
+		more, err = l.carryOutFlood(ctx)
+		if ctx.Err() != nil || l.dead.Load() {
+			return nil
+		}
+		if n, news := l.faults.News("floods", err); news {
+			l.o.Log.Error("carrying out a decision on held cards; it goes on in a second", "error", err, "suppressed", n)
+		}
+	}
+	return err
 }
 
 // usedBefore is what the first window of a charge holds without it.

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -34,13 +36,14 @@ func (s *fullStore) Commit(ctx context.Context, batch []Op) ([]Outcome, error) {
 // fills opens the ledger again, in a store that can be full.
 func (h *house) fills() *fullStore {
 	h.t.Helper()
+	secrets := h.secrets.Load()
 	must(h.t, h.Close())
 	disk, err := OpenSQLite(context.Background(), h.o.Path)
 	must(h.t, err)
 	s := &fullStore{Store: disk}
 	h.Ledger, err = open(context.Background(), h.o, s)
 	must(h.t, err)
-	h.Unlock(testSecrets())
+	h.secrets.Store(secrets) // and nobody is woken
 	return s
 }
 
@@ -91,6 +94,7 @@ func TestFloodOnAFullDisk(t *testing.T) {
 // A card that fails keeps no other one from being decided on, and many of them make one error.
 func TestFloodOfCardsThatFail(t *testing.T) {
 	h := newHouse(t)
+	h.fills()
 	h.decided(100, 2)
 	more, err := h.carryOutFlood(t.Context())
 	if more || err == nil || len(err.Error()) > 300 || !strings.Contains(err.Error(), "49") {
@@ -98,5 +102,81 @@ func TestFloodOfCardsThatFail(t *testing.T) {
 	}
 	if n := h.HeldCards()["carrier-a"]; n != 50 {
 		t.Errorf("%d cards are held, 50 could not be decided on", n)
+	}
+}
+
+// lines are those of a log.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+// of are those about something since the last time.
+func (l *lines) of(what string) (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n = strings.Count(l.text.String(), what)
+	l.text.Reset()
+	return n
+}
+
+// What is tried again each second on a full disk is said at once, and then once a minute; when it is full again, at once again.
+func TestAFullDiskIsSaidNowAndThen(t *testing.T) {
+	for says, c := range map[string]struct {
+		begin  func(*house)
+		try    func(*house, *fullStore)
+		undone func(*house) bool
+	}{
+		"carrying out a decision": {
+			func(h *house) { h.decided(2, 0) },
+			func(h *house, _ *fullStore) { _ = h.carryOutFloods(context.Background()) },
+			func(h *house) bool { return len(h.HeldCards()) > 0 },
+		},
+		"journalling what was denied": {
+			func(*house) {},
+			func(h *house, s *fullStore) {
+				if s.full.Load() {
+					h.unrecorded(1)
+				}
+				h.commitDenials()
+			},
+			func(h *house) bool { h.denied.mu.Lock(); defer h.denied.mu.Unlock(); return h.denied.lost > 0 },
+		},
+	} {
+		t.Run(says, func(t *testing.T) {
+			t.Parallel() // the committer looks for room once a second
+			h := newHouse(t)
+			log := &lines{}
+			h.o.Log = slog.New(slog.NewTextHandler(log, nil))
+			s := h.fills()
+			for range 2 {
+				c.begin(h)
+				s.full.Store(true)
+				for i, want := range []int{1, 0, 1, 0} {
+					if i == 2 {
+						h.clock.Advance(time.Minute)
+					}
+					for range 10 {
+						c.try(h, s)
+					}
+					if n := log.of(says); n != want {
+						t.Errorf("%d lines in round %d, want %d", n, i, want)
+					}
+				}
+				s.full.Store(false)
+				for end := time.Now().Add(10 * time.Second); c.undone(h) && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+					c.try(h, s)
+				}
+				if log.of(says); c.undone(h) {
+					t.Fatal("it does not end")
+				}
+			}
+		})
 	}
 }

@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"sealkeeper/internal/clock"
+	"sealkeeper/internal/lasting"
 	"sealkeeper/internal/mac"
 	"sealkeeper/internal/metrics"
 	"sealkeeper/ledger/index"
@@ -90,6 +91,8 @@ type Ledger struct {
 
 	pools keyed
 	open  sync.Map // pool name → *pool
+
+	faults *lasting.Faults // of what is tried again for as long as it fails
 
 	failed sync.Once
 	dead   atomic.Bool
@@ -168,7 +171,7 @@ func open(ctx context.Context, o Options, s Store) (_ *Ledger, err error) {
 		o.Fatal = func(err error) { panic(err) }
 	}
 	l := &Ledger{o: o, store: s, random: rand.Reader, lists: map[string]*list{}, days: map[string]bool{}, crls: map[string]uint64{},
-		denied: denials{queue: make(chan Row, deniedQueue)}, requests: requests{open: map[string]time.Time{}, over: map[string]time.Time{}},
+		denied: denials{queue: make(chan Row, deniedQueue)}, requests: requests{open: map[string]time.Time{}, over: map[string]time.Time{}}, faults: lasting.New(o.Clock),
 		spent: make(chan struct{}, 1), changed: make(chan struct{}, 1), moved: make(chan struct{}, 1), stop: make(chan struct{})}
 	defer func() {
 		if l.commits == nil && err != nil { // a fenced ledger stays open for reading
