@@ -373,7 +373,8 @@ func (l *Ledger) markCards(ctx context.Context, c Campaign, page []Entry, most i
 	for launched := 0; n < len(page) && launched < most; n++ {
 		r, err := decode[ReservationRecord](TableReservations, page[n].Value)
 		if err != nil {
-			return n, nil, marked, err
+			work.Wait()
+			return n, nil, int(did.Load()), errors.Join(err, failed.err())
 		}
 		if !slices.ContainsFunc(seq(len(r.Items)), func(i int) bool { return c.of(r, i) }) || r.At.After(c.At) && c.Operation != CampaignHold {
 			continue

@@ -208,16 +208,23 @@ func (l *Ledger) decider() {
 	}
 }
 
-// carryOutFloods carries out what was decided, until nothing is left or something fails.
-func (l *Ledger) carryOutFloods(ctx context.Context) (err error) {
-	for more := true; more && l.fenced.Load() == nil; {
-		more, err = l.carryOutFlood(ctx)
-		if ctx.Err() != nil || l.dead.Load() {
-			return nil
+// carryOutFloods carries out what was decided. One decision that can't be carried out, since a card of it fails, holds up none of the others: each is about
+// cards of its own.
+func (l *Ledger) carryOutFloods(ctx context.Context) error {
+	var failed failures
+	err := scan(ctx, l.store, TableFloods, nil, func(e Entry) error {
+		if l.fenced.Load() != nil || failed.hopeless() {
+			return failed.err()
 		}
-		if n, news := l.faults.News("floods", err); news {
-			l.o.Log.Error("carrying out a decision on held cards; it goes on in a second", "error", err, "suppressed", n)
-		}
+		failed.add(l.carryOutFlood(ctx, e))
+		return ctx.Err()
+	})
+	if ctx.Err() != nil || l.dead.Load() {
+		return nil
+	}
+	err = cmp.Or(failed.err(), err)
+	if n, news := l.faults.News("floods", err); news {
+		l.o.Log.Error("carrying out a decision on held cards; it goes on in a second", "error", err, "suppressed", n)
 	}
 	return err
 }
@@ -234,20 +241,16 @@ func (l *Ledger) usedBefore(t *charge) uint64 {
 
 const floodAtOnce = 32 // cards that are decided on together share a commit
 
-// carryOutFlood carries out the first decision that there is.
-func (l *Ledger) carryOutFlood(ctx context.Context) (more bool, err error) {
-	all, err := l.store.Scan(ctx, TableFloods, nil, 1)
-	if err != nil || len(all) == 0 {
-		return false, err
-	}
-	d, err := decode[FloodDecision](TableFloods, all[0].Value)
+// carryOutFlood carries out one decision.
+func (l *Ledger) carryOutFlood(ctx context.Context, decision Entry) error {
+	d, err := decode[FloodDecision](TableFloods, decision.Value)
 	if err != nil {
-		return false, err
+		return err
 	}
 	var failed failures
 	var wg sync.WaitGroup
 	places := make(chan struct{}, floodAtOnce)
-	err = scan(ctx, l.store, TableHeld, all[0].Key, func(e Entry) error {
+	err = scan(ctx, l.store, TableHeld, decision.Key, func(e Entry) error {
 		if e.Revision-1 > d.Through {
 			return nil
 		}
@@ -267,16 +270,16 @@ func (l *Ledger) carryOutFlood(ctx context.Context) (more bool, err error) {
 	})
 	wg.Wait()
 	if err = cmp.Or(failed.err(), err); err != nil {
-		return false, err
+		return err
 	}
 	crashpoint.Here("ledger.flood.carried-out")
-	carrier, _, _, err := splitFlood(all[0].Key)
+	carrier, _, _, err := splitFlood(decision.Key)
 	if err != nil {
-		return false, err
+		return err
 	}
 	_, err = l.commit(ctx, Leaf{Kind: "flood-done", At: l.o.Clock.Now(), Client: d.Client, Name: carrier, Operation: decisionName(d.Undo)},
-		[]Row{{Table: TableFloods, Key: all[0].Key, If: If(all[0].Revision)}}, false, nil)
-	return err == nil, err
+		[]Row{{Table: TableFloods, Key: decision.Key, If: If(decision.Revision)}}, false, nil)
+	return err
 }
 
 // decideCard confirms or undoes what is held of one card. What was decided or overtaken meanwhile changes nothing.
