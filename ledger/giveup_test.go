@@ -25,9 +25,14 @@ func (s *watched) Get(ctx context.Context, t Table, key []byte) ([]byte, uint64,
 func (s *watched) Scan(ctx context.Context, t Table, from []byte, limit int) ([]Entry, error) {
 	all, err := s.Store.Scan(ctx, t, from, limit)
 	s.count(t, len(all))
-	if after := s.after; t == TableRequests && after != nil {
+	if t == TableRequests {
+		s.mu.Lock()
+		after := s.after
 		s.after = nil
-		after()
+		s.mu.Unlock()
+		if after != nil {
+			after()
+		}
 	}
 	return all, err
 }
