@@ -337,7 +337,7 @@ func (a *Authority) resume(ctx context.Context, q request, p *ledger.Pending, ap
 	if drafts, err = a.draftNew(ctx, q, approval, p.RowSalt(), now); err != nil {
 		return nil, err
 	}
-	r, err := a.o.Ledger.ReserveAgain(ctx, p, approval, ledgerDrafts(drafts), call)
+	r, err := a.o.Ledger.ReserveAgain(ctx, p, approval, ledgerDrafts(drafts), call, now)
 	if err != nil {
 		return nil, fmt.Errorf("reserving again: %w", err)
 	}

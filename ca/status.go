@@ -73,7 +73,7 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 		case h.Ready == 0 && h.Wanted > 0:
 			wrong("hsm-down", "look at the log for why its workers end", "token %s: %s", h.Token, cmp.Or(h.Problem, "no worker is ready; look at the log for why they end"))
 		case h.Problem != "": // cards are signed by those that are there; or it is the root's token, which signs none
-			note("hsm-degraded", Critical, "look at the log for why its workers do not start", "token %s: %s", h.Token, h.Problem)
+			note("hsm-degraded", Warning, "look at the log for why its workers do not start", "token %s: %s", h.Token, h.Problem)
 		case h.Ready < h.Wanted:
 			note("hsm-degraded", Warning, "look at the log for why its workers end", "token %s: %d of %d workers are ready", h.Token, h.Ready, h.Wanted)
 		}

@@ -173,7 +173,7 @@ func TestRetriesAreChargedOnce(t *testing.T) {
 	p := w.pending(q)
 	a, _ := w.decide(q, p.Before(), true)
 	drafts, tbs := w.drafts(q, a, nil)
-	r, err := w.ReserveAgain(t.Context(), p, a, drafts, &q.call)
+	r, err := w.ReserveAgain(t.Context(), p, a, drafts, &q.call, w.clock.Now())
 	must(t, err)
 	w.settle(r, tbs, "card")
 	if n := w.recount(); n != 1 {

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -117,29 +118,25 @@ func (l *Ledger) GiveUp(ctx context.Context, now time.Time) (ended int, err erro
 		}
 	}
 	q.mu.Unlock()
+	var failed failures // one that fails keeps no other card valid
 	for _, request := range unfinished {
+		if failed.hopeless() || ctx.Err() != nil {
+			break
+		}
 		r, rev, err := get[RequestRecord](ctx, l, TableRequests, []byte(request))
-		if err != nil {
-			return ended, err
+		if err == nil && r != nil && r.Settled.IsZero() && now.Sub(r.At) >= l.o.GiveUpAfter { // or it was settled just now
+			var gone bool
+			if gone, err = l.giveUp(ctx, []byte(request), rev, r, now, "unfinished"); gone {
+				ended++
+			}
 		}
-		if r == nil || !r.Settled.IsZero() { // just now
-			continue
-		}
-		gone, err := l.giveUp(ctx, []byte(request), rev, r, now, "unfinished")
-		if err != nil {
-			return ended, err
-		}
-		if gone {
-			ended++
-		}
+		failed.add(err)
 	}
 	for _, m := range made {
-		n, err := l.lookAgain(ctx, m, now)
-		ended += n
-		if err != nil {
-			q.look(m, now)
-			return ended, err
+		if failed.hopeless() || ctx.Err() != nil {
+			break
 		}
+		ended += l.lookAgain(ctx, m, now, &failed)
 	}
 	oldest := now
 	q.mu.Lock()
@@ -152,20 +149,24 @@ func (l *Ledger) GiveUp(ctx context.Context, now time.Time) (ended int, err erro
 	q.mu.Unlock()
 	l.o.Metrics.ReservationsOpen.Set(float64(open))
 	l.o.Metrics.ReservationOldest.Set(now.Sub(oldest).Seconds())
-	return ended, nil
+	return ended, cmp.Or(failed.err(), ctx.Err())
 }
 
-// lookAgain looks at the finished requests whose reservations were made at the same time. Each says itself when it has to be looked at again.
-func (l *Ledger) lookAgain(ctx context.Context, made string, now time.Time) (ended int, err error) {
+// lookAgain looks at the finished requests whose reservations were made at the same time. Each says itself when it has to be looked at again; if one fails,
+// all are in the next round.
+func (l *Ledger) lookAgain(ctx context.Context, made string, now time.Time, failed *failures) (ended int) {
 	q := &l.requests
 	q.mu.Lock()
 	delete(q.over, made)
 	q.mu.Unlock()
-	var old []Row
-	err = scan(ctx, l.store, TableReservations, []byte(made), func(e Entry) error {
-		if err := ctx.Err(); err != nil {
-			return err
+	again := func(err error) {
+		if err != nil {
+			failed.add(err)
+			q.look(made, now)
 		}
+	}
+	var old []Row
+	look := func(e Entry) error {
 		rec, err := decode[ReservationRecord](TableReservations, e.Value)
 		if err != nil || rec.Request == nil || rec.Progress != Settled {
 			return err
@@ -189,20 +190,21 @@ func (l *Ledger) lookAgain(ctx context.Context, made string, now time.Time) (end
 		}
 		q.look(made, l.over(r))
 		return nil
-	})
-	if err != nil {
-		return ended, err
 	}
+	again(scan(ctx, l.store, TableReservations, []byte(made), func(e Entry) error {
+		again(look(e))
+		if failed.hopeless() {
+			return failed.err()
+		}
+		return ctx.Err()
+	}))
 	for rows := range slices.Chunk(old, sweepBatch) {
 		out, err := l.commit(ctx, Leaf{Kind: "sweep", At: now, Count: uint64(len(rows))}, rows, false, nil)
-		if err != nil {
-			return ended, err
-		}
-		if out.Conflict != nil {
+		if again(err); err == nil && out.Conflict != nil {
 			q.look(made, now)
 		}
 	}
-	return ended, nil
+	return ended
 }
 
 // giveUp is one commit, after which r is what is stored; ended says that something was, and not only seen to be acknowledged. A request that moved

@@ -103,3 +103,30 @@ func TestFinishedWhileRequestsAreRead(t *testing.T) {
 	}
 	w.check()
 }
+
+// A row that can't be read keeps no other card valid and no other answer.
+func TestOneDamagedRowKeepsNoOtherCard(t *testing.T) {
+	w := newTown(t)
+	w.acknowledges("2h")
+	var damaged *Reservation
+	for p := byte(1); p <= 5; p++ {
+		if p == 3 {
+			damaged, _ = w.reserve(w.request(policy.OpIssue, p, w.phone(), false))
+			continue
+		}
+		w.issue(w.request(policy.OpIssue, p, w.phone(), false))
+	}
+	_, err := w.Ledger.commit(t.Context(), Leaf{Kind: "meta"}, []Row{{Table: TableReservations, Key: []byte(damaged.ID()), Value: []byte("broken"), If: Any}}, false, nil)
+	must(t, err)
+	ended := 0
+	for range 2 { // the cards end, and then their answers
+		w.clock.Advance(25 * time.Hour)
+		n, err := w.GiveUp(t.Context(), w.clock.Now())
+		if ended += n; err == nil {
+			t.Error("nobody is told of the row that can't be read")
+		}
+	}
+	if n := w.asked(); ended != 4 || n != 1 {
+		t.Errorf("%d of 4 cards were given up, and %d requests are kept: want the damaged one", ended, n)
+	}
+}

@@ -37,8 +37,8 @@ func (l *Ledger) useOf(id string) *keyUse {
 	return u.(*keyUse)
 }
 
-// takeUse counts n signatures of a key, in the hour in which they were approved: the wall's own may be one that nobody trusts. Keys without limits are
-// not counted.
+// takeUse counts n signatures of a key in the hour of at, which is trusted or the time of lists: the wall's own may be one that nobody trusts. Keys without
+// limits are not counted.
 func (l *Ledger) takeUse(ctx context.Context, k Key, n uint64, at time.Time) error {
 	if k.Plan == nil || k.Plan.Uses == 0 && k.Plan.PerHour == 0 {
 		return nil

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -152,5 +153,35 @@ func TestKeyRateOfAnHourToCome(t *testing.T) {
 	}
 	if row, _, err := get[KeyUse](ctx, h.Ledger, TableKeyUse, []byte("ds")); err != nil || row.Hour != h.clock.Now().Unix()/3600 || row.Taken != 150 {
 		t.Errorf("%+v, %v", row, err)
+	}
+}
+
+// Requests that wait for hours are reserved again with another key: in the hour in which that is done, not in those in which they were decided.
+func TestKeyRateOfWhatIsReservedAgain(t *testing.T) {
+	w := newTown(t)
+	var waiting []*request
+	for i := range 12 {
+		q := w.request(policy.OpIssue, byte(i+1), w.phone(), false)
+		w.reserve(q)
+		waiting = append(waiting, q)
+		w.clock.Advance(20 * time.Minute)
+	}
+	old, _ := w.Ledger.key("sd")
+	next := old
+	next.ID, next.CKAID, next.SPKI, next.Plan = "sd-2", []byte("sd-2"), []byte("sd-2"), &KeyPlan{PerHour: 3}
+	old.State = KeyDeactivated
+	must(t, w.PutKey(t.Context(), old))
+	must(t, w.PutKey(t.Context(), next))
+	w.signer = "sd-2"
+	done := 0
+	for _, q := range waiting {
+		if _, _, err := w.resume(q); err == nil {
+			done++
+		} else if !strings.Contains(err.Error(), "key.rate") {
+			t.Error(err)
+		}
+	}
+	if done != 3 {
+		t.Errorf("%d were reserved again with a key of three an hour", done)
 	}
 }

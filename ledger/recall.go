@@ -319,8 +319,9 @@ func (l *Ledger) Resume(ctx context.Context, p *Pending, a *policy.Approval, d [
 var ErrRebuild = errors.New("the reserved bytes can't be rebuilt")
 
 // ReserveAgain replaces a reservation that can't be rebuilt, for the same subject and device: new tickets, the old indices burnt, no
-// second revocation. The nonce and the evidence stay burnt by the first reservation.
-func (l *Ledger) ReserveAgain(ctx context.Context, p *Pending, a *policy.Approval, d []Draft, c *Call) (_ *Reservation, err error) {
+// second revocation. The nonce and the evidence stay burnt by the first reservation. The approval is of when that was made; what is signed now, a trusted
+// instant, is of the key's present hour.
+func (l *Ledger) ReserveAgain(ctx context.Context, p *Pending, a *policy.Approval, d []Draft, c *Call, now time.Time) (_ *Reservation, err error) {
 	if err := l.ready(); err != nil {
 		return nil, err
 	}
@@ -332,7 +333,7 @@ func (l *Ledger) ReserveAgain(ctx context.Context, p *Pending, a *policy.Approva
 	}
 	l.custody.RLock()
 	defer l.custody.RUnlock()
-	n, err := l.prepareIssue(a, d, c)
+	n, err := l.prepareIssue(a, d, c, now)
 	if err != nil {
 		return nil, err
 	}

@@ -235,7 +235,7 @@ type issuing struct {
 	release     func() // gives the tickets back: nothing was committed
 }
 
-func (l *Ledger) prepareIssue(a *policy.Approval, d []Draft, c *Call) (_ *issuing, err error) {
+func (l *Ledger) prepareIssue(a *policy.Approval, d []Draft, c *Call, now time.Time) (_ *issuing, err error) {
 	secrets, err := l.unlocked()
 	if err != nil {
 		return nil, err
@@ -277,7 +277,7 @@ func (l *Ledger) prepareIssue(a *policy.Approval, d []Draft, c *Call) (_ *issuin
 	for i, d := range d {
 		k, err := l.checkDraft(a, d)
 		if err == nil {
-			err = l.takeUse(context.Background(), k, 1, a.At())
+			err = l.takeUse(context.Background(), k, 1, now)
 		}
 		if err != nil {
 			return nil, err
@@ -333,7 +333,7 @@ func (l *Ledger) prepareIssue(a *policy.Approval, d []Draft, c *Call) (_ *issuin
 var purposeOf = map[policy.Format]policy.Purpose{policy.MDoc: policy.PurposeMDoc, policy.SDJWT: policy.PurposeSDJWT}
 
 func (l *Ledger) reserveIssue(ctx context.Context, a *policy.Approval, d []Draft, c *Call) (_ *Reservation, err error) {
-	p, err := l.prepareIssue(a, d, c)
+	p, err := l.prepareIssue(a, d, c, a.At())
 	if err != nil {
 		return nil, err
 	}

@@ -36,7 +36,7 @@ func (w *town) resume(q *request) (*Reservation, [][]byte, error) {
 	r, err := w.Resume(ctx, p, a, drafts, &q.call)
 	if errors.Is(err, ErrRebuild) {
 		drafts, tbs = w.drafts(q, a, nil)
-		r, err = w.ReserveAgain(ctx, p, a, drafts, &q.call)
+		r, err = w.ReserveAgain(ctx, p, a, drafts, &q.call, w.clock.Now())
 	}
 	return r, tbs, err
 }
@@ -211,7 +211,7 @@ func TestSettleAfterReplacement(t *testing.T) {
 	must(t, err)
 	a, _ := w.decide(q, known.Pending.Before(), true)
 	d, tbs := w.drafts(q, a, nil)
-	r, err := w.ReserveAgain(context.Background(), known.Pending, a, d, &q.call)
+	r, err := w.ReserveAgain(context.Background(), known.Pending, a, d, &q.call, w.clock.Now())
 	must(t, err)
 	must(t, late.Claim(w.Ledger, lateTBS))
 	_, _, err = w.Settle(context.Background(), late, settlement(late, "late"))
@@ -220,7 +220,7 @@ func TestSettleAfterReplacement(t *testing.T) {
 		t.Errorf("%q, %t", got, first)
 	}
 	// and the stale Pending can't be used any more
-	_, err = w.ReserveAgain(context.Background(), known.Pending, a, d, &q.call)
+	_, err = w.ReserveAgain(context.Background(), known.Pending, a, d, &q.call, w.clock.Now())
 	if err == nil {
 		t.Error("a replaced reservation was replaced again")
 	}

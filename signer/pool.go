@@ -519,7 +519,7 @@ func (p *pool) place(w *process) (lane policy.Lane, asks bool) {
 	if asks && p.long(p.asks[next]) {
 		room = 1
 	}
-	if !asks && lane == 0 || p.closing || !w.takes(room) {
+	if !asks && lane == 0 || p.closing || !w.takes(room) && !(lane == policy.LaneLock && room > 1 && p.behind(w)) {
 		return 0, false
 	}
 	for _, o := range p.workers {
@@ -536,6 +536,12 @@ func (p *pool) place(w *process) (lane policy.Lane, asks bool) {
 // long: what is asked for may take longer than a signature. A worker with one session does one thing after the other, so that what it is given beside
 // this would wait for it, and be taken for hung.
 func (p *pool) long(a *ask) bool { return a.limit > p.deadline && p.token.Sessions <= 1 }
+
+// behind: a lock goes behind the long request that w is busy with, since every other worker has one, too. If it is not done soon, w is taken for hung, and
+// the lock is signed by its successor: a lock is waited for, and a key can be made again. Holds mu.
+func (p *pool) behind(w *process) bool {
+	return w.long && !w.gone && !w.retired && len(w.batches) == 1 && !slices.ContainsFunc(p.workers, func(o *process) bool { return !o.gone && !o.retired && !o.long })
+}
 
 // next is the first ask that w may take, or -1. Holds mu.
 func (p *pool) next(w *process) int {
@@ -583,6 +589,7 @@ func (p *pool) take(w *process) (wire.Request, *batch) {
 		p.asks = slices.Delete(p.asks, i, i+1)
 		b.ask.tries++
 		w.alone = p.long(b.ask)
+		w.long = w.alone
 		r, limit = b.ask.request, b.ask.limit
 	case lane != 0:
 		q := p.lanes[lane]
@@ -597,7 +604,7 @@ func (p *pool) take(w *process) (wire.Request, *batch) {
 		if p.lanes[lane] = q[n:]; n == len(q) {
 			p.lanes[lane] = nil
 		}
-		w.alone = size == 1
+		w.alone = w.long || size == 1
 		r = wire.Request{Op: wire.OpSign, Sign: make([]wire.Sign, n)}
 		for i, j := range b.jobs {
 			r.Sign[i] = wire.Sign{KeyID: j.keyID, Purpose: string(j.purpose), TBS: j.tbs}
@@ -712,7 +719,7 @@ func (p *pool) answered(w *process, r *wire.Response) error {
 	}
 	delete(w.batches, r.ID)
 	w.bytes -= b.bytes
-	w.alone, w.answered = false, true
+	w.alone, w.long, w.answered = false, false, true
 	p.failures = 0
 	p.rest(w)
 	p.wake()

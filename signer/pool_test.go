@@ -877,6 +877,32 @@ func TestLongRequestsAreAlone(t *testing.T) {
 	}
 }
 
+// A lock waits no longer for what takes long than for what hangs, if there is no other worker.
+func TestALockDoesNotWaitForWhatTakesLong(t *testing.T) {
+	h := newHouse(t, "", nil).ready()
+	asked := make(chan error)
+	go func() {
+		_, err := h.ask(t.Context(), wire.Request{Op: wire.OpDestroy, Destroy: []byte("hang")}, time.Hour, false)
+		asked <- err
+	}()
+	h.untilWork("the worker is busy", func() bool { return len(h.workers) == 1 && h.workers[0].long })
+	if _, err := h.queue(policy.LaneIssue, &notes{}, "an issue waits"); err != nil {
+		t.Fatal(err)
+	}
+	h.mu.Lock()
+	if n := len(h.workers[0].batches); n != 1 {
+		t.Errorf("%d batches are in a worker that is busy for long", n)
+	}
+	h.mu.Unlock()
+	if err := h.sign(policy.LaneLock, &notes{}, "a lock"); err != nil {
+		t.Error(err)
+	}
+	if err := <-asked; !errors.Is(err, ErrDown) {
+		t.Errorf("got %v", err)
+	}
+	h.until("all is signed", func() bool { return h.pending == 0 })
+}
+
 // Whoever asked has left: nobody else is asked.
 func TestWhatNobodyWaitsForIsNotRepeated(t *testing.T) {
 	h := newHouse(t, "", nil).ready()

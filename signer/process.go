@@ -90,6 +90,7 @@ type process struct {
 	bytes    int // of TBS, in batches
 	next     uint64
 	alone    bool // the batch in flight tolerates no other beside it
+	long     bool // and it may take longer than a signature
 	retired  bool // takes nothing more, ends when its batches are answered
 	gone     bool // left the pool
 	answered bool

@@ -461,7 +461,7 @@ func (s *Signer) Destroy(ctx context.Context, token string, id []byte) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, destroyWithin)
 	defer cancel()
-	if _, err := p.ask(ctx, wire.Request{Op: wire.OpDestroy, Destroy: id}, destroyWithin, true); err != nil {
+	if _, err := p.ask(ctx, wire.Request{Op: wire.OpDestroy, Destroy: id}, max(destroyWithin, p.deadline), true); err != nil {
 		return fmt.Errorf("destroying a key on token %q: %w", token, err)
 	}
 	return nil
@@ -476,7 +476,7 @@ func (s *Signer) KeysOn(ctx context.Context, token string) ([][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := p.ask(ctx, wire.Request{Op: wire.OpKeys}, listWithin, false) // whoever asks comes again
+	r, err := p.ask(ctx, wire.Request{Op: wire.OpKeys}, max(listWithin, p.deadline), false) // whoever asks comes again
 	return r.Keys, err
 }
 
