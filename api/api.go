@@ -148,9 +148,9 @@ func (c conductor) Revoke(ctx context.Context, who ca.Caller, r contract.ChangeR
 
 // Options of New.
 type Options struct {
-	Authority   Authority       // Of(…)
-	Certificate tls.Certificate // of the issuance listener
-	ClientCAs   *x509.CertPool  // anchors of client certificates; nothing else is believed
+	Authority   Authority             // Of(…)
+	Certificate tls.Certificate       // of the issuance listener
+	ClientCAs   func() *x509.CertPool // anchors of client certificates at a handshake; nothing else is believed
 	Clock       clock.Clock
 	Log         *slog.Logger
 	Metrics     *metrics.Metrics
@@ -209,16 +209,21 @@ func (e *Edge) Issuance() (*http.Server, error) {
 		return nil, errors.New("the issuance listener needs a server certificate and the anchors of client certificates")
 	}
 	s := e.server(e.IssuanceHandler())
-	s.TLSConfig = &tls.Config{
+	base := &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return e.certificate.Load(), nil },
 		ClientAuth:             tls.RequireAndVerifyClientCert,
-		ClientCAs:              e.o.ClientCAs,
 		SessionTicketsDisabled: true,
 		// An answer is of use when all of it is there: not in records of one packet each, as pages are that are shown while they come.
 		DynamicRecordSizingDisabled: true,
 		NextProtos:                  []string{"http/1.1"},
 		Time:                        e.o.Clock.Now,
+	}
+	s.TLSConfig = base.Clone()
+	s.TLSConfig.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { // a CA takes the place of another while connections come in
+		now := base.Clone()
+		now.ClientCAs = e.o.ClientCAs()
+		return now, nil
 	}
 	return s, nil
 }

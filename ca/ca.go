@@ -185,7 +185,7 @@ var Codes = map[string]string{
 	"key.unregistered":      "No key of that name is in the registry.",
 	"certificate.other":     "The certificate is another one's than the proposal says: look at sealctl clients and propose it again.",
 	"certificate.own":       "It is the certificate of the client through which this is asked: who would take the hold back? Have it carried out through another one.",
-	"key.root":              "The key is that of a CA which certified: it ends when another root takes its place (iaca.rollover), that of the clients' CA never by a proposal.",
+	"key.root":              "The key is that of a CA which certified: it ends when another root takes its place (iaca.rollover, client-ca.rollover).",
 	"key.exists":            "There is or was a key of that name: each key has a name of its own.",
 	"key.plan":              "The plan for a key would not come to its end; the detail says why.",
 	"key.state":             "The key's state does not allow what was decided, or is another one than the proposal says; the detail says which.",

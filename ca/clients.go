@@ -2,6 +2,7 @@ package ca
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -18,6 +19,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"sealkeeper/ca/token"
+	profile "sealkeeper/ca/x509"
 	"sealkeeper/contract"
 	"sealkeeper/evidence"
 	"sealkeeper/ledger"
@@ -192,6 +194,77 @@ func (a *Authority) token(ctx context.Context, c Caller, client string, root []b
 	return contract.TokenAnswer{Client: client, Token: string(released.Bytes()), Expires: t.Expires.UTC(), URL: a.o.RA.URL, Fingerprint: hex.EncodeToString(sum[:])}, nil
 }
 
+// clientCAs are the clients' CAs that have a certificate which is good now, the one that certifies first: from their hand-over on, or from their announcement.
+func (a *Authority) clientCAs(announced bool) (all []ledger.Key) {
+	now := a.o.Clock.Now()
+	for _, k := range a.o.Ledger.Keys() {
+		if k.Purpose != policy.PurposeClientCA || len(k.Chain) == 0 || !k.Finishes(now) && !(announced && k.State == ledger.KeyAnnounced) {
+			continue
+		}
+		if cert, err := profile.Issuer(k.Chain[0]); err == nil && now.Before(cert.NotAfter) {
+			all = append(all, k)
+		}
+	}
+	slices.SortStableFunc(all, func(x, y ledger.Key) int {
+		return cmp.Compare(slices.Index(clientCAStates, x.State), slices.Index(clientCAStates, y.State))
+	})
+	return all
+}
+
+var clientCAStates = []ledger.KeyState{ledger.KeyActive, ledger.KeyAnnounced, ledger.KeyDeactivated}
+
+// ClientCAs are the anchors of clients' certificates: of the CA that certifies, and of those before it. One that is announced certified nobody.
+func (a *Authority) ClientCAs() *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, k := range a.clientCAs(false) {
+		if cert, err := profile.Issuer(k.Chain[0]); err == nil {
+			pool.AddCert(cert)
+		}
+	}
+	return pool
+}
+
+// ClientRoots are the anchors of our servers' certificates for clients, as PEM: also the one that is to come, which the CA before it vouches for.
+func (a *Authority) ClientRoots() (text []byte) {
+	for _, k := range a.clientCAs(true) {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: k.Chain[0]})...)
+	}
+	return text
+}
+
+// clientLinks lead clients from roots that they have to those that came after: each link is followed by its root.
+func (a *Authority) clientLinks() (ders [][]byte) {
+	for _, k := range a.clientCAs(true) {
+		if k.Link != nil && a.o.Clock.Now().Before(notAfter(k.Link)) {
+			ders = append(ders, k.Link, k.Chain[0])
+		}
+	}
+	return ders
+}
+
+// ServerLink is what a server shows besides its certificate, so that whoever has the root of before alone verifies it; nil: there is no such root any more.
+// current says whether the certificate is by the CA that certifies now: who enrols from now on knows that one alone.
+func (a *Authority) ServerLink(server *x509.Certificate) (link []byte, current bool) {
+	k, err := a.activeKey(policy.PurposeClientCA, a.o.Clock.Now())
+	if err != nil {
+		return nil, true // nobody certifies: there is none to be had
+	}
+	if a.o.Clock.Now().Before(notAfter(k.Link)) {
+		link = k.Link
+	}
+	ca, err := profile.Issuer(k.Chain[0])
+	return link, err != nil || bytes.Equal(server.AuthorityKeyId, ca.SubjectKeyId)
+}
+
+// certificateAnswer is a certificate with what is to be known about its issuer.
+func (a *Authority) certificateAnswer(der, root []byte, expires time.Time) contract.CertificateAnswer {
+	out := contract.CertificateAnswer{Certificate: text(der), Issuer: text(root), Expires: expires}
+	for _, der := range a.clientLinks() {
+		out.Links = append(out.Links, text(der))
+	}
+	return out
+}
+
 // clientRoot is the certificate of the client CA that is in use.
 func (a *Authority) clientRoot() ([]byte, error) {
 	if a.o.RA.URL == "" {
@@ -206,11 +279,10 @@ func (a *Authority) clientRoot() ([]byte, error) {
 
 // Enrolling is what a registration authority needs to know: nothing that is secret.
 func (a *Authority) Enrolling(context.Context) (none contract.Enrolling, _ error) {
-	root, err := a.clientRoot()
-	if err != nil {
+	if _, err := a.clientRoot(); err != nil {
 		return none, err
 	}
-	out := contract.Enrolling{URL: a.o.RA.URL, Issuer: issuer, Root: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root})), Keys: []json.RawMessage{}}
+	out := contract.Enrolling{URL: a.o.RA.URL, Issuer: issuer, Root: string(a.ClientRoots()), Keys: []json.RawMessage{}}
 	for _, k := range a.tokenKeys() {
 		pub, err := x509.ParsePKIXPublicKey(k.SPKI)
 		if err != nil {
@@ -225,9 +297,12 @@ func (a *Authority) Enrolling(context.Context) (none contract.Enrolling, _ error
 	return out, nil
 }
 
+// tokenKeys are the key that signs tokens, and those before it as long as a token of theirs is good.
 func (a *Authority) tokenKeys() (keys []evidence.TokenKey) {
+	now := a.o.Clock.Now()
 	for _, k := range a.o.Ledger.Keys() {
-		if k.Purpose == policy.PurposeToken && k.State == ledger.KeyActive {
+		before := k.State == ledger.KeyDeactivated && !k.Drain.IsZero() && now.Before(k.Since.Add(policy.TokenLife))
+		if k.Purpose == policy.PurposeToken && (k.State == ledger.KeyActive || before) {
 			keys = append(keys, evidence.TokenKey{ID: k.ID, SPKI: k.SPKI})
 		}
 	}
@@ -274,7 +349,7 @@ func (a *Authority) RekeyClient(ctx context.Context, c Caller, r contract.RekeyR
 				return none, err
 			}
 			a.o.Log.Info("a client got its certificate once more", "client", r.Client, "through", c.ID, "until", made.NotAfter.UTC())
-			return contract.CertificateAnswer{Certificate: text(made.DER), Issuer: text(root), Expires: made.NotAfter.UTC()}, nil
+			return a.certificateAnswer(made.DER, root, made.NotAfter.UTC()), nil
 		}
 	}
 	return a.certifyEnrolled(ctx, c, "rekey", func(now time.Time) (*evidence.ClientKey, string, error) {
@@ -339,7 +414,7 @@ func (a *Authority) certifyEnrolled(ctx context.Context, c Caller, what string, 
 		return none, problem(err, nil)
 	}
 	a.o.Log.Info("a client got a certificate", "what", what, "client", client, "through", c.ID, "until", expires)
-	return contract.CertificateAnswer{Certificate: text(der), Issuer: text(root), Expires: expires}, nil
+	return a.certificateAnswer(der, root, expires), nil
 }
 
 // binary is what unpadded base64url says; nothing if it says nothing, which nobody takes for a request or a key.
@@ -400,5 +475,5 @@ func (a *Authority) CertifyRA(ctx context.Context, c Caller, r contract.ServerRe
 		return none, problem(err, nil)
 	}
 	a.o.Log.Info("a registration authority got a server certificate", "through", c.ID)
-	return contract.CertificateAnswer{Certificate: text(der), Issuer: text(root), Expires: a.o.Clock.Now().Add(24 * time.Hour).UTC().Truncate(time.Second)}, nil
+	return a.certificateAnswer(der, root, a.o.Clock.Now().Add(24*time.Hour).UTC().Truncate(time.Second)), nil
 }

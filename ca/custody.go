@@ -115,7 +115,7 @@ func (a *Authority) Found(ctx context.Context, specs []KeySpec, report func(step
 	return nil
 }
 
-// Certify issues a server's certificate under the client CA.
+// Certify issues a server's certificate under the clients' CA.
 func (a *Authority) Certify(ctx context.Context, name string, spki []byte, hosts []string, life time.Duration) ([]byte, error) {
 	ca, err := a.activeKey(policy.PurposeClientCA, a.o.Clock.Now())
 	if err != nil {

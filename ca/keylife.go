@@ -271,13 +271,16 @@ func (a *Authority) stepKey(ctx context.Context, k ledger.Key, now time.Time) (m
 			}
 			a.ring.load([]string{k.ID}, true)
 		}
+		if k.Plan.Profile == "" { // tokens are verified here alone, with the pinned key
+			return a.move(ctx, k, ledger.KeyCertified, now)
+		}
 		der, err := a.certificateFor(ctx, k, now)
 		if err != nil {
 			return false, next, err
 		}
 		crashpoint.Here("ca.keys.certified")
 		k.Chain, k.Until = [][]byte{der}, notAfter(der)
-		if k.Purpose == policy.PurposeIACA {
+		if root(k) {
 			if k.Link, err = a.linkFor(ctx, k, now); err != nil {
 				return false, next, fmt.Errorf("linking it to %s: %w", k.Plan.Succeeds, err)
 			}
@@ -323,7 +326,7 @@ func (a *Authority) certificateFor(ctx context.Context, k ledger.Key, now time.T
 		return der, err
 	}
 	issuer := k
-	if k.Purpose != policy.PurposeIACA {
+	if !root(k) {
 		if issuer, err = a.activeKey(policy.PurposeIACA, now); err != nil {
 			return nil, err
 		}
@@ -474,10 +477,8 @@ func (a *Authority) known(id string) (ledger.Key, error) {
 	switch {
 	case !ok:
 		return k, keyProblem("unregistered", "key %q is not in the registry", id)
-	case k.Purpose == policy.PurposeClientCA:
-		return k, keyProblem("root", "key %q is the clients' CA: what becomes of it is no matter of a proposal", id)
-	case k.Purpose == policy.PurposeIACA && k.Finishes(a.o.Guard.ForLists()):
-		return k, keyProblem("root", "key %q is a root that certified signers: it ends when another takes its place (iaca.rollover), and its revocation list when its certificate does", id)
+	case root(k) && k.Finishes(a.o.Guard.ForLists()):
+		return k, keyProblem("root", "key %q is a root that certified: it ends when another takes its place (%s), and its revocation list when its certificate does", id, succession(k))
 	}
 	return k, nil
 }
@@ -533,6 +534,9 @@ func (a *Authority) possible(p *officer.Generate, k *ledger.Key, now time.Time) 
 			return keyProblem("plan", "key %q does not sign for %s on token %s, so that nothing can succeed it there", p.Succeeds, p.Purpose, p.Token)
 		}
 	}
+	if k.Plan.Profile == "" {
+		return nil
+	}
 	iaca, err := a.activeKey(policy.PurposeIACA, now)
 	if err != nil {
 		return err
@@ -556,7 +560,7 @@ func (a *Authority) activable(k ledger.Key) error {
 	switch {
 	case k.State != ledger.KeyCertified && k.State != ledger.KeyAnnounced || !a.ring.has(k.ID):
 		return keyProblem("state", "key %s is %s: one that is certified or announced is activated", k.ID, k.State)
-	case k.State == ledger.KeyCertified && k.Purpose == policy.PurposeIACA:
+	case k.State == ledger.KeyCertified && root(k):
 		return keyProblem("state", "key %s is a root that is not announced yet: execute it again when it is", k.ID)
 	case k.State == ledger.KeyAnnounced && !a.announced(k):
 		return keyProblem("state", "the certificate of key %s is not published yet: execute it again", k.ID)
@@ -604,7 +608,7 @@ func (a *Authority) deactivateKey(ctx context.Context, _ Caller, q *officer.Quor
 			return nil, keyProblem("state", "key %s is %s: there is nothing to deactivate", k.ID, k.State)
 		}
 		c := officersDid(retired(k, now), x)
-		if k.Purpose == policy.PurposeIACA {
+		if root(k) {
 			if c.Revoke, err = a.unlinked(ctx, k); err != nil {
 				return nil, err
 			}
@@ -628,7 +632,7 @@ func (a *Authority) compromiseKey(ctx context.Context, _ Caller, q *officer.Quor
 		next := a.takesOver(k, now)
 		k.State, k.Drain = ledger.KeyCompromised, time.Time{}
 		c := officersDid(k, x)
-		if k.Purpose == policy.PurposeIACA { // no list speaks for a root, but one does for its link
+		if root(k) { // no list speaks for a root, but one does for its link
 			if c.Revoke, err = a.unlinked(ctx, k); err != nil {
 				return nil, err
 			}

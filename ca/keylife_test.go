@@ -21,6 +21,11 @@ func TestActivable(t *testing.T) {
 	root := func(state ledger.KeyState) ledger.Key {
 		return ledger.Key{ID: "k", Purpose: policy.PurposeIACA, State: state, Chain: [][]byte{{1}}, Link: []byte{2}}
 	}
+	clients := func(state ledger.KeyState) ledger.Key {
+		k := root(state)
+		k.Purpose = policy.PurposeClientCA
+		return k
+	}
 	signer := func(state ledger.KeyState) ledger.Key {
 		return ledger.Key{ID: "k", Purpose: policy.PurposeMDoc, State: state, Chain: [][]byte{{1}}}
 	}
@@ -36,6 +41,10 @@ func TestActivable(t *testing.T) {
 		"a root without its link":     {published("k"), root(ledger.KeyAnnounced), false},
 		"a root with its link alone":  {published("k.link"), root(ledger.KeyAnnounced), false},
 		"a root that is deactivated":  {published("k", "k.link"), root(ledger.KeyDeactivated), false},
+		"a CA of clients":             {published("k", "k.link"), clients(ledger.KeyAnnounced), true},
+		"one that is certified":       {published("k", "k.link"), clients(ledger.KeyCertified), false},
+		"one without its link":        {published("k"), clients(ledger.KeyAnnounced), false},
+		"a token key":                 {published(), ledger.Key{ID: "k", Purpose: policy.PurposeToken, State: ledger.KeyAnnounced}, true},
 		"a signer":                    {published("k"), signer(ledger.KeyAnnounced), true},
 		"a signer that is certified":  {published(), signer(ledger.KeyCertified), true},
 		"a signer that nobody knows":  {published(), signer(ledger.KeyAnnounced), false},

@@ -339,6 +339,7 @@ func init() {
 		officer.KeyCompromise:   (*Authority).compromiseKey,
 		officer.KeyDestroy:      (*Authority).destroyKey,
 		officer.IACARollover:    (*Authority).rollIACA,
+		officer.ClientRollover:  (*Authority).rollClientCA,
 		officer.IssuingStop: func(a *Authority, ctx context.Context, _ Caller, q *officer.Quorum, x *ledger.Execution) error {
 			return a.o.Ledger.StopIssuing(ctx, q.Parameters().(*officer.Reason).Reason, x)
 		},

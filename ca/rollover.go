@@ -16,16 +16,36 @@ import (
 
 // A root has an end, and another takes its place. Officers plan that as one: the new key is made on the old one's token, certifies itself, and the old one
 // certifies it in a link certificate, so that whoever has the old root alone can come to the new one. From the hand-over on the new root certifies; the old
-// one goes on to say what it revoked.
+// one goes on to say what it revoked. There are two kinds: that of signers, and that of clients and servers.
 
-const linkProfile = "iaca-link"
+// root says whether a key is that of a CA.
+func root(k ledger.Key) bool { return slices.Contains(revokers, k.Purpose) }
 
-// rollIACA puts a root's plan into the registry.
+// succession is the action by which another root takes the place of one.
+func succession(k ledger.Key) officer.Action {
+	if k.Purpose == policy.PurposeClientCA {
+		return officer.ClientRollover
+	}
+	return officer.IACARollover
+}
+
+// linkProfile is that of a root's link certificate.
+func linkProfile(k ledger.Key) string { return k.Plan.Profile + "-link" }
+
 func (a *Authority) rollIACA(ctx context.Context, _ Caller, q *officer.Quorum, x *ledger.Execution) error {
-	p, now := q.Parameters().(*officer.Rollover), a.o.Guard.ForLists()
+	return a.roll(ctx, policy.PurposeIACA, q.Parameters().(*officer.Rollover), x)
+}
+
+func (a *Authority) rollClientCA(ctx context.Context, _ Caller, q *officer.Quorum, x *ledger.Execution) error {
+	return a.roll(ctx, policy.PurposeClientCA, (*officer.Rollover)(q.Parameters().(*officer.ClientCA)), x)
+}
+
+// roll puts a root's plan into the registry. The certificate of a root has its purpose as profile.
+func (a *Authority) roll(ctx context.Context, of policy.Purpose, p *officer.Rollover, x *ledger.Execution) error {
+	now := a.o.Guard.ForLists()
 	_, _, err := a.changeKeys(ctx, now, x, func() ([]ledger.KeyChange, error) {
-		k := ledger.Key{ID: p.ID, Purpose: policy.PurposeIACA, Algorithm: p.Algorithm, State: ledger.KeyPlanned, NotBefore: p.Activate, NotAfter: p.UseUntil, Until: p.Until,
-			CKAID: make([]byte, 16), Plan: &ledger.KeyPlan{Proposal: x.ID, By: x.By, Profile: "iaca", Name: p.Name, Succeeds: p.Succeeds, Announce: p.Announce, Activate: p.Activate}}
+		k := ledger.Key{ID: p.ID, Purpose: of, Algorithm: p.Algorithm, State: ledger.KeyPlanned, NotBefore: p.Activate, NotAfter: p.UseUntil, Until: p.Until,
+			CKAID: make([]byte, 16), Plan: &ledger.KeyPlan{Proposal: x.ID, By: x.By, Profile: string(of), Name: p.Name, Succeeds: p.Succeeds, Announce: p.Announce, Activate: p.Activate}}
 		if _, err := a.o.Random.Read(k.CKAID); err != nil {
 			return nil, fmt.Errorf("reading randomness: %w", err)
 		}
@@ -46,17 +66,20 @@ func (a *Authority) followable(p *officer.Rollover, k *ledger.Key, now time.Time
 		return keyProblem("plan", "its use would have ended at %s", p.UseUntil.Format(time.RFC3339))
 	}
 	old, ok := a.key(p.Succeeds)
-	if !ok || old.Purpose != policy.PurposeIACA || old.State != ledger.KeyActive || !now.Before(old.NotAfter) {
-		return keyProblem("plan", "key %q is not the root that certifies now, so that nothing can take its place", p.Succeeds)
+	if !ok || old.Purpose != k.Purpose || old.State != ledger.KeyActive || !now.Before(old.NotAfter) {
+		return keyProblem("plan", "key %q is not the root that certifies now (%s), so that nothing can take its place", p.Succeeds, k.Purpose)
 	}
 	if p.Activate.After(old.NotAfter) {
 		return keyProblem("plan", "key %s certifies until %s: nobody would be there until %s", old.ID, old.NotAfter.Format(time.RFC3339), p.Activate.Format(time.RFC3339))
 	}
 	for _, o := range a.o.Ledger.Keys() {
-		if o.Purpose != policy.PurposeIACA {
+		if !root(o) {
 			continue
 		}
-		if !o.Ended() && o.State != ledger.KeyActive {
+		if crlOf(o) == crlOf(*k) {
+			return keyProblem("plan", "the revocation list of root %s is called %q, as that of %s would be: name the key otherwise", o.ID, crlOf(o), k.ID)
+		}
+		if o.Purpose == k.Purpose && !o.Ended() && o.State != ledger.KeyActive {
 			return keyProblem("plan", "root %s is on its way: deactivate it first, if it is not to come", o.ID)
 		}
 		if len(o.Chain) == 0 {
@@ -98,17 +121,17 @@ func (a *Authority) made(ctx context.Context, profile string, spki []byte) ([]by
 
 // linkFor has a root certified by the one before it, or finds the link that was made before a crash. It ends with whichever of the two ends first.
 func (a *Authority) linkFor(ctx context.Context, k ledger.Key, now time.Time) ([]byte, error) {
-	if der, err := a.made(ctx, linkProfile, k.SPKI); err != nil || der != nil {
+	if der, err := a.made(ctx, linkProfile(k), k.SPKI); err != nil || der != nil {
 		return der, err
 	}
 	c := a.planned(k, ledger.Key{ID: k.Plan.Succeeds}, now)
-	c.Profile = linkProfile
+	c.Profile = linkProfile(k)
 	return a.certify(ctx, c)
 }
 
 // unlinked is the serial number of a root's link certificate, to be revoked with it: a root that never came is nobody's anchor.
 func (a *Authority) unlinked(ctx context.Context, k ledger.Key) ([]byte, error) {
-	der, err := a.made(ctx, linkProfile, k.SPKI)
+	der, err := a.made(ctx, linkProfile(k), k.SPKI)
 	if err != nil || der == nil {
 		return nil, err
 	}

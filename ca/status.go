@@ -99,8 +99,8 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 		}
 		if severity := urgency(k.NotAfter.Sub(now)); severity != "" {
 			do := "make its successor before that: sealctl propose key.generate"
-			if k.Purpose == policy.PurposeIACA {
-				do = "have another root take its place before that: sealctl propose iaca.rollover"
+			if root(k) {
+				do = fmt.Sprintf("have another root take its place before that: sealctl propose %s", succession(k))
 			}
 			note("key-use-ending", severity, do, "key %s signs nothing more from %s", k.ID, k.NotAfter.Format(time.RFC3339))
 		}
@@ -154,6 +154,9 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 		if _, err := a.activeKey(p, now); err != nil {
 			wrong("key-use-ending", "make a key for this purpose", "%s: %v", p, strings.TrimPrefix(err.Error(), "key.missing: "))
 		}
+	}
+	if _, err := a.activeKey(policy.PurposeToken, now); err != nil && a.o.RA.URL != "" { // cards and locks go on
+		note("key-use-ending", Critical, "nobody can enrol until there is one: sealctl propose key.generate", "%s: %v", policy.PurposeToken, strings.TrimPrefix(err.Error(), "key.missing: "))
 	}
 	a.public.mu.RLock()
 	known := a.public.lists

@@ -47,7 +47,7 @@ type Config struct {
 	BaseURL     string          // https://host:port of the issuance listener
 	Certificate tls.Certificate // this client's, with its key; or
 	Identity    *Identity       // that renews itself: each renewal gets new connections, and no request fails for it
-	RootCAs     *x509.CertPool  // anchors of the appliance's certificate; must be given: the system's are not asked
+	RootCAs     *x509.CertPool  // anchors of the appliance's certificate: the system's are not asked; nil: the identity's, also those that it comes to know
 	Attempts    int             // tries of one call; 0: 5
 	Timeout     time.Duration   // of one try; 0: 15 s
 }
@@ -89,11 +89,14 @@ func New(c Config) (*Client, error) {
 	}
 	if c.Identity != nil {
 		c.Certificate = c.Identity.Certificate()
+		if c.RootCAs == nil || c.RootCAs.Equal(c.Identity.Roots()) { // these change
+			c.RootCAs = nil
+		}
 	}
 	if len(c.Certificate.Certificate) == 0 || c.Certificate.PrivateKey == nil {
 		return nil, errors.New("a client certificate with its key is needed: the appliance speaks mTLS only")
 	}
-	if c.RootCAs == nil {
+	if c.RootCAs == nil && c.Identity == nil {
 		return nil, errors.New("the anchors of the appliance's certificate are needed")
 	}
 	if c.Attempts < 0 || c.Timeout < 0 {
@@ -127,10 +130,14 @@ func (c *Client) connection() *http.Client {
 }
 
 func (c *Client) connect(cert tls.Certificate) *http.Client {
+	roots := c.config.RootCAs
+	if roots == nil {
+		roots = c.config.Identity.Roots()
+	}
 	t := &http.Transport{
 		TLSClientConfig: &tls.Config{
 			MinVersion: tls.VersionTLS13,
-			RootCAs:    c.config.RootCAs,
+			RootCAs:    roots,
 			// Always this one, even if the server's list of anchors does not name its issuer: the server's refusal says more than our silence.
 			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil },
 		},

@@ -22,6 +22,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -30,10 +31,10 @@ import (
 )
 
 // Identity is a client's key and certificate in a directory: key.pem, cert.pem and ca.pem. It enrols, renews and changes its key at the registration
-// authority, by the protocol of `step`; a client made with it never stops for that.
+// authority, by the protocol of `step`; a client made with it never stops for that. When another root takes the place of that in ca.pem, a renewal brings it.
 type Identity struct {
 	dir, url string
-	roots    *x509.CertPool
+	roots    atomic.Pointer[[]*x509.Certificate]
 	now      atomic.Pointer[identity]
 	changing chan struct{} // has room for one: who changes what is in use and in the directory
 }
@@ -78,8 +79,9 @@ func Enrol(ctx context.Context, dir, token string) (*Identity, error) {
 	if err := write(filepath.Join(dir, "ca.pem"), root, 0o644); err != nil {
 		return nil, err
 	}
-	i.roots = x509.NewCertPool()
-	i.roots.AppendCertsFromPEM(root)
+	if err := i.trust(root); err != nil {
+		return nil, err
+	}
 	key, err := readKey(filepath.Join(dir, "key.pem"))
 	if errors.Is(err, os.ErrNotExist) {
 		key, err = newKey(filepath.Join(dir, "key.pem"))
@@ -95,18 +97,22 @@ func Enrol(ctx context.Context, dir, token string) (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	return i, i.take(key, body)
+	chain, err := i.chainOf(body)
+	if err != nil {
+		return nil, err
+	}
+	return i, i.take(key, chain)
 }
 
 // LoadIdentity reads what Enrol, or `step`, left in a directory. url is the registration authority's.
 func LoadIdentity(dir, url string) (*Identity, error) {
-	i := &Identity{dir: dir, url: strings.TrimSuffix(url, "/"), roots: x509.NewCertPool(), changing: make(chan struct{}, 1)}
+	i := &Identity{dir: dir, url: strings.TrimSuffix(url, "/"), changing: make(chan struct{}, 1)}
 	root, err := os.ReadFile(filepath.Join(dir, "ca.pem"))
 	if err != nil {
 		return nil, err
 	}
-	if !i.roots.AppendCertsFromPEM(root) {
-		return nil, fmt.Errorf("%s has no certificate", filepath.Join(dir, "ca.pem"))
+	if err := i.trust(root); err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, "ca.pem"), err)
 	}
 	key, err := readKey(filepath.Join(dir, "key.pem"))
 	if err != nil {
@@ -185,7 +191,11 @@ func (i *Identity) Renew(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(begun, err)
 	}
-	return i.take(now.certificate.PrivateKey.(*ecdsa.PrivateKey), body)
+	chain, err := i.chainOf(body)
+	if err != nil {
+		return err
+	}
+	return i.take(now.certificate.PrivateKey.(*ecdsa.PrivateKey), chain)
 }
 
 // Rekey gets a certificate for another key, for which the present one signs.
@@ -228,14 +238,11 @@ func (i *Identity) rekey(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	chain, err := chainOf(body)
+	chain, err := i.chainOf(body)
 	if err != nil {
 		return err
 	}
-	if err := i.use(key, chain); err != nil {
-		return err
-	}
-	if err := write(filepath.Join(i.dir, "cert.pem"), chain, 0o644); err != nil {
+	if err := i.take(key, chain); err != nil {
 		return err
 	}
 	return os.Rename(next, filepath.Join(i.dir, "key.pem"))
@@ -300,7 +307,7 @@ func (i *Identity) root(ctx context.Context, sha string) ([]byte, error) {
 
 // ask sends one request to the registration authority.
 func (i *Identity) ask(ctx context.Context, as *tls.Certificate, path string, body any) ([]byte, error) {
-	t := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: i.roots}
+	t := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: i.Roots()}
 	if as != nil {
 		t.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return as, nil }
 	}
@@ -334,21 +341,91 @@ func (i *Identity) ask(ctx context.Context, as *tls.Certificate, path string, bo
 	return answer, nil
 }
 
-func chainOf(body []byte) ([]byte, error) {
+// chainOf is the certificate of an answer. What came with it may lead to roots that are not known yet.
+func (i *Identity) chainOf(body []byte) ([]byte, error) {
 	var answer struct {
 		Chain []string `json:"certChain"`
 	}
 	if err := json.Unmarshal(body, &answer); err != nil || len(answer.Chain) == 0 {
 		return nil, errors.New("the registration authority answered without a certificate")
 	}
-	return []byte(strings.Join(answer.Chain[:1], "\n")), nil
+	var rest []*x509.Certificate
+	for _, text := range answer.Chain[1:] {
+		if block, _ := pem.Decode([]byte(text)); block != nil {
+			if c, err := x509.ParseCertificate(block.Bytes); err == nil {
+				rest = append(rest, c)
+			}
+		}
+	}
+	return []byte(answer.Chain[0]), i.learn(rest)
 }
 
-func (i *Identity) take(key *ecdsa.PrivateKey, body []byte) error {
-	chain, err := chainOf(body)
-	if err != nil {
+// trust reads the roots of ca.pem.
+func (i *Identity) trust(text []byte) error {
+	var roots []*x509.Certificate
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return err
+		}
+		roots = append(roots, c)
+	}
+	if len(roots) == 0 {
+		return errors.New("there is no certificate")
+	}
+	i.roots.Store(&roots)
+	return nil
+}
+
+// learn takes the roots to which those that are known lead by links, and writes them to ca.pem before anything is used that is under them. The registration
+// authority's word would not be enough.
+func (i *Identity) learn(certs []*x509.Certificate) error {
+	roots := slices.Clone(*i.roots.Load())
+	known := len(roots)
+	for again := len(certs) <= maxChain; again; {
+		again = false
+		for _, c := range certs {
+			if !slices.ContainsFunc(roots, c.Equal) && linked(c, certs, roots) {
+				roots, again = append(roots, c), true
+			}
+		}
+	}
+	if len(roots) == known {
+		return nil
+	}
+	roots = slices.DeleteFunc(roots, func(c *x509.Certificate) bool { return time.Now().After(c.NotAfter) })
+	var text []byte
+	for _, c := range roots {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	if err := write(filepath.Join(i.dir, "ca.pem"), text, 0o644); err != nil {
 		return err
 	}
+	i.roots.Store(&roots)
+	return nil
+}
+
+const maxChain = 16 // certificates that are looked at in an answer
+
+// linked says whether one of the roots vouches for another one: by a CA certificate of the same name and key, which is good now, as is its own.
+func linked(root *x509.Certificate, links, roots []*x509.Certificate) bool {
+	if !root.IsCA || root.CheckSignatureFrom(root) != nil {
+		return false
+	}
+	for _, link := range links {
+		if !link.IsCA || !bytes.Equal(link.RawSubject, root.RawSubject) || !bytes.Equal(link.RawSubjectPublicKeyInfo, root.RawSubjectPublicKeyInfo) || time.Now().After(link.NotAfter) {
+			continue
+		}
+		if slices.ContainsFunc(roots, func(old *x509.Certificate) bool {
+			return bytes.Equal(link.RawIssuer, old.RawSubject) && time.Now().Before(old.NotAfter) && link.CheckSignatureFrom(old) == nil
+		}) {
+			return true
+		}
+	}
+	return false
+}
+
+func (i *Identity) take(key *ecdsa.PrivateKey, chain []byte) error {
 	if err := i.use(key, chain); err != nil {
 		return err
 	}
@@ -368,7 +445,7 @@ func (i *Identity) use(key *ecdsa.PrivateKey, chain []byte) error {
 	if !key.PublicKey.Equal(leaf.PublicKey) {
 		return errors.New("the certificate is for another key")
 	}
-	if _, err := leaf.Verify(x509.VerifyOptions{Roots: i.roots, CurrentTime: leaf.NotBefore.Add(time.Second), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: i.Roots(), CurrentTime: leaf.NotBefore.Add(time.Second), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
 		return err
 	}
 	next := &identity{certificate: tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}}
@@ -453,8 +530,14 @@ func write(file string, b []byte, mode os.FileMode) (err error) {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// Roots under which the identity is.
-func (i *Identity) Roots() *x509.CertPool { return i.roots }
+// Roots under which the identity is, and its servers.
+func (i *Identity) Roots() *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, c := range *i.roots.Load() {
+		pool.AddCert(c)
+	}
+	return pool
+}
 
 // Name of the client.
 func (i *Identity) Name() string { return i.now.Load().certificate.Leaf.Subject.CommonName }
@@ -476,8 +559,20 @@ func (i *Identity) Take(a contract.CertificateAnswer) error {
 		return err
 	}
 	defer done()
-	if err := i.use(i.now.Load().certificate.PrivateKey.(*ecdsa.PrivateKey), chain); err != nil {
+	var links []*x509.Certificate
+	for _, text := range a.Links {
+		der, err := base64.RawURLEncoding.DecodeString(text)
+		if err != nil {
+			return err
+		}
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return err
+		}
+		links = append(links, c)
+	}
+	if err := i.learn(links); err != nil {
 		return err
 	}
-	return write(filepath.Join(i.dir, "cert.pem"), chain, 0o644)
+	return i.take(i.now.Load().certificate.PrivateKey.(*ecdsa.PrivateKey), chain)
 }

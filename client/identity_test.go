@@ -28,6 +28,7 @@ import (
 type registration struct {
 	*pki
 	arrived, release chan struct{} // of renewals; nil: none is held back
+	more             []string      // that it answers besides
 }
 
 func (r *registration) certify(public any) string {
@@ -64,7 +65,7 @@ func (r *registration) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		}
 		public = csr.PublicKey
 	}
-	_ = json.NewEncoder(w).Encode(map[string]any{"certChain": []string{r.certify(public)}})
+	_ = json.NewEncoder(w).Encode(map[string]any{"certChain": append([]string{r.certify(public)}, r.more...)})
 }
 
 // enrolled is a client's directory, and its identity.
@@ -129,6 +130,73 @@ func TestALateRenewalBesideAChangeOfKey(t *testing.T) {
 	}
 	if before.Equal(id.Certificate().Leaf.PublicKey) {
 		t.Error("the key did not change")
+	}
+	whole(t, dir, url, id)
+}
+
+// A client learns another root by a CA certificate of its name and key that a root signed which it has, in any number of steps, and by nothing else: not by
+// the registration authority's word, and not by a certificate of a client.
+func TestRootsAreLearnedByLinksAlone(t *testing.T) {
+	r := &registration{pki: newPKI(t)}
+	dir, url, id := r.enrolled()
+	serial := int64(100)
+	certify := func(name string, key *ecdsa.PrivateKey, isCA bool, until time.Time, issuer *x509.Certificate, by *ecdsa.PrivateKey) *x509.Certificate {
+		t.Helper()
+		serial++
+		c := &x509.Certificate{SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: until, IsCA: isCA, BasicConstraintsValid: true}
+		if isCA {
+			c.KeyUsage = x509.KeyUsageCertSign
+		}
+		if issuer == nil {
+			issuer = c
+		}
+		der, err := x509.CreateCertificate(rand.Reader, c, &x509.Certificate{RawSubject: issuer.RawSubject, Subject: issuer.Subject, SubjectKeyId: issuer.SubjectKeyId}, key.Public(), by)
+		if err != nil {
+			t.Fatal(err)
+		}
+		made, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return made
+	}
+	text := func(all ...*x509.Certificate) (out []string) {
+		for _, c := range all {
+			out = append(out, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})))
+		}
+		return out
+	}
+	later, one, two := time.Now().Add(time.Hour), newKey(t), newKey(t)
+	first := certify("one", one, true, later, nil, one)
+	second := certify("two", two, true, later, nil, two)
+	link := certify("one", one, true, later, r.cert, r.key)
+	for name, c := range map[string][]*x509.Certificate{
+		"no link":                {first},
+		"a client's certificate": {certify("one", one, false, later, r.cert, r.key), first},
+		"another name":           {certify("two", one, true, later, r.cert, r.key), first},
+		"another key":            {certify("one", two, true, later, r.cert, r.key), first},
+		"a link that has ended":  {certify("one", one, true, time.Now().Add(-time.Second), r.cert, r.key), first},
+		"its own link":           {certify("one", one, true, later, r.cert, one), first},
+		"no root":                {link, certify("one", one, true, later, r.cert, two)},
+		"a link to another":      {link, second},
+	} {
+		r.more = text(c...)
+		if err := id.Renew(t.Context()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if !id.Roots().Equal(r.pool) {
+			t.Errorf("%s: it learned a root", name)
+		}
+	}
+	r.more = text(certify("two", two, true, later, first, one), second, first, link)
+	if err := id.Renew(t.Context()); err != nil {
+		t.Error(err)
+	}
+	want := r.pool.Clone()
+	want.AddCert(first)
+	want.AddCert(second)
+	if again, err := client.LoadIdentity(dir, url); err != nil || !id.Roots().Equal(want) || !again.Roots().Equal(want) {
+		t.Errorf("by links: %v", err)
 	}
 	whole(t, dir, url, id)
 }

@@ -23,7 +23,7 @@ type TokenAnswer struct {
 type Enrolling struct {
 	URL    string            `json:"url"`
 	Issuer string            `json:"issuer"` // of tokens
-	Root   string            `json:"root"`   // PEM
+	Root   string            `json:"root"`   // PEM: the one under which certificates are made now, and after it the others that are good
 	Keys   []json.RawMessage `json:"keys"`   // public JWKs by which tokens are signed
 }
 
@@ -51,10 +51,12 @@ type ServerRequest struct {
 	CSR string `json:"csr"`
 }
 
-// CertificateAnswer is a certificate with its issuer's, both DER in base64url.
+// CertificateAnswer is a certificate with its issuer's, both DER in base64url. Links lead who has the root of before to those that took or will take its
+// place: a root's certificate follows the one by which the root before vouches for it.
 type CertificateAnswer struct {
 	Certificate string    `json:"certificate"`
 	Issuer      string    `json:"issuer"`
+	Links       []string  `json:"links,omitempty"`
 	Expires     time.Time `json:"expires_at"`
 }
 

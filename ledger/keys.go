@@ -183,11 +183,6 @@ func (l *Ledger) PutKey(ctx context.Context, k Key) error {
 	return l.ChangeKeys(ctx, l.o.Clock.Now(), []KeyChange{{Key: k, Cause: CauseFounding}}, nil)
 }
 
-// sole: there is one active key of these purposes for a token, so that everybody knows whose turn it is.
-func sole(p policy.Purpose) bool {
-	return p == policy.PurposeIACA || p == policy.PurposeMDoc || p == policy.PurposeSDJWT || p == policy.PurposeList
-}
-
 // ChangeKeys records steps of keys' lives, all of them in one commit, and with it that a proposal was carried out.
 func (l *Ledger) ChangeKeys(ctx context.Context, at time.Time, changes []KeyChange, x *Execution) error {
 	if l.dead.Load() {
@@ -211,8 +206,8 @@ func (l *Ledger) ChangeKeys(ctx context.Context, at time.Time, changes []KeyChan
 		}
 		after = withKey(after, k)
 	}
-	for _, c := range changes {
-		if k := c.Key; k.State == KeyActive && c.Cause != CauseFounding && sole(k.Purpose) {
+	for _, c := range changes { // one active key of a purpose on a token: everybody knows whose turn it is
+		if k := c.Key; k.State == KeyActive && c.Cause != CauseFounding {
 			for _, o := range after {
 				if o.ID != k.ID && o.State == KeyActive && o.Purpose == k.Purpose && o.Token == k.Token {
 					return refuse("key.two_active", "key %q is active for %s: it has to be deactivated when %q takes over", o.ID, k.Purpose, k.ID)

@@ -39,6 +39,7 @@ const (
 	KeyCompromise   Action = "key.compromise"
 	KeyDestroy      Action = "key.destroy"
 	IACARollover    Action = "iaca.rollover"
+	ClientRollover  Action = "client-ca.rollover"
 	IssuingStop     Action = "issuing.stop"
 	IssuingResume   Action = "issuing.resume"
 	ClientEnrol     Action = "client.enrol"
@@ -83,6 +84,7 @@ var actions = map[Action]action{
 	KeyCompromise:   {func() Parameters { return new(Compromise) }, Rule{2, 0, day}},
 	KeyDestroy:      {func() Parameters { return new(Destroy) }, Rule{2, day, 7 * day}},
 	IACARollover:    {func() Parameters { return new(Rollover) }, Rule{2, day, 7 * day}},
+	ClientRollover:  {func() Parameters { return new(ClientCA) }, Rule{2, day, 7 * day}},
 	IssuingStop:     {func() Parameters { return new(Reason) }, Rule{1, 0, time.Hour}},
 	IssuingResume:   {func() Parameters { return new(Reason) }, Rule{2, 0, day}},
 	ClientEnrol:     {func() Parameters { return new(Enrol) }, Rule{2, 0, 7 * day}},

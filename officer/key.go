@@ -18,18 +18,19 @@ type Generate struct {
 	Purpose   policy.Purpose `json:"purpose"`
 	Token     string         `json:"token"`
 	Algorithm string         `json:"algorithm"`
-	Name      string         `json:"name"`               // common name of its certificate
+	Name      string         `json:"name,omitempty"`     // common name of its certificate; the keys of tokens have none
 	Succeeds  string         `json:"succeeds,omitempty"` // the key that signs until then
 	Announce  time.Time      `json:"announce"`
 	Activate  time.Time      `json:"activate,omitzero"` // absent: it stands by
 	UseUntil  time.Time      `json:"use_until"`
-	Until     time.Time      `json:"certificate_until"`
+	Until     time.Time      `json:"certificate_until,omitzero"`
 	Uses      uint64         `json:"uses,omitzero"` // signatures; absent: no limit
 	PerHour   uint64         `json:"per_hour,omitzero"`
 	Reason    string         `json:"reason"`
 }
 
-// profiles are the certificates of keys that officers plan so. The first roots are made by ceremonies, the next ones by a Rollover.
+// profiles are the certificates of keys that officers plan so, and token keys have none: the appliance alone says which they are. The first roots are made by
+// ceremonies, the next ones by a Rollover.
 var profiles = map[policy.Purpose]string{policy.PurposeMDoc: "document-signer", policy.PurposeSDJWT: "sdjwt-issuer", policy.PurposeList: "status-signer"}
 
 // keyForm is that of a file's name on the public listener.
@@ -40,26 +41,35 @@ func (p *Generate) Profile() string { return profiles[p.Purpose] }
 
 func (p *Generate) check() error {
 	algorithms := []string{"ES256", "ES384", "EdDSA"}
-	if p.Purpose == policy.PurposeList {
+	if p.Purpose == policy.PurposeList || p.Purpose == policy.PurposeToken {
 		algorithms = algorithms[:2]
 	}
 	begin := p.Announce
 	if !p.Activate.IsZero() {
 		begin = p.Activate
 	}
-	errs := []error{name("token", p.Token), reason(p.Reason), instant("announce", p.Announce), instant("use_until", p.UseUntil), instant("certificate_until", p.Until)}
+	errs := []error{name("token", p.Token), reason(p.Reason), instant("announce", p.Announce), instant("use_until", p.UseUntil)}
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if !keyForm.MatchString(p.ID) {
 		fail("key %.40q: a new key's name has 1 to 32 small letters, digits and -", p.ID)
 	}
-	if p.Profile() == "" {
-		fail("purpose %.40q: keys are planned for mdoc, sd-jwt and list", p.Purpose)
+	bare := p.Purpose == policy.PurposeToken
+	if p.Profile() == "" && !bare {
+		fail("purpose %.40q: keys are planned for mdoc, sd-jwt, status-list and token", p.Purpose)
 	}
 	if !slices.Contains(algorithms, p.Algorithm) {
 		fail("algorithm %.20q: use one of %s", p.Algorithm, strings.Join(algorithms, ", "))
 	}
-	if !plain(p.Name, 1, 64) {
+	switch {
+	case bare:
+		if p.Name != "" || !p.Until.IsZero() {
+			fail("a token key has no certificate: leave name and certificate_until away")
+		}
+	case !plain(p.Name, 1, 64):
 		fail("the common name has 1 to 64 printable characters")
+	}
+	if !bare {
+		errs = append(errs, instant("certificate_until", p.Until))
 	}
 	if !p.Activate.IsZero() {
 		errs = append(errs, instant("activate", p.Activate))
@@ -70,7 +80,7 @@ func (p *Generate) check() error {
 			fail("a key succeeds another one, at a time; a key that stands by says neither")
 		}
 	}
-	if begin.Before(p.Announce) || !begin.Before(p.UseUntil) || !p.UseUntil.Before(p.Until) {
+	if begin.Before(p.Announce) || !begin.Before(p.UseUntil) || !bare && !p.UseUntil.Before(p.Until) {
 		fail("announce, activate, use_until and certificate_until follow each other in this order")
 	}
 	if p.Purpose == policy.PurposeList && p.Uses+p.PerHour > 0 {
@@ -85,20 +95,29 @@ func (p *Generate) check() error {
 func at(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 func (p *Generate) text() []string {
-	out := []string{fmt.Sprintf("Make key %s for %s, %s, on token %s.", p.ID, p.Purpose, p.Algorithm, p.Token),
-		fmt.Sprintf("  The IACA's key signs one %s certificate for it: common name %q,", p.Profile(), p.Name),
-		"  valid from when it is made until " + at(p.Until) + ".",
-		"  It is published from " + at(p.Announce) + " on."}
+	out := []string{fmt.Sprintf("Make key %s for %s, %s, on token %s.", p.ID, p.Purpose, p.Algorithm, p.Token)}
+	if p.Purpose == policy.PurposeToken {
+		out = append(out, "  It signs the one-time tokens by which clients enrol, and has no certificate.", "  It is announced at "+at(p.Announce)+".")
+	} else {
+		out = append(out, fmt.Sprintf("  The IACA's key signs one %s certificate for it: common name %q,", p.Profile(), p.Name),
+			"  valid from when it is made until "+at(p.Until)+".",
+			"  It is published from "+at(p.Announce)+" on.")
+	}
 	switch {
 	case p.Activate.IsZero():
 		out = append(out, "  It stands by: it signs only when officers activate it, or when the active key is compromised,", "  deactivated, used up or at the end of its use.")
 	case p.Succeeds == "":
 		out = append(out, "  It signs from "+at(p.Activate)+" on. There is no key for this purpose then.")
+	case p.Purpose == policy.PurposeToken:
+		out = append(out, "  It signs from "+at(p.Activate)+" on, and key "+p.Succeeds+" signs nothing more from then:", "  the tokens that it signed are good as long as they say, which is a day at most.")
 	default:
 		out = append(out, "  It signs from "+at(p.Activate)+" on, and key "+p.Succeeds+" signs nothing more from then:", "  what was reserved for that key is finished, and its certificate stays published.")
 	}
-	left := p.Until.Sub(p.UseUntil)
-	out = append(out, fmt.Sprintf("  It signs until %s, which is %d days before its certificate ends.", at(p.UseUntil), int(left/day)))
+	if p.Until.IsZero() {
+		out = append(out, "  It signs until "+at(p.UseUntil)+".")
+	} else {
+		out = append(out, fmt.Sprintf("  It signs until %s, which is %d days before its certificate ends.", at(p.UseUntil), int(p.Until.Sub(p.UseUntil)/day)))
+	}
 	if p.Uses > 0 {
 		out = append(out, fmt.Sprintf("  It signs %d times at most.", p.Uses))
 	}
@@ -151,6 +170,22 @@ func (p *Rollover) text() []string {
 		"  Key " + p.Succeeds + " signs one link certificate for it, which is good as long as both are:", "  with it, whoever trusts " + p.Succeeds + " comes to trust " + p.ID + ".",
 		"  Both are published from " + at(p.Announce) + " on.",
 		"  It certifies from " + at(p.Activate) + " on, and key " + p.Succeeds + " certifies nothing more from then:", "  what that one certified stays valid, and its revocation list goes on.",
+		fmt.Sprintf("  It certifies until %s, which is %d days before its certificate ends.", at(p.UseUntil), int(p.Until.Sub(p.UseUntil)/day)),
+		"  Reason: " + p.Reason}
+}
+
+// ClientCA is a Rollover of the clients' CA.
+type ClientCA Rollover
+
+func (p *ClientCA) check() error { return (*Rollover)(p).check() }
+
+func (p *ClientCA) text() []string {
+	return []string{fmt.Sprintf("Make clients' CA key %s, %s, which takes the place of %s, on the same token.", p.ID, p.Algorithm, p.Succeeds),
+		fmt.Sprintf("  It certifies itself: common name %q,", p.Name),
+		"  valid from when it is made until " + at(p.Until) + ".",
+		"  Key " + p.Succeeds + " signs one link certificate for it, which is good as long as both are:", "  with it, clients that trust " + p.Succeeds + " come to trust " + p.ID + ".",
+		"  Clients learn of it from " + at(p.Announce) + " on, whenever they renew.",
+		"  It certifies clients and servers from " + at(p.Activate) + " on, and key " + p.Succeeds + " certifies nothing more", "  from then: clients whose certificate is by that one are let in until it ends.",
 		fmt.Sprintf("  It certifies until %s, which is %d days before its certificate ends.", at(p.UseUntil), int(p.Until.Sub(p.UseUntil)/day)),
 		"  Reason: " + p.Reason}
 }

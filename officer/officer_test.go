@@ -145,8 +145,9 @@ func examples(t *testing.T, p *people) map[Action]Parameters {
 		BackupKey: &Backup{root, 2, []string{"kim", "lee", "park"}, "{}"},
 		KeyGenerate: &Generate{ID: "ds-2", Purpose: "mdoc", Token: "online", Algorithm: "ES256", Name: "Document signer 2", Succeeds: "ds-1", Announce: noon, Activate: noon.Add(day),
 			UseUntil: noon.Add(300 * day), Until: noon.Add(400 * day), Uses: 1000, PerHour: 10, Reason: "rotation"}, KeyActivate: &Activate{"ds-2", "ds-1", "rotation"},
-		IACARollover:  &Rollover{ID: "iaca-2", Succeeds: "iaca-1", Algorithm: "ES384", Name: "IACA 2", Announce: noon, Activate: noon.Add(90 * day), UseUntil: noon.Add(2000 * day), Until: noon.Add(3000 * day), Reason: "its end is near"},
-		KeyDeactivate: &Deactivate{"ds-1", "rotation"}, KeyCompromise: &Compromise{"ds-1", "found outside"}, KeyDestroy: &Destroy{"ds-1", "over"},
+		IACARollover:   &Rollover{ID: "iaca-2", Succeeds: "iaca-1", Algorithm: "ES384", Name: "IACA 2", Announce: noon, Activate: noon.Add(90 * day), UseUntil: noon.Add(2000 * day), Until: noon.Add(3000 * day), Reason: "its end is near"},
+		ClientRollover: &ClientCA{ID: "client-ca-2", Succeeds: "client-ca-1", Algorithm: "ES256", Name: "Client CA 2", Announce: noon, Activate: noon.Add(90 * day), UseUntil: noon.Add(1400 * day), Until: noon.Add(1800 * day), Reason: "its end is near"},
+		KeyDeactivate:  &Deactivate{"ds-1", "rotation"}, KeyCompromise: &Compromise{"ds-1", "found outside"}, KeyDestroy: &Destroy{"ds-1", "over"},
 		IssuingStop: &Reason{"wrong photographs"}, IssuingResume: &Reason{"repaired"}, ClientEnrol: &Enrol{Clients: []policy.Enrolment{{ID: "office-1", Role: "issuance", Office: "11110", Life: 86400}}, Until: noon, Reason: "new office"},
 		CertificateHold: &Withhold{held{[]string{strings.Repeat("4a", 20)}, "ward-office-1", "its machine is missing"}}, CertificateLift: &Restore{held{[]string{strings.Repeat("4a", 20)}, "ward-office-1", "it was found"}},
 		ClientRevoke: &Dismiss{[]string{"office-1"}, "closed"},
@@ -643,4 +644,31 @@ func FuzzRegistry(f *testing.F) {
 		}
 		return true
 	})
+}
+
+// A token key has no certificate, which its plan says nothing of, and every other planned key has one.
+func TestTokenKeysArePlannedWithoutACertificate(t *testing.T) {
+	for name, c := range map[string]struct {
+		alter func(*Generate)
+		says  string
+	}{
+		"as it should be":    {func(*Generate) {}, ""},
+		"one that stands by": {func(p *Generate) { p.Succeeds, p.Activate = "", time.Time{} }, ""},
+		"with a name":        {func(p *Generate) { p.Name = "Tokens 2" }, "has no certificate"},
+		"with an end of it":  {func(p *Generate) { p.Until = noon.Add(400 * day) }, "has no certificate"},
+		"with Ed25519":       {func(p *Generate) { p.Algorithm = "EdDSA" }, "use one of ES256, ES384"},
+		"used for no time":   {func(p *Generate) { p.UseUntil = p.Activate }, "follow each other"},
+		"a signer":           {func(p *Generate) { p.Purpose = policy.PurposeMDoc }, "common name"},
+		"a root":             {func(p *Generate) { p.Purpose = policy.PurposeClientCA }, "keys are planned for"},
+	} {
+		p := &Generate{ID: "token-2", Purpose: policy.PurposeToken, Token: "online", Algorithm: "ES256", Succeeds: "token-1", Announce: noon, Activate: noon.Add(day), UseUntil: noon.Add(300 * day), Reason: "its end is near"}
+		c.alter(p)
+		err := p.check()
+		if (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if text := strings.Join(p.text(), "\n"); c.says == "" && (strings.Contains(text, "0001") || strings.Contains(text, "IACA")) {
+			t.Errorf("%s: %s", name, text)
+		}
+	}
 }

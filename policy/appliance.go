@@ -169,6 +169,7 @@ var profiles = map[string]profile{
 	"sdjwt-issuer":    {PurposeIACA, false, 0, 457, "as document signers"},
 	"status-signer":   {PurposeIACA, false, 0, 1187, "ISO/IEC 18013-5 B.9"},
 	"client-ca":       {PurposeClientCA, true, 10, 0, "own bound"},
+	"client-ca-link":  {PurposeClientCA, false, 10, 0, "own bound"},
 	"server":          {PurposeClientCA, false, 0, 397, "own bound"},
 	"client":          {PurposeClientCA, false, 0, 397, "own bound"},
 	"officer":         {PurposeClientCA, false, 0, 397, "own bound"},

@@ -197,7 +197,7 @@ func aCert(profile string) CertFacts {
 	f := CertFacts{Cert: Cert{Profile: profile, Name: "n", SPKI: []byte{1}, Serial: [20]byte{0x7f, 1}, NotBefore: noon, NotAfter: noon.AddDate(0, 1, 0), IssuerKey: "k", CRL: "l"},
 		IssuerNotBefore: noon.AddDate(-1, 0, 0), IssuerNotAfter: noon.AddDate(9, 0, 0), IssuerPurpose: PurposeIACA}
 	switch profile {
-	case "client-ca", "server", "client", "officer":
+	case "client-ca", "client-ca-link", "server", "client", "officer":
 		f.IssuerPurpose = PurposeClientCA
 	}
 	if profile == "server" {
@@ -215,7 +215,7 @@ func TestCertificateLivesAtMostAsLongAsItsProfileAllows(t *testing.T) {
 	for profile, last := range map[string]time.Time{
 		"iaca": noon.AddDate(20, 0, 0), "document-signer": noon.Add(457 * day), "sdjwt-issuer": noon.Add(457 * day), "status-signer": noon.Add(1187 * day),
 		"client-ca": noon.AddDate(10, 0, 0), "server": noon.Add(397 * day), "client": noon.Add(397 * day),
-		"officer": noon.Add(397 * day), "iaca-link": noon.AddDate(9, 0, 0),
+		"officer": noon.Add(397 * day), "iaca-link": noon.AddDate(9, 0, 0), "client-ca-link": noon.AddDate(9, 0, 0),
 	} {
 		f := aCert(profile)
 		f.Cert.NotAfter = last
@@ -227,7 +227,7 @@ func TestCertificateLivesAtMostAsLongAsItsProfileAllows(t *testing.T) {
 		f.Cert.NotAfter = last.Add(time.Second)
 		a, d = DecideCert(nil, f, noon)
 		want := "cert.validity"
-		if profile == "iaca-link" { // its 20 years are longer than any root's rest
+		if profile == "iaca-link" || profile == "client-ca-link" { // its 20 or 10 years are longer than any root's rest
 			want = "cert.issuer_validity"
 		}
 		denied(t, a, d, want)

@@ -262,7 +262,7 @@ type List struct {
 
 // Cert is an approved certificate.
 type Cert struct {
-	Profile   string // "iaca", "iaca-link", "document-signer", "sdjwt-issuer", "status-signer", "client-ca", "server", "client", "officer"
+	Profile   string // "iaca", "iaca-link", "document-signer", "sdjwt-issuer", "status-signer", "client-ca", "client-ca-link", "server", "client", "officer"
 	Name      string // common name
 	SPKI      []byte // DER SubjectPublicKeyInfo of the subject
 	Serial    [20]byte

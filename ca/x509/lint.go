@@ -47,6 +47,7 @@ type profile struct {
 	iso      bool // under the IACA: country, EC signatures
 	root     bool
 	ca       bool // may sign certificates: a root, or a link to one
+	path     int  // how many CAs may come between it and a leaf
 	years    int  // longest validity; or
 	days     int
 	usage    x509.KeyUsage
@@ -67,7 +68,9 @@ var profiles = map[string]profile{
 	"status-signer": {clause: "ISO 18013-5 B.9", iso: true, days: 1187, usage: x509.KeyUsageDigitalSignature, crl: true},
 	"sdjwt-issuer": {clause: "sealkeeper sdjwt-issuer", iso: true, days: 457, usage: x509.KeyUsageDigitalSignature, edwards: true,
 		ian: true, crl: true, san: "issuer"},
-	"client-ca": {clause: "sealkeeper client-ca", root: true, ca: true, years: 10, usage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, edwards: true},
+	// A client that knows the old root alone goes from a server's certificate over the link to it: no tool that it is made with has to know what a link is.
+	"client-ca":      {clause: "sealkeeper client-ca", root: true, ca: true, path: 1, years: 10, usage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, edwards: true},
+	"client-ca-link": {clause: "sealkeeper client-ca (link)", ca: true, years: 10, usage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, edwards: true, crl: true},
 	"server": {clause: "sealkeeper server", days: 397, usage: x509.KeyUsageDigitalSignature, edwards: true,
 		eku: []asn1.ObjectIdentifier{oidServer}, crl: true, san: "hosts"},
 	"client": {clause: "sealkeeper client", days: 397, usage: x509.KeyUsageDigitalSignature, edwards: true,
@@ -204,7 +207,7 @@ func (l *linter) certificate(c *x509.Certificate, p profile) {
 	if e, ok := get(19, "basicConstraints", p.ca, p.ca); ok && p.ca {
 		l.must(e.Critical, "basicConstraints.critical", "basicConstraints must be critical")
 		l.must(c.IsCA, "basicConstraints.ca", "must be CA:TRUE")
-		l.must(c.MaxPathLen == 0 && c.MaxPathLenZero, "basicConstraints.pathLen", "pathLen must be 0")
+		l.must(c.MaxPathLen == p.path && (p.path > 0 || c.MaxPathLenZero), "basicConstraints.pathLen", "pathLen must be %d", p.path)
 	}
 	if e, ok := get(37, "extKeyUsage", len(p.eku) > 0, len(p.eku) > 0); ok && len(p.eku) > 0 {
 		l.must(e.Critical == p.critical, "extKeyUsage.critical", "extKeyUsage: critical is %v, must be %v", e.Critical, p.critical)

@@ -162,15 +162,21 @@ func TestEveryRuleIsHeld(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	pathLen := func(n int) change {
+		return extra(bc, true, struct {
+			CA  bool
+			Len int
+		}{true, n})
+	}
 	uri := tagged(6, "https://issuer.example/crl")
 	mail := tagged(1, "a@issuer.example")
 
 	iso := []string{"iaca", "iaca-link", "document-signer", "status-signer", "sdjwt-issuer"}
 	under := []string{"iaca-link", "document-signer", "status-signer", "sdjwt-issuer"}
-	roots, cas := []string{"iaca", "client-ca"}, []string{"iaca", "iaca-link", "client-ca"}
+	roots, cas := []string{"iaca", "client-ca"}, []string{"iaca", "iaca-link", "client-ca", "client-ca-link"}
 	tls, ends := []string{"server", "client", "officer"}, []string{"document-signer", "status-signer", "sdjwt-issuer", "server", "client", "officer"}
 	all, used := slices.Concat(cas, ends), []string{"document-signer", "server", "client", "officer"}
-	nonRoots := append([]string{"iaca-link"}, ends...)
+	nonRoots := append([]string{"iaca-link", "client-ca-link"}, ends...)
 	named := []string{"iaca", "iaca-link", "document-signer", "sdjwt-issuer"}
 	caught := map[string]bool{}
 	try := func(profile, rule, how string, der []byte) {
@@ -193,7 +199,7 @@ func TestEveryRuleIsHeld(t *testing.T) {
 		{"key.curve", "P-224", all, key(p224.Public(), nil)},
 		{"key.algorithm", "RSA", all, key(rsaKey.Public(), nil)},
 		{"validity.long", "a day too long", all, func(c *x509.Certificate) {
-			days := map[string]int{"iaca": 7306, "iaca-link": 7306, "client-ca": 3653, "status-signer": 1188, "document-signer": 458, "sdjwt-issuer": 458}[c.Issuer.SerialNumber]
+			days := map[string]int{"iaca": 7306, "iaca-link": 7306, "client-ca": 3653, "client-ca-link": 3653, "status-signer": 1188, "document-signer": 458, "sdjwt-issuer": 458}[c.Issuer.SerialNumber]
 			c.NotAfter = c.NotBefore.AddDate(0, 0, max(days, 398))
 		}},
 		{"validity.order", "ends when it begins", all, func(c *x509.Certificate) { c.NotAfter = c.NotBefore }},
@@ -214,15 +220,14 @@ func TestEveryRuleIsHeld(t *testing.T) {
 		{"basicConstraints.missing", "", cas, drop(bc)},
 		{"basicConstraints.critical", "not critical", cas, flip(bc)},
 		{"basicConstraints.ca", "CA:FALSE", cas, extra(bc, true, struct{}{})},
-		{"basicConstraints.pathLen", "pathLen 1", cas, extra(bc, true, struct {
-			CA  bool
-			Len int
-		}{true, 1})},
+		{"basicConstraints.pathLen", "pathLen 2", cas, pathLen(2)},
+		{"basicConstraints.pathLen", "pathLen 1", []string{"iaca", "iaca-link", "client-ca-link"}, pathLen(1)},
+		{"basicConstraints.pathLen", "pathLen 0", []string{"client-ca"}, pathLen(0)},
 		{"basicConstraints.pathLen", "no pathLen", cas, extra(bc, true, struct{ CA bool }{true})},
 		{"basicConstraints.absent", "there, even if CA:FALSE", ends, extra(bc, true, struct{}{})},
 		{"extKeyUsage.missing", "", used, drop(eku)},
 		{"extKeyUsage.critical", "the other way", used, flip(eku)},
-		{"extKeyUsage.absent", "there", []string{"iaca", "iaca-link", "client-ca", "status-signer", "sdjwt-issuer"}, extra(eku, false, []asn1.ObjectIdentifier{oidMDLDS})},
+		{"extKeyUsage.absent", "there", []string{"iaca", "iaca-link", "client-ca", "client-ca-link", "status-signer", "sdjwt-issuer"}, extra(eku, false, []asn1.ObjectIdentifier{oidMDLDS})},
 		{"extKeyUsage.other", "any", used, extra(eku, true, []asn1.ObjectIdentifier{oidMDLDS, oidServer, oidClient, oid(2, 5, 29, 37, 0)})},
 		{"extKeyUsage.purpose", "another", used, extra(eku, true, []asn1.ObjectIdentifier{oid(1, 3, 6, 1, 5, 5, 7, 3, 9)})},
 		{"subjectKeyIdentifier.missing", "", all, drop(ski)},
@@ -238,7 +243,7 @@ func TestEveryRuleIsHeld(t *testing.T) {
 		{"issuerAltName.missing", "", named, drop(ian)},
 		{"issuerAltName.critical", "critical", named, flip(ian)},
 		{"issuerAltName.form", "a DNS name", named, extra(ian, false, []asn1.RawValue{tagged(2, "issuer.example")})},
-		{"issuerAltName.absent", "there", append([]string{"client-ca"}, tls...), extra(ian, false, []asn1.RawValue{tagged(6, "https://issuer.example")})},
+		{"issuerAltName.absent", "there", append([]string{"client-ca", "client-ca-link"}, tls...), extra(ian, false, []asn1.RawValue{tagged(6, "https://issuer.example")})},
 		{"crlDistributionPoints.missing", "", nonRoots, drop(crl)},
 		{"crlDistributionPoints.absent", "there", []string{"client-ca"}, extra(crl, false, [][]asn1.RawValue{{nest(t, 0, nest(t, 0, uri))}})},
 		{"crlDistributionPoints.critical", "critical", nonRoots, flip(crl)},
@@ -247,7 +252,7 @@ func TestEveryRuleIsHeld(t *testing.T) {
 		{"crlDistributionPoints.form", "cRLIssuer", nonRoots, extra(crl, false, [][]asn1.RawValue{{nest(t, 0, nest(t, 0, uri)), nest(t, 2, uri)}})},
 		{"subjectAltName.missing", "", []string{"sdjwt-issuer", "server", "client", "officer"}, drop(san)},
 		{"subjectAltName.critical", "critical", []string{"sdjwt-issuer", "server", "client", "officer"}, flip(san)},
-		{"subjectAltName.absent", "there", []string{"client-ca"}, extra(san, false, []asn1.RawValue{tagged(2, "issuer.example")})},
+		{"subjectAltName.absent", "there", []string{"client-ca", "client-ca-link"}, extra(san, false, []asn1.RawValue{tagged(2, "issuer.example")})},
 		{"subjectAltName.issuer", "no URI", []string{"sdjwt-issuer"}, extra(san, false, []asn1.RawValue{tagged(2, "issuer.example")})},
 		{"subjectAltName.url", "a name", []string{"sdjwt-issuer"}, extra(san, false, []asn1.RawValue{tagged(6, "urn:issuer")})},
 		{"subjectAltName.host", "an issuer without its host", []string{"sdjwt-issuer"}, extra(san, false, []asn1.RawValue{tagged(6, "https://issuer.example/x")})},

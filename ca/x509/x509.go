@@ -109,7 +109,7 @@ func draft(c policy.Cert, issuer ledger.Key, issuerCert []byte, p Params) (*TBS,
 		return nil, err
 	}
 	if rules.ca {
-		t.BasicConstraintsValid, t.IsCA, t.MaxPathLenZero = true, true, true
+		t.BasicConstraintsValid, t.IsCA, t.MaxPathLen, t.MaxPathLenZero = true, true, rules.path, rules.path == 0
 	}
 	// Also on roots, where it is optional: then no lint depends on whether a signature that is not there yet is a root's own.
 	t.AuthorityKeyId = parent.SubjectKeyId

@@ -101,8 +101,8 @@ func request(profile string, subject, issuer pair) policy.Cert {
 		c.URIs = []string{"urn:sealkeeper:client:issuance:ward-office"}
 	case "officer":
 		c.URIs = []string{"urn:sealkeeper:client:officer:kim"}
-	case "iaca-link":
-		c.NotAfter = start.AddDate(8, 0, 0)
+	case "iaca-link", "client-ca-link":
+		c.NotAfter = start.AddDate(4, 0, 0)
 	}
 	return c
 }
@@ -131,7 +131,7 @@ func root(t testing.TB, profile, algorithm string) (pair, []byte) {
 	return k, certify(t, request(profile, k, k), k, nil)
 }
 
-var leaves = map[string]string{"document-signer": "iaca", "sdjwt-issuer": "iaca", "status-signer": "iaca", "iaca-link": "iaca", "server": "client-ca", "client": "client-ca", "officer": "client-ca"}
+var leaves = map[string]string{"document-signer": "iaca", "sdjwt-issuer": "iaca", "status-signer": "iaca", "iaca-link": "iaca", "client-ca-link": "client-ca", "server": "client-ca", "client": "client-ca", "officer": "client-ca"}
 
 // Every profile with every algorithm that it may have: clean, bytewise the issuer's, SKI by SHA-1, and verified by the standard library.
 func TestProfilesVerify(t *testing.T) {

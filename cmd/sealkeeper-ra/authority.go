@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -38,14 +39,20 @@ import (
 type ra struct {
 	url       string
 	appliance *client.Client
-	root      *x509.Certificate
-	step      *authority.Authority
 	log       *slog.Logger
+	roots     atomic.Pointer[roots]
 	tls       atomic.Pointer[tls.Certificate]
 
 	enrolling atomic.Pointer[enrolling]
 	following sync.Mutex   // one question about new token keys at a time
 	wary      atomic.Int64 // until when, in unix ns, tokens' signatures are verified here
+}
+
+// roots are those of clients and servers, as the appliance named them, with the authority that shows them.
+type roots struct {
+	text string // PEM
+	pool *x509.CertPool
+	step *authority.Authority
 }
 
 // callTimeout bounds what the appliance is asked: the authority's interface gives no context.
@@ -60,28 +67,49 @@ func newAuthority(ctx context.Context, appliance *client.Client, log *slog.Logge
 	if err := r.learn(asked); err != nil {
 		return nil, err
 	}
-	block, _ := pem.Decode([]byte(asked.Root))
-	if block == nil {
-		return nil, errors.New("the appliance named no root")
-	}
-	if r.root, err = x509.ParseCertificate(block.Bytes); err != nil {
-		return nil, err
-	}
-	u, err := url.Parse(asked.URL)
-	if err != nil {
-		return nil, err
-	}
-	c := &config.Config{Address: u.Host, DNSNames: []string{u.Hostname()}, CommonName: u.Hostname(), AuthorityConfig: &config.AuthConfig{Provisioners: provisioner.List{}}}
-	if r.step, err = authority.NewEmbedded(authority.WithConfig(c), authority.WithX509CAService(r), authority.WithDatabase(nothing{}), authority.WithX509RootCerts(r.root), authority.WithQuietInit()); err != nil {
+	if _, err := r.root(asked.Root); err != nil {
 		return nil, err
 	}
 	return r, r.renewServer()
 }
 
-func (r *ra) close() { _ = r.step.Shutdown() }
+// root takes the roots that the appliance names, and says whether they are others than before. The embedded authority knows those that it began with: there
+// is another one for others. That of before answers what it was asked.
+func (r *ra) root(text string) (news bool, err error) {
+	if now := r.roots.Load(); now != nil && now.text == text {
+		return false, nil
+	}
+	next := &roots{text: text, pool: x509.NewCertPool()}
+	var all []*x509.Certificate
+	for block, rest := pem.Decode([]byte(text)); block != nil; block, rest = pem.Decode(rest) {
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return false, err
+		}
+		all = append(all, c)
+		next.pool.AddCert(c)
+	}
+	if len(all) == 0 {
+		return false, errors.New("the appliance named no root")
+	}
+	u, err := url.Parse(r.url)
+	if err != nil {
+		return false, err
+	}
+	c := &config.Config{Address: u.Host, DNSNames: []string{u.Hostname()}, CommonName: u.Hostname(), AuthorityConfig: &config.AuthConfig{Provisioners: provisioner.List{}}}
+	if next.step, err = authority.NewEmbedded(authority.WithConfig(c), authority.WithX509CAService(r), authority.WithDatabase(nothing{}), authority.WithX509RootCerts(all...), authority.WithQuietInit()); err != nil {
+		return false, err
+	}
+	r.roots.Store(next)
+	return true, nil
+}
+
+func (r *ra) step() *authority.Authority { return r.roots.Load().step }
+
+func (r *ra) close() { _ = r.step().Shutdown() }
 
 func (r *ra) renewServer() error {
-	c, err := r.step.GetTLSCertificate()
+	c, err := r.step().GetTLSCertificate()
 	if err != nil {
 		return fmt.Errorf("its own server certificate: %w", err)
 	}
@@ -94,23 +122,37 @@ func (r *ra) renewServer() error {
 	return nil
 }
 
-// keepCertificates renews its own two: the server's, whose key is in memory, and the client's by which it speaks to the appliance.
+// rootsEvery is how often the appliance is asked which roots there are.
+const rootsEvery = 20 * time.Second
+
+// keepCertificates renews its own two: the server's, whose key is in memory, and the client's by which it speaks to the appliance. When there are other
+// roots both are renewed at once: who enrols then knows the new root alone, and this client has to know it before the old one ends.
 func (r *ra) keepCertificates(ctx context.Context, id *client.Identity) {
+	wait, news := rootsEvery, false
 	for {
-		leaf := r.tls.Load().Leaf
-		due := leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) * 2 / 3)
-		if id.Due().Before(due) {
-			due = id.Due()
-		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(max(time.Until(due), time.Minute)):
+		case <-time.After(wait):
 		}
-		if err := r.renewServer(); err != nil {
-			r.log.Error("the server certificate is not renewed", "until", leaf.NotAfter, "error", err)
+		wait = rootsEvery
+		asked, err := r.appliance.Enrolling(ctx)
+		if err == nil {
+			var others bool
+			others, err = r.root(asked.Root)
+			news, err = news || others, errors.Join(err, r.learn(asked))
 		}
-		if time.Now().Before(id.Due()) {
+		if err != nil {
+			r.log.Error("which roots there are can't be asked", "error", err)
+		}
+		leaf := r.tls.Load().Leaf
+		if news || !time.Now().Before(leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore)*2/3)) {
+			if err := r.renewServer(); err != nil {
+				wait = time.Minute
+				r.log.Error("the server certificate is not renewed", "until", leaf.NotAfter, "error", err)
+			}
+		}
+		if !news && time.Now().Before(id.Due()) {
 			continue
 		}
 		key, err := id.SPKI()
@@ -121,8 +163,11 @@ func (r *ra) keepCertificates(ctx context.Context, id *client.Identity) {
 			}
 		}
 		if err != nil {
+			wait = time.Minute
 			r.log.Error("its own client certificate is not renewed", "until", id.Expires(), "error", err)
+			continue
 		}
+		news = false
 	}
 }
 
@@ -132,19 +177,24 @@ func (r *ra) server() *http.Server {
 	router.Use(func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			q.Body = http.MaxBytesReader(w, q.Body, maxBody)
-			next.ServeHTTP(w, q.WithContext(authority.NewContext(q.Context(), r.step)))
+			next.ServeHTTP(w, q.WithContext(authority.NewContext(q.Context(), r.step())))
 		})
 	})
 	router.Route("/1.0", func(x chi.Router) { api.Route(x); x.Post("/sign", r.sign) })
 	api.Route(router)
 	router.Post("/sign", r.sign)
 	router.Post("/sealkeeper/rekey", r.rekey)
-	roots := x509.NewCertPool()
-	roots.AddCert(r.root)
+	base := &tls.Config{MinVersion: tls.VersionTLS12, ClientAuth: tls.VerifyClientCertIfGiven, NextProtos: []string{"h2", "http/1.1"},
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return r.tls.Load(), nil }}
+	listens := base.Clone()
+	listens.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		now := base.Clone()
+		now.ClientCAs = r.roots.Load().pool
+		return now, nil
+	}
 	return &http.Server{Handler: router, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute,
 		MaxHeaderBytes: 16 << 10, ErrorLog: stdlog.New(io.Discard, "", 0),
-		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: roots,
-			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return r.tls.Load(), nil }}}
+		TLSConfig: listens}
 }
 
 func (r *ra) call() (context.Context, context.CancelFunc) {
@@ -225,12 +275,34 @@ func answer(a contract.CertificateAnswer, err error) (*x509.Certificate, []*x509
 	if err != nil {
 		return nil, nil, err
 	}
-	issuer, err := parse(a.Issuer)
+	chain, err := chainOf(a)
 	if err != nil {
 		return nil, nil, err
 	}
-	return cert, []*x509.Certificate{issuer}, nil
+	var cas []*x509.Certificate
+	for _, text := range chain {
+		ca, err := parse(text)
+		if err != nil {
+			return nil, nil, err
+		}
+		cas = append(cas, ca)
+	}
+	return cert, cas, nil
 }
+
+// chainOf is what goes with a certificate: its issuer, and what leads there, or further, from roots of before. A link comes before its root, as in a chain: whoever
+// has the old root alone goes over it.
+func chainOf(a contract.CertificateAnswer) ([]string, error) {
+	if len(a.Links) > maxLinks {
+		return nil, errors.New("the appliance answered with more links than there can be roots")
+	}
+	if slices.Contains(a.Links, a.Issuer) {
+		return a.Links, nil
+	}
+	return append([]string{a.Issuer}, a.Links...), nil
+}
+
+const maxLinks = 8
 
 // refusal passes on what the appliance said, with a status that `step` understands.
 func refusal(err error) error {

@@ -180,14 +180,16 @@ func (r *ra) certified(w http.ResponseWriter, ask func() (contract.CertificateAn
 		refuse(w, status, text)
 		return
 	}
-	cert, err1 := b64.DecodeString(a.Certificate)
-	issuer, err2 := b64.DecodeString(a.Issuer)
-	if err1 != nil || err2 != nil {
+	cert, cas, err := answer(a, nil)
+	if err != nil {
 		refuse(w, http.StatusBadGateway, "ra.answer: the appliance answered with something else than certificates")
 		return
 	}
-	leaf, ca := text(cert), text(issuer)
-	send(w, http.StatusCreated, map[string]any{"crt": leaf, "ca": ca, "certChain": []string{leaf, ca}, "tlsOptions": r.step.GetTLSOptions()})
+	chain := []string{text(cert.Raw)}
+	for _, ca := range cas {
+		chain = append(chain, text(ca.Raw))
+	}
+	send(w, http.StatusCreated, map[string]any{"crt": chain[0], "ca": chain[1], "certChain": chain, "tlsOptions": r.step().GetTLSOptions()})
 }
 
 func text(der []byte) string {

@@ -192,17 +192,9 @@ func tend(ctx context.Context, a *appliance, report func(string)) error {
 	return nil
 }
 
-// listener writes the client CA's certificate, and a TLS certificate when there is none that serves (a crash may have left a key without its
-// certificate), and again a month before it ends.
+// listener makes a TLS certificate when there is none that serves (a crash may have left a key without its certificate), and again a month before it ends.
 func listener(ctx context.Context, a *appliance) (made bool, err error) {
 	c := a.config
-	root, ok := a.ca.Public("certificates/client-ca.pem")
-	if !ok {
-		return false, errors.New("the client CA has no certificate")
-	}
-	if err := durable.WriteFile(c.ClientCAFile(), root.Bytes, 0o644); err != nil {
-		return false, err
-	}
 	if cert, err := serverCertificate(c); err == nil && time.Until(cert.Leaf.NotAfter) >= max(24*time.Hour, cert.Leaf.NotAfter.Sub(cert.Leaf.NotBefore)/3) {
 		return false, nil
 	}
@@ -320,10 +312,6 @@ urn:sealkeeper:client:<role>:<id>, as the bundle has it. It works on the ledger,
 				}
 				roles[id] = role
 			}
-			root, err := os.ReadFile(conf.ClientCAFile())
-			if err != nil {
-				return err
-			}
 			for _, id := range ids {
 				dir := filepath.Join(out, id)
 				if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -334,7 +322,7 @@ urn:sealkeeper:client:<role>:<id>, as the bundle has it. It works on the ledger,
 				}); err != nil {
 					return fmt.Errorf("client %s: %w", id, err)
 				}
-				if err := durable.WriteFile(filepath.Join(dir, "ca.pem"), root, 0o644); err != nil {
+				if err := durable.WriteFile(filepath.Join(dir, "ca.pem"), a.ca.ClientRoots(), 0o644); err != nil {
 					return err
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "  ✓ client %-15s role %-9s %s\n", id, roles[id], dir)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -126,15 +125,7 @@ func (a *appliance) serve(ctx context.Context, profiling bool) error {
 	if err != nil {
 		return &coded{exitUsage, err}
 	}
-	root, err := os.ReadFile(c.ClientCAFile())
-	if err != nil {
-		return &coded{exitUsage, fmt.Errorf("client CA: %w", err)}
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(root) {
-		return &coded{exitUsage, fmt.Errorf("client CA %s has no certificate", c.ClientCAFile())}
-	}
-	edge, err := api.New(api.Options{Authority: api.Of(a.ca), Certificate: cert, ClientCAs: pool, Clock: a.clock, Log: a.log, Metrics: a.metrics, MaxIssues: c.Concurrent, Hardening: a.held})
+	edge, err := api.New(api.Options{Authority: api.Of(a.ca), Certificate: cert, ClientCAs: a.ca.ClientCAs, Clock: a.clock, Log: a.log, Metrics: a.metrics, MaxIssues: c.Concurrent, Hardening: a.held})
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"os"
 	"time"
@@ -42,6 +44,14 @@ func (a *appliance) enrolServer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	block, _ := pem.Decode(cert)
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return err
+	}
+	if link, _ := a.ca.ServerLink(leaf); link != nil {
+		cert = append(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: link})...)
+	}
 	if err := durable.WriteFile(nextKey(c), private, 0o600); err != nil {
 		return err
 	}
@@ -56,16 +66,18 @@ func (a *appliance) enrolServer(ctx context.Context) error {
 	return os.Remove(nextKey(c)) // one that stayed would hide that the key in use was changed
 }
 
-// renewalWithin is one try: it may wait for the HSM as anything else does.
-const renewalWithin = time.Minute
+const (
+	renewalWithin = time.Minute     // one try: it may wait for the HSM as anything else does
+	rootsEvery    = 5 * time.Second // it is looked whether another CA certifies
+)
 
 // keepServerCertificate renews the listener's certificate and has it shown to who connects from then on, until ctx ends. Connections that are open
-// stay open. What fails is tried again, ten times as often as a certificate is renewed.
+// stay open. What fails is tried again, ten times as often as a certificate is renewed. When another CA certifies, it is renewed at once.
 func (a *appliance) keepServerCertificate(ctx context.Context, edge *api.Edge, cert tls.Certificate) {
 	for {
 		life := cert.Leaf.NotAfter.Sub(cert.Leaf.NotBefore)
 		wait := cert.Leaf.NotAfter.Add(-life / 3).Sub(a.clock.Now())
-		if wait <= 0 {
+		if _, current := a.ca.ServerLink(cert.Leaf); wait <= 0 || !current {
 			within, cancel := context.WithTimeout(ctx, renewalWithin)
 			err := a.enrolServer(within)
 			cancel()
@@ -86,7 +98,7 @@ func (a *appliance) keepServerCertificate(ctx context.Context, edge *api.Edge, c
 				continue
 			}
 		}
-		t := time.NewTimer(min(wait, time.Hour)) // the wall may be set
+		t := time.NewTimer(min(wait, rootsEvery)) // the wall may be set, too
 		select {
 		case <-ctx.Done():
 		case <-t.C:

@@ -164,12 +164,11 @@ type Token struct {
 }
 
 // Paths under Data.
-func (c *Config) Ledger() string       { return filepath.Join(c.Data, "ledger.db") }
-func (c *Config) PublishDir() string   { return filepath.Join(c.Data, "publish") }
-func (c *Config) TLSDir() string       { return filepath.Join(c.Data, "tls") }
-func (c *Config) ServerCert() string   { return filepath.Join(c.TLSDir(), "server.pem") }
-func (c *Config) ServerKey() string    { return filepath.Join(c.TLSDir(), "server.key") }
-func (c *Config) ClientCAFile() string { return filepath.Join(c.TLSDir(), "client-ca.pem") }
+func (c *Config) Ledger() string     { return filepath.Join(c.Data, "ledger.db") }
+func (c *Config) PublishDir() string { return filepath.Join(c.Data, "publish") }
+func (c *Config) TLSDir() string     { return filepath.Join(c.Data, "tls") }
+func (c *Config) ServerCert() string { return filepath.Join(c.TLSDir(), "server.pem") }
+func (c *Config) ServerKey() string  { return filepath.Join(c.TLSDir(), "server.key") }
 
 // Error is one complaint about one line.
 type Error struct {

@@ -138,7 +138,7 @@ func (f *run) keysLives() error {
 		case known && (!k.NotBefore.Equal(e.Window.NotBefore) || !k.NotAfter.Equal(e.Window.NotAfter) || !k.Until.Equal(e.Window.Until)):
 			c.fail("key %s may be used from %s to %s, which its history does not say", id, k.NotBefore, k.NotAfter)
 		}
-		if k.State == ledger.KeyActive && (k.Purpose == policy.PurposeIACA || k.Purpose == policy.PurposeMDoc || k.Purpose == policy.PurposeSDJWT || k.Purpose == policy.PurposeList) {
+		if k.State == ledger.KeyActive {
 			place := string(k.Purpose) + " on token " + k.Token
 			if other := active[place]; other != "" {
 				c.fail("keys %s and %s are both active for %s", min(other, id), max(other, id), place)
@@ -166,7 +166,7 @@ func (f *run) links() error {
 	c := f.r.check("I1", "a root that takes the place of another is linked to it")
 	issued := map[string]ledger.Certificate{}
 	if err := f.a.Certificates(f.ctx, func(_ uint64, s ledger.Certificate) error {
-		if s.Profile == "iaca-link" {
+		if s.Profile == "iaca-link" || s.Profile == "client-ca-link" {
 			issued[string(s.DER)] = s
 		}
 		return nil
@@ -174,7 +174,7 @@ func (f *run) links() error {
 		return err
 	}
 	for id, k := range f.keys {
-		if k.Purpose != policy.PurposeIACA || k.Plan == nil || len(k.Chain) == 0 {
+		if k.Purpose != policy.PurposeIACA && k.Purpose != policy.PurposeClientCA || k.Plan == nil || len(k.Chain) == 0 {
 			continue
 		}
 		c.Checked++
@@ -252,6 +252,8 @@ func permits(parameters officer.Parameters, e ledger.KeyEntry) bool {
 		case ledger.KeyDeactivated:
 			return e.Cause == ledger.CauseEnded && !e.At.Before(p.UseUntil) || e.Cause == ledger.CauseUsed && p.Uses > 0
 		}
+	case *officer.ClientCA:
+		return permits((*officer.Rollover)(p), e)
 	case *officer.Rollover:
 		if e.Key == p.Succeeds {
 			return e.Cause == ledger.CausePlan && to == ledger.KeyDeactivated && !e.At.Before(p.Activate)

@@ -100,6 +100,9 @@ func TestRootsAreLinked(t *testing.T) {
 	}{
 		"as it was decided": {},
 		"without a link":    {"without a link certificate", func(r *roots) { r.second.Link = nil }, nil},
+		"a CA of clients without a link": {"without a link certificate", func(r *roots) {
+			r.first.Purpose, r.second.Purpose, r.second.Link = policy.PurposeClientCA, policy.PurposeClientCA, nil
+		}, nil},
 		"the link of another key": {"is for another key", func(r *roots) {
 			other := makeRoots(t)
 			r.second.Link, r.link = other.second.Link, other.link

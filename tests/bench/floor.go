@@ -427,7 +427,7 @@ func (b *bench) echo(ctx context.Context, a *appliance) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	c := exec.CommandContext(ctx, self, "child", "echo", filepath.Join(a.dir, "data", "tls"))
+	c := exec.CommandContext(ctx, self, "child", "echo", a.dir)
 	c.Stderr = os.Stderr
 	hold, err := c.StdinPipe() // it ends when we do
 	if err != nil {
@@ -459,11 +459,11 @@ func (b *bench) echo(ctx context.Context, a *appliance) (float64, error) {
 }
 
 func echoChild(args []string) error {
-	cert, err := tls.LoadX509KeyPair(filepath.Join(args[0], "server.pem"), filepath.Join(args[0], "server.key"))
+	cert, err := tls.LoadX509KeyPair(filepath.Join(args[0], "data", "tls", "server.pem"), filepath.Join(args[0], "data", "tls", "server.key"))
 	if err != nil {
 		return err
 	}
-	root, err := os.ReadFile(filepath.Join(args[0], "client-ca.pem"))
+	root, err := os.ReadFile(filepath.Join(args[0], "clients", "ward-office-1", "ca.pem"))
 	if err != nil {
 		return err
 	}

@@ -90,7 +90,7 @@ func founded(t testing.TB, people []map[string]string) *office {
 	conf, err := os.ReadFile(filepath.Join(o.Dir, "sealkeeper.yaml"))
 	must(t, err)
 	o.Write("sealkeeper.yaml", string(conf)+"ra_url: "+o.ra+"\n")
-	registry, err := json.Marshal(map[string]any{"officers": people})
+	registry, err := json.Marshal(map[string]any{"officers": people, "rules": map[string]any{string(officer.ClientRollover): map[string]any{"need": 2, "delay": "0s", "life": "1h0m0s"}}})
 	must(t, err)
 	o.Write("officers.json", string(registry))
 	o.Command(0, "init", "--dev", "--officers", filepath.Join(o.Dir, "officers.json"))
@@ -169,6 +169,19 @@ func stock(t testing.TB) string {
 	return ""
 }
 
+// runs is `step` on a machine of its own.
+func runs(t testing.TB, step, home string) func(ok bool, args ...string) {
+	return func(ok bool, args ...string) {
+		t.Helper()
+		c := exec.Command(step, args...)
+		c.Env, c.Dir = append(os.Environ(), "STEPPATH="+filepath.Join(home, ".step"), "HOME="+home), home
+		out, err := c.CombinedOutput()
+		if (err == nil) != ok {
+			t.Fatalf("step %s: %v\n%s", strings.Join(args[:2], " "), err, out)
+		}
+	}
+}
+
 // serve runs the registration authority.
 func (o *office) serve(binary string) {
 	o.t.Helper()
@@ -215,16 +228,7 @@ func TestStockStep(t *testing.T) {
 	o.enrol(time.Hour, "office-1")
 	token := o.token("office-1")
 	home := t.TempDir()
-	run := func(ok bool, args ...string) string {
-		t.Helper()
-		c := exec.Command(step, args...)
-		c.Env, c.Dir = append(os.Environ(), "STEPPATH="+filepath.Join(home, ".step"), "HOME="+home), home
-		out, err := c.CombinedOutput()
-		if (err == nil) != ok {
-			t.Fatalf("step %s: %v\n%s", strings.Join(args[:2], " "), err, out)
-		}
-		return string(out)
-	}
+	run := runs(t, step, home)
 	run(true, "ca", "bootstrap", "--ca-url", token.URL, "--fingerprint", token.Fingerprint)
 	run(true, "ca", "health")
 	run(true, "ca", "certificate", "office-1", "cert.pem", "key.pem", "--token", token.Token)

@@ -34,6 +34,7 @@ func boarded(t *testing.T, edit ...func(bundle string) string) *board {
 	b := &board{appliance.Install(t), t, &officer.Registry{Rules: officer.DefaultRules()}, map[string]crypto.Signer{}}
 	b.r.Rules[officer.KeyDestroy] = officer.Rule{Need: 2, Life: time.Hour}
 	b.r.Rules[officer.IACARollover] = officer.Rule{Need: 2, Life: time.Hour}
+	b.r.Rules[officer.ClientRollover] = officer.Rule{Need: 2, Life: time.Hour}
 	for _, id := range []string{"kim", "lee", "park"} {
 		public, key, err := ed25519.GenerateKey(rand.Reader)
 		must(t, err)
@@ -171,12 +172,20 @@ func keysSurvive(t *testing.T) {
 // to it, and both have a revocation list.
 func TestRootsSurviveEveryCrash(t *testing.T) { rootsSurvive(t) }
 
+// The same of the clients' CA.
+func TestClientCAsSurviveEveryCrash(t *testing.T) {
+	survives(t, officer.ClientRollover, "client-ca", func(p officer.Rollover) officer.Parameters { c := officer.ClientCA(p); return &c })
+}
+
 func rootsSurvive(t *testing.T) {
+	survives(t, officer.IACARollover, "iaca", func(p officer.Rollover) officer.Parameters { return &p })
+}
+
+func survives(t *testing.T, action officer.Action, ca string, of func(officer.Rollover) officer.Parameters) {
 	b := boarded(t)
 	b.Start()
 	now := time.Now().UTC().Truncate(time.Second)
-	id := b.approved(officer.IACARollover, &officer.Rollover{ID: "iaca-2", Succeeds: "iaca-1", Algorithm: "ES256", Name: "IACA 2", Announce: now, Activate: now, UseUntil: now.AddDate(7, 0, 0),
-		Until: now.AddDate(9, 0, 0), Reason: "its time comes"})
+	id := b.approved(action, of(officer.Rollover{ID: ca + "-2", Succeeds: ca + "-1", Algorithm: "ES256", Name: "CA 2", Announce: now, Activate: now, UseUntil: now.AddDate(4, 0, 0), Until: now.AddDate(5, 0, 0), Reason: "its time comes"}))
 	executed := func() {
 		if _, body, err := b.Post("officers", "/v1/officers/executions", "", contract.ProposalQuery{ID: id}); err == nil {
 			t.Errorf("it was answered: %s", body)
@@ -194,16 +203,18 @@ func rootsSurvive(t *testing.T) {
 		b.crash(point, nil)
 	}
 	b.Start()
-	b.until("iaca-2", "active")
-	if s := b.Operations(); b.state("iaca-1") != "deactivated" || len(s.Orphans) != 0 {
+	b.until(ca+"-2", "active")
+	if s := b.Operations(); b.state(ca+"-1") != "deactivated" || len(s.Orphans) != 0 {
 		t.Errorf("%+v, orphans %v", s.Keys, s.Orphans)
 	}
-	trust, err := verifier.ParseTrust(b.Get("/trust.json"))
-	must(t, err)
-	if roots := trust.Roots(b.Roots, time.Now()); len(roots) != 2 {
-		t.Errorf("%d roots by the link", len(roots))
+	if action == officer.IACARollover {
+		trust, err := verifier.ParseTrust(b.Get("/trust.json"))
+		must(t, err)
+		if roots := trust.Roots(b.Roots, time.Now()); len(roots) != 2 {
+			t.Errorf("%d roots by the link", len(roots))
+		}
 	}
-	for _, name := range []string{"iaca", "iaca-2"} {
+	for _, name := range []string{ca, ca + "-2"} {
 		for began := time.Now(); ; time.Sleep(50 * time.Millisecond) {
 			if _, err := os.Stat(filepath.Join(b.Dir, "data", "publish", "crl", name+".crl")); err == nil {
 				break
@@ -222,7 +233,7 @@ func rootsSurvive(t *testing.T) {
 	must(t, err)
 	certs := 0
 	for _, row := range rows {
-		certs += strings.Count(string(row.Value), `"profile":"iaca-link"`)
+		certs += strings.Count(string(row.Value), `"profile":"`+ca+`-link"`)
 	}
 	if certs != 1 {
 		t.Errorf("%d link certificates were made", certs)
