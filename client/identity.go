@@ -364,6 +364,9 @@ func (i *Identity) chainOf(body []byte) ([]byte, error) {
 func (i *Identity) trust(text []byte) error {
 	var roots []*x509.Certificate
 	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
 		c, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
 			return err

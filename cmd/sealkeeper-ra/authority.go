@@ -143,6 +143,7 @@ func (r *ra) keepCertificates(ctx context.Context, id *client.Identity) {
 			news, err = news || others, errors.Join(err, r.learn(asked))
 		}
 		if err != nil {
+			wait = time.Minute
 			r.log.Error("which roots there are can't be asked", "error", err)
 		}
 		leaf := r.tls.Load().Leaf
