@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"slices"
@@ -48,42 +49,68 @@ const duePage = 64
 
 // Due carries out what is ordered for instants up to at: locks, their ends, closings. next is when it has to be called again at the latest;
 // zero: nothing is ordered. A subject's orders are one commit, and what is done is done once: it does not matter how often or how late it is called.
+// An order that fails, or whose row can't be read, keeps none of the others from being carried out.
 func (l *Ledger) Due(ctx context.Context, at time.Time) (done int, next time.Time, err error) {
 	if err := l.ready(); err != nil {
 		return 0, next, err
 	}
+	type result struct {
+		row string
+		err error
+	}
+	var failed failures
+	tried := map[string]bool{} // rows that failed; once a call is enough
+	var from []byte
 	for {
-		entries, err := l.store.Scan(ctx, TableDue, nil, duePage)
+		entries, err := l.store.Scan(ctx, TableDue, from, duePage)
 		if err != nil {
 			return done, next, l.readFailed(err)
 		}
+		more := len(entries) == duePage
 		subjects := map[string]bool{}
 		var work sync.WaitGroup
-		results := make(chan error, duePage)
+		results := make(chan result, duePage)
 		for _, e := range entries {
 			if due := time.Unix(int64(binary.BigEndian.Uint64(e.Key)), 0); due.After(at) {
-				next = due
+				next, more = due, false
 				break
+			}
+			row := string(e.Key)
+			if tried[row] {
+				continue
+			}
+			if _, err := l.unlocked(); err != nil { // nor is any other order carried out
+				return done, next, err
 			}
 			r, err := decode[DueRecord](TableDue, e.Value)
 			if err != nil {
-				return done, next, err
+				failed.add(err)
+				tried[row] = true
+				continue
 			}
 			if k := string(slotKey(r.DocumentType, r.Subject)); !subjects[k] {
 				subjects[k] = true
-				work.Go(func() { results <- l.carryOut(ctx, *r, e.Key, at) })
+				work.Go(func() { results <- result{row, l.carryOut(ctx, *r, e.Key, at)} })
 			}
 		}
 		work.Wait()
 		close(results)
-		for err := range results {
-			if err != nil {
-				return done, next, err
+		for r := range results {
+			if r.err != nil {
+				failed.add(r.err)
+				tried[r.row] = true
+				continue
 			}
 			done++
 		}
-		if len(subjects) == 0 {
-			return done, next, nil
+		switch {
+		case failed.hopeless(), ctx.Err() != nil:
+			return done, next, cmp.Or(failed.err(), ctx.Err())
+		case len(subjects) > 0: // the page again, without what is done
+		case more:
+			from = append(entries[duePage-1].Key, 0)
+		default:
+			return done, next, failed.err()
 		}
 		next = time.Time{}
 	}

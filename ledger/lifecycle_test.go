@@ -3,8 +3,11 @@ package ledger
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -87,6 +90,30 @@ func TestOrdersAreCarriedOutInTime(t *testing.T) {
 	w.change(ministry, policy.OpUnlock, 1, "admin_hold") // without an end it is an ordinary lock
 	w.wants(1, "mso_mdoc revoked", "dc+sd-jwt valid")
 	w.check()
+}
+
+// Rows that can't be read keep no order of anybody else's from being carried out, however many they are, and are told.
+func TestOrdersBehindDamagedOnes(t *testing.T) {
+	w := newTown(t)
+	w.issue(w.request(policy.OpIssue, 1, w.phone(), false))
+	w.order(1, "case", policy.OpLock, "admin_hold", noon.Add(time.Hour), noon.Add(2*time.Hour), "")
+	var rows []Row
+	for i := range 2*duePage + 1 {
+		rows = append(rows, Row{Table: TableDue, Key: fmt.Appendf(binary.BigEndian.AppendUint64(nil, uint64(noon.Unix())), "row %d", i), Value: []byte("broken")})
+	}
+	_, err := w.Ledger.commit(context.Background(), Leaf{Kind: "meta"}, rows, false, nil)
+	must(t, err)
+	w.clock.Advance(time.Hour)
+	for _, shows := range []string{"suspended", "valid"} {
+		done, _, err := w.Due(context.Background(), w.clock.Now())
+		if err == nil || !strings.Contains(err.Error(), fmt.Sprint(2*duePage)) || len(err.Error()) > 300 {
+			t.Errorf("of the rows that can't be read it says: %.400v", err)
+		}
+		if got := w.statuses(1)[1]; done != 1 || got != "dc+sd-jwt "+shows {
+			t.Errorf("%d steps, and the card is %s, want it %s", done, got, shows)
+		}
+		w.clock.Advance(time.Hour)
+	}
 }
 
 // An order is replaced or taken back by its own authority alone; what it locked is unlocked then, but not what somebody else locked too.
