@@ -214,7 +214,7 @@ type followed struct {
 	rows          []Row
 	changes       []state.Change
 	changed, held bool
-	waits, gone   []byte // keys of rows of TableHeld that come and go
+	waits, gone   []byte // keys of rows of TableHeld that come and go; one that is written anew is both
 }
 
 // count the held cards; l.mu is held.
@@ -227,8 +227,8 @@ func (f followed) count(to *floods) {
 	}
 }
 
-// follow makes a slot what its line's reports ask for, with new locks held or not. The caller holds the slot. flood is the batch of one that
-// is held anew.
+// follow makes a slot what its line's reports ask for, with new locks held or not. The caller holds the slot. flood is the batch of the report
+// that is followed, if it is held.
 func (l *Ledger) follow(ctx context.Context, key, tag []byte, line *LineRecord, at time.Time, hold bool, flood []byte) (f followed, err error) {
 	link, linkRev, err := get[LinkRecord](ctx, l, TableLinks, key)
 	if err != nil || link == nil || !bytes.Equal(link.Line, tag) {
@@ -253,10 +253,14 @@ func (l *Ledger) follow(ctx context.Context, key, tag []byte, line *LineRecord, 
 	was := link.Flood
 	f.held = slices.ContainsFunc(moved.Held, func(lock policy.Lock) bool { return slices.Contains(next.Held, lock) })
 	switch {
-	case f.held && link.Flood == nil && flood != nil:
-		link.Flood = slices.Concat(flood, key)
-		f.waits = link.Flood
+	case f.held && flood != nil:
+		// A card waits with the last of its reports. Its row is written anew with each, also in the same batch: a decision that was made before it, on reports
+		// that are no longer the last, finds none of its own.
+		f.waits, f.gone, link.Flood = slices.Concat(flood, key), link.Flood, slices.Concat(flood, key)
 		f.rows = append(f.rows, Row{Table: TableHeld, Key: f.waits, Value: encode(HeldRecord{Line: tag}), If: Any})
+		if f.gone != nil && !bytes.Equal(f.gone, f.waits) {
+			f.rows = append(f.rows, Row{Table: TableHeld, Key: f.gone, If: Any})
+		}
 	case !f.held && link.Flood != nil:
 		f.gone, link.Flood = link.Flood, nil
 		f.rows = append(f.rows, Row{Table: TableHeld, Key: f.gone, If: Any})

@@ -42,6 +42,7 @@ func newCarrier(t *testing.T, flood int, unlocks ...int) *carrier {
 			one["unlocks"] = unlocks[0]
 		}
 	}
+	b["lock_reasons"].(map[string]any)["line_changed"] = []string{"telecom"} // a lock of its own for a line that changed
 	b["authorities"] = []any{map[string]any{"id": "carrier-a", "kinds": []string{evidence.KindLineEvent}, "flood": flood, "keys": []any{map[string]any{
 		"kid": "k", "not_before": noon.Add(-time.Hour), "not_after": noon.AddDate(1, 0, 0),
 		"jwk": map[string]string{"kty": "EC", "crv": "P-256", "x": b64(point[1:33]), "y": b64(point[33:])}}}}}
@@ -288,4 +289,137 @@ func TestFloods(t *testing.T) {
 	report(5, 3, "lost", EventApplied)
 	c.wants(5, "mso_mdoc revoked", "dc+sd-jwt suspended")
 	c.check()
+}
+
+// flooded links phones to lines of the same numbers, in an hour whose reports are held, each line's from now on.
+func (c *carrier) flooded(persons ...byte) {
+	c.t.Helper()
+	for _, person := range persons {
+		c.issue(c.request(policy.OpIssue, person, c.phone(), false))
+		c.vouch(person, fmt.Sprint("line-", person), noon)
+	}
+	c.clock.Advance(time.Minute)
+	c.floods1()
+}
+
+// floods1 takes what a carrier with a threshold of 1 may report in this hour before it is a flood.
+func (c *carrier) floods1() {
+	c.t.Helper()
+	c.wantsEffect(EventUnknown)(c.event("first"+c.clock.Now().Format("15"), "nobody's", uint64(c.clock.Now().Unix()), "lost", c.clock.Now()))
+}
+
+// A loss that is reported after the decision, or in a later hour, is none of what was decided on: undone with the rest, it would be a lost phone that is valid.
+func TestReportsAfterADecisionWait(t *testing.T) {
+	for name, when := range map[string]struct {
+		later  time.Duration
+		before bool // the decision; else between it and its being carried out
+	}{"in the same hour": {0, false}, "in the next hour": {time.Hour, false}, "in the next hour, before the decision": {time.Hour, true}} {
+		for _, kind := range []string{"lost", "ported"} {
+			t.Run(kind+" "+name, func(t *testing.T) {
+				c, later := newCarrier(t, 1), when.later
+				c.fills() // nobody is woken by a decision that is made without DecideFlood
+				c.flooded(1, 2)
+				ctx, begin := context.Background(), noon.Truncate(time.Hour)
+				for person := 1; person <= 2; person++ {
+					c.wantsEffect(EventHeld)(c.event(fmt.Sprint("held", person), fmt.Sprint("line-", person), 1, "lost", c.clock.Now()))
+				}
+				decide := func() {
+					_, err := c.Ledger.commit(ctx, Leaf{Kind: "flood", At: c.clock.Now(), Name: "carrier-a", Operation: "undo"}, []Row{{Table: TableFloods, Key: floodKey("carrier-a", begin.Unix()+hour),
+						Value: encode(FloodDecision{Undo: true, Through: c.Ledger.through, Client: "operator", At: c.clock.Now()})}}, false, nil)
+					must(t, err)
+				}
+				report := func() {
+					c.clock.Advance(later)
+					if later > 0 {
+						c.floods1()
+					}
+					c.clock.Advance(time.Second)
+					if _, err := c.event("later", "line-1", 2, kind, c.clock.Now()); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if when.before {
+					report()
+					decide()
+				} else {
+					decide()
+					report()
+				}
+				if n := c.HeldCards()["carrier-a"]; n != 2 {
+					t.Errorf("%d cards are held, want 2", n)
+				}
+				must(t, c.carryOutFloods(ctx))
+				c.wants(1, "mso_mdoc valid", "dc+sd-jwt suspended")
+				c.wants(2, "mso_mdoc valid", "dc+sd-jwt valid")
+				all, err := c.Floods(ctx)
+				must(t, err)
+				if want := []Flood{{Carrier: "carrier-a", Hour: begin.Add(later), Cards: 1, MSOs: 1}}; !slices.Equal(all, want) || c.HeldCards()["carrier-a"] != 1 {
+					t.Errorf("waiting: %+v, %v; want %+v", all, c.HeldCards(), want)
+				}
+				c.check()
+				// Its own decision is about all of it.
+				_, err = c.DecideFlood(ctx, "operator", "carrier-a", begin.Add(later), true, nil)
+				must(t, err)
+				must(t, c.carryOutFloods(ctx))
+				c.wants(1, "mso_mdoc valid", "dc+sd-jwt valid")
+				if len(c.HeldCards()) > 0 {
+					t.Errorf("%v are held", c.HeldCards())
+				}
+				c.check()
+			})
+		}
+	}
+}
+
+// What somebody who may lifted meanwhile stays lifted, however the flood is decided on.
+func TestADecisionLocksNothing(t *testing.T) {
+	for _, undo := range []bool{true, false} {
+		t.Run(decisionName(undo), func(t *testing.T) {
+			c := newCarrier(t, 1)
+			c.fills()
+			c.flooded(1, 2, 3)
+			ctx, begin := context.Background(), noon.Truncate(time.Hour)
+			report := func(person int, seq uint64, kind, effect string) {
+				t.Helper()
+				c.wantsEffect(effect)(c.event(fmt.Sprint(kind, person, seq), fmt.Sprint("line-", person), seq, kind, c.clock.Now()))
+			}
+			report(1, 1, "lost", EventHeld)
+			report(2, 1, "lost", EventHeld)
+			report(2, 2, "ported", EventHeld)
+			report(3, 1, "ported", EventHeld)
+			c.change("telecom-a", policy.OpUnlock, 1, "telecom_lost")
+			c.change("telecom-a", policy.OpUnlock, 2, "telecom_lost")
+			c.change("telecom-a", policy.OpUnlock, 3, "line_changed")
+			_, err := c.DecideFlood(ctx, "operator", "carrier-a", begin, undo, nil)
+			must(t, err)
+			must(t, c.carryOutFloods(ctx))
+			for _, person := range []byte{1, 3} {
+				if c.wants(person, "mso_mdoc valid", "dc+sd-jwt valid"); len(c.locks(person)) > 0 {
+					t.Errorf("locks of %d: %v", person, c.locks(person))
+				}
+			}
+			if undo {
+				if c.wants(2, "mso_mdoc valid", "dc+sd-jwt valid"); len(c.locks(2)) > 0 {
+					t.Errorf("locks of 2: %v", c.locks(2))
+				}
+			} else if c.wants(2, "mso_mdoc revoked", "dc+sd-jwt suspended"); len(c.locks(2)) != 1 || c.locks(2)[0].Reason != "line_changed" {
+				t.Errorf("locks of 2: %v", c.locks(2))
+			}
+			if len(c.HeldCards()) > 0 {
+				t.Errorf("%v are held", c.HeldCards())
+			}
+			c.check()
+			if !undo {
+				return
+			}
+			// What was undone asks for nothing any more, also where it had been lifted before.
+			c.clock.Advance(time.Hour)
+			report(3, 2, "lost", EventApplied)
+			report(3, 3, "found", EventApplied)
+			if len(c.locks(3)) > 0 {
+				t.Errorf("locks of 3: %v", c.locks(3))
+			}
+			c.check()
+		})
+	}
 }

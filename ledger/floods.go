@@ -11,11 +11,14 @@ import (
 	"time"
 
 	"sealkeeper/internal/crashpoint"
+	"sealkeeper/ledger/state"
+	"sealkeeper/policy"
 )
 
 // Floods. What a carrier reports above its hourly threshold is held: the card is suspended and not refreshed, its MSOs wait. The carrier and
 // the hour name the batch, which an operator confirms or undoes as a whole; reports of the same hour that come later wait for the next
-// decision. A decision is durable before its first card is touched, and is carried out to its end by whatever process finds it.
+// decision, and a card that is reported again waits with its last report. A decision is durable before its first card is touched, and is
+// carried out to its end by whatever process finds it. It locks nothing: what somebody who may has unlocked meanwhile stays unlocked.
 
 // HeldRecord is a phone whose MSOs wait.
 type HeldRecord struct {
@@ -304,6 +307,16 @@ func (l *Ledger) decideCard(ctx context.Context, e Entry, d *FloodDecision) erro
 	}
 }
 
+// lifted are the locks that a phone had for its line's reports and that somebody who may has unlocked since. Until the line is reported again,
+// which is none of a decision, they are not to come back.
+func (l *Ledger) lifted(ctx context.Context, key, line []byte, s state.State) ([]policy.Lock, error) {
+	link, _, err := get[LinkRecord](ctx, l, TableLinks, key)
+	if err != nil || link == nil || !bytes.Equal(link.Line, line) {
+		return nil, err
+	}
+	return slices.DeleteFunc(link.Held, func(lock policy.Lock) bool { return slices.Contains(s.Locks, lock) }), nil
+}
+
 func (l *Ledger) decideCardOnce(ctx context.Context, secrets *Secrets, e Entry, r *HeldRecord, key []byte, d *FloodDecision) (again bool, err error) {
 	defer l.slots.lock("\x00line" + string(r.Line))()
 	defer l.slots.lock(string(key))()
@@ -322,13 +335,21 @@ func (l *Ledger) decideCardOnce(ctx context.Context, secrets *Secrets, e Entry, 
 		if err != nil {
 			return false, err
 		}
+		lifted, err := l.lifted(ctx, key, r.Line, s)
+		if err != nil {
+			return false, err
+		}
 		if d.Undo {
-			for _, held := range s.Held {
-				line.Line = line.Line.Undo(held)
+			for _, lock := range slices.Concat(s.Held, lifted) {
+				line.Line = line.Line.Undo(lock)
 			}
 			rows = append(rows, Row{Table: TableLines, Key: r.Line, Value: encode(line), If: If(rev)})
 		}
-		if done, err = l.follow(ctx, key, r.Line, line, leaf.At, d.Undo, nil); err != nil {
+		standing := *line
+		for _, lock := range lifted {
+			standing.Line = standing.Line.Undo(lock)
+		}
+		if done, err = l.follow(ctx, key, r.Line, &standing, leaf.At, d.Undo, nil); err != nil {
 			return false, err
 		}
 		rows = append(rows, done.rows...)
