@@ -238,6 +238,15 @@ func (v *Verifier) readStatement(item Item) (*statement, error) {
 	if s.expires, known = instant(c.Exp); !known {
 		return nil, malformed("the statement has no exp in whole seconds")
 	}
+	// An absent member would compare like an empty one, which names no district, no lost card and no day: every check of it would pass.
+	switch {
+	case s.InPerson != nil && s.InPerson.District == "", s.RegistryMatch != nil && s.RegistryMatch.District == "":
+		return nil, malformed("the statement has no district")
+	case s.ChipRead != nil && s.ChipRead.Card == "":
+		return nil, malformed("the statement has no card")
+	case s.ChipRead != nil && s.ChipRead.CardExpiry == "":
+		return nil, malformed("the statement has no card_expiry")
+	}
 	if s.RegistryMatch != nil {
 		m, ok := s.RegistryMatch, false
 		if m.salt, ok = decode64(m.Salt); !ok || len(m.salt) < 16 || len(m.salt) > 64 || len(m.Attributes) > 128 {
@@ -277,7 +286,7 @@ func (v *Verifier) checkStatement(about About, session Session, nonce time.Time,
 	case !says(s.subject, v.pairwiseOf(s.Authority, session.subject)):
 		return Burn{}, refuse(code("subject"), "the statement is about another person")
 	}
-	if district := s.district(); len(a.Districts) > 0 && district != "" && !slices.Contains(a.Districts, district) {
+	if district, there := s.district(); there && len(a.Districts) > 0 && !slices.Contains(a.Districts, district) {
 		return Burn{}, refuse(code("scope"), "this authority may not speak of that district")
 	}
 	if p := s.InPerson; p != nil {
@@ -313,14 +322,15 @@ func says(text string, digest [32]byte) bool {
 	return subtle.ConstantTimeCompare([]byte(text), want[:]) == 1
 }
 
-func (s *Statement) district() string {
+// district that the statement speaks of; there is false for a kind that speaks of none.
+func (s *Statement) district() (district string, there bool) {
 	switch {
 	case s.InPerson != nil:
-		return s.InPerson.District
+		return s.InPerson.District, true
 	case s.RegistryMatch != nil:
-		return s.RegistryMatch.District
+		return s.RegistryMatch.District, true
 	}
-	return ""
+	return "", false
 }
 
 // Covers reports whether the register vouches for this value of a claim. value is JSON in any form.

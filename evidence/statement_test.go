@@ -251,6 +251,25 @@ func TestMixAndMatchOfStatements(t *testing.T) {
 			}
 		})
 	}
+	t.Run("members that checks stand on", func(t *testing.T) {
+		for i, names := range map[int][]string{0: {"district"}, 1: {"district"}, 3: {"card", "card_expiry"}} {
+			for _, name := range names {
+				for _, bend := range []func(map[string]any){
+					func(p map[string]any) { delete(p, name) },
+					func(p map[string]any) { p[name] = nil },
+					func(p map[string]any) { p[name] = "" },
+				} {
+					payload := payloadOf(t, b.Items[i].Token)
+					bend(payload)
+					text, err := statement.Raw(a.keys[kinds[i]], map[string]any{"typ": evidence.StatementType(kinds[i]), "kid": "k1"}, payload)
+					if err != nil {
+						t.Fatal(err)
+					}
+					refused(t, kinds[i]+"_malformed", swap(i, as(kinds[i], evidence.Item{Token: text})))
+				}
+			}
+		}
+	})
 	t.Run("districts", func(t *testing.T) {
 		for i, kind := range kinds[:2] {
 			trust := w.trust
