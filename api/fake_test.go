@@ -40,7 +40,8 @@ type fake struct {
 	gate    chan struct{} // if set: Issue waits for it
 	in      chan struct{} // if set: Issue says that it waits
 	ready   bool
-	gone    map[string]bool // clients that the policy does not know any more
+	gone    map[string]bool      // clients that the policy does not know any more
+	newer   map[string]ca.Object // by path: what is public instead of the usual
 }
 
 func (f *fake) call(op string, c ca.Caller) error {
@@ -281,6 +282,12 @@ func object(media, body, zipped string, expires time.Time) ca.Object {
 }
 
 func (f *fake) Public(path string) (ca.Object, bool) {
+	f.mu.Lock()
+	newer, is := f.newer[path]
+	f.mu.Unlock()
+	if is {
+		return newer, true
+	}
 	o, ok := map[string]ca.Object{
 		"status-lists/jwt":           object("application/statuslist+jwt", "aaa.bbb.ccc", "zipped", noon.Add(time.Hour)),
 		"status-lists/cwt":           object("application/statuslist+cwt", "\xd2\x84", "", noon.Add(time.Hour)),

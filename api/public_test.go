@@ -5,6 +5,9 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
+
+	"sealkeeper/ca"
 )
 
 func get(path string, header ...string) *http.Request {
@@ -137,7 +140,7 @@ func TestConditionalRequests(t *testing.T) {
 		{[]string{"If-None-Match", plain, "Accept-Encoding", "gzip"}, 200},
 		{[]string{"If-None-Match", zipped, "Accept-Encoding", "gzip"}, 304},
 		{[]string{"If-None-Match", plain[1 : len(plain)-1]}, 200},
-		{[]string{"If-Modified-Since", noon.Format(http.TimeFormat)}, 304},
+		{[]string{"If-Modified-Since", noon.Format(http.TimeFormat)}, 200}, // in whose second there may have been two versions
 		{[]string{"If-Modified-Since", noon.Format(http.TimeFormat), "If-None-Match", `"other"`}, 200},
 		{[]string{"If-Match", plain}, 200},
 		{[]string{"If-Match", `"other"`}, 412},
@@ -156,6 +159,27 @@ func TestConditionalRequests(t *testing.T) {
 			}
 			if method == "HEAD" && w.Body.Len() != 0 {
 				t.Errorf("HEAD %v has a body", c.header)
+			}
+		}
+	}
+}
+
+// Two versions may have one iat: whoever asks by time alone, as by any time that the answer named, gets the second one.
+func TestSecondVersionOfASecondIsNotHidden(t *testing.T) {
+	house := newHouse(t, 0)
+	h := house.edge.PublicHandler()
+	for path, o := range map[string]ca.Object{
+		"status-lists/jwt": object("application/statuslist+jwt", "a.later.one", "", noon.Add(time.Hour)),
+		"crl/iaca.crl":     object("application/pkix-crl", "0\x82", "", noon.Add(time.Hour)),
+	} {
+		first := answer(h, get("/"+path))
+		house.fake.mu.Lock()
+		house.fake.newer = map[string]ca.Object{path: o}
+		house.fake.mu.Unlock()
+		for _, since := range []string{first.Header().Get("Last-Modified"), o.Modified.Format(http.TimeFormat), noon.Format(http.TimeFormat)} {
+			w := answer(h, get("/"+path, "If-Modified-Since", since))
+			if w.Code != 200 || w.Body.String() != string(o.Bytes) {
+				t.Errorf("%s: If-Modified-Since: %s is answered %d %q", path, since, w.Code, w.Body)
 			}
 		}
 	}
