@@ -214,12 +214,7 @@ type mso struct {
 		ValidFrom  cbor.RawMessage `cbor:"validFrom"`
 		ValidUntil cbor.RawMessage `cbor:"validUntil"`
 	} `cbor:"validityInfo"`
-	Status struct {
-		List *struct {
-			Index *uint64 `cbor:"idx"`
-			URI   string  `cbor:"uri"`
-		} `cbor:"status_list"`
-	} `cbor:"status"`
+	Status cbor.RawMessage `cbor:"status"`
 }
 
 // openMDoc decodes and recomputes every digest; the signature is still to be verified.
@@ -266,11 +261,23 @@ func openMDoc(data []byte) (*opened, error) {
 			return nil, fmt.Errorf("%s: %w", t.name, err)
 		}
 	}
-	if l := o.Status.List; l != nil {
-		if l.Index == nil || l.URI == "" {
+	if len(o.Status) > 0 { // also null: a status that only others can read would be taken for none, and a revoked card for a good one
+		var s struct {
+			List *struct {
+				Index *uint64 `cbor:"idx"`
+				URI   string  `cbor:"uri"`
+			} `cbor:"status_list"`
+		}
+		if err := loose.Unmarshal(o.Status, &s); err != nil {
+			return nil, fmt.Errorf("status: %w", err)
+		}
+		if s.List == nil {
+			return nil, errStatus
+		}
+		if s.List.Index == nil || s.List.URI == "" {
 			return nil, errors.New("the status list reference is not whole")
 		}
-		m.Status = &StatusRef{URI: l.URI, Index: *l.Index}
+		m.Status = &StatusRef{URI: s.List.URI, Index: *s.List.Index}
 	}
 	if m.Claims, m.Hidden, err = checkDigests(outer.NameSpaces, &o); err != nil {
 		return nil, err

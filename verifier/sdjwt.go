@@ -27,10 +27,10 @@ type SDJWT struct {
 	Claims    map[string]any // the processed payload: JSON values, integers as int64
 	Hidden    int            // digests without a disclosure
 	HolderKey crypto.PublicKey
-	IssuedAt  time.Time // zero: none
-	NotBefore time.Time // zero: none
-	Expires   time.Time // zero: none
-	Status    *StatusRef
+	IssuedAt  time.Time  // zero: none
+	NotBefore time.Time  // zero: none
+	Expires   time.Time  // zero: none
+	Status    *StatusRef // nil: none
 	Signer    *x509.Certificate
 
 	presented  string // everything that sd_hash covers
@@ -270,17 +270,19 @@ func (s *SDJWT) registered() error {
 			return fmt.Errorf("cnf: %w", err)
 		}
 	}
-	if v, ok := s.Claims["status"]; ok {
+	if v, ok := s.Claims["status"]; ok { // also null: see openMDoc
 		status, _ := v.(map[string]any)
-		if l, ok := status["status_list"]; ok {
-			list, _ := l.(map[string]any)
-			idx, isInt := list["idx"].(int64)
-			uri, isText := list["uri"].(string)
-			if !isInt || idx < 0 || !isText || uri == "" {
-				return errors.New("the status list reference is not whole")
-			}
-			s.Status = &StatusRef{URI: uri, Index: uint64(idx)}
+		l, ok := status["status_list"]
+		if !ok {
+			return errStatus
 		}
+		list, _ := l.(map[string]any)
+		idx, isInt := list["idx"].(int64)
+		uri, isText := list["uri"].(string)
+		if !isInt || idx < 0 || !isText || uri == "" {
+			return errors.New("the status list reference is not whole")
+		}
+		s.Status = &StatusRef{URI: uri, Index: uint64(idx)}
 	}
 	return nil
 }

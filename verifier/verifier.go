@@ -3,7 +3,7 @@
 //
 //	card, err := verifier.VerifySDJWT(presented, roots, now)
 //	err = card.VerifyKeyBinding(nonce, audience, now, time.Minute)          // the phone that shows it is the phone that got it
-//	list := GET card.Status.URI                                             // cacheable; see Cache-Control
+//	list := GET card.Status.URI                                             // cacheable; see Cache-Control. Status is nil if the card has none
 //	status, err := verifier.VerifyStatus(list, card.Status.URI, card.Status.Index, roots, now)
 //	ok := err == nil && status == verifier.Valid
 //
@@ -43,6 +43,8 @@ type StatusRef struct {
 	URI   string
 	Index uint64
 }
+
+var errStatus = errors.New("the credential has a status that is no status list: whether it was revoked can't be known")
 
 // b64 refuses padding, line breaks and non-canonical tails: two texts for the same bytes would be two names for one thing.
 func b64(s string) ([]byte, error) {
