@@ -150,15 +150,19 @@ func (a *Authority) renewCRLs(ctx context.Context, p policy.Purpose, now time.Ti
 	wait = time.Hour
 	var errs []error
 	for _, k := range a.o.Ledger.Keys() {
-		if k.Purpose != p || !k.Finishes(now) || len(k.Chain) == 0 {
+		if k.Purpose != p || len(k.Chain) == 0 {
 			continue
 		}
 		cert, err := x509.ParseCertificate(k.Chain[0])
-		if err != nil {
-			errs = append(errs, fmt.Errorf("certificate of %s: %w", k.ID, err))
+		if err == nil && now.After(cert.NotAfter) { // nobody checks anything of it any more
+			a.forgetCRLs(k)
 			continue
 		}
-		if now.After(cert.NotAfter) { // nobody checks anything of it any more
+		if !k.Finishes(now) {
+			continue
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("certificate of %s: %w", k.ID, err))
 			continue
 		}
 		for _, name := range a.crlsOf(k) {
@@ -174,6 +178,16 @@ func (a *Authority) renewCRLs(ctx context.Context, p policy.Purpose, now time.Ti
 		}
 	}
 	return wait, errors.Join(errs...)
+}
+
+// forgetCRLs takes what a CA that ended has signed last off the shelf, as a start would find it: its nextUpdate would be an alarm that nobody can end.
+func (a *Authority) forgetCRLs(ca ledger.Key) {
+	for _, name := range a.crlsOf(ca) {
+		a.public.remove("crl/" + name + ".crl")
+		a.o.Metrics.CRLIssued.DeleteLabelValues(name)
+		a.o.Metrics.CRLExpires.DeleteLabelValues(name)
+		a.crls.set(name, nil)
+	}
 }
 
 // renewCRL signs a new list if there is something to say. It returns how long until the next one is due.

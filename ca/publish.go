@@ -66,6 +66,12 @@ func (s *shelf) put(path string, o Object) {
 	s.mu.Unlock()
 }
 
+func (s *shelf) remove(path string) {
+	s.mu.Lock()
+	delete(s.objects, path)
+	s.mu.Unlock()
+}
+
 // Public returns the newest published object at a path without leading slash:
 // "status-lists/{id}", "certificates/{iaca|ds|sdjwt-issuer|status-signer|client-ca}.{cer|pem}", "crl/{list}.crl", ".well-known/jwt-vc-issuer".
 // Reads never reach the HSM.

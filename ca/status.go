@@ -182,6 +182,14 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 		s.Lists = append(s.Lists, contract.ListStatus{ID: id, URI: l.uri, MediaType: l.media, Version: l.version, Issued: l.issued, Expires: l.expires, Bytes: l.size, Dirty: dirty})
 	}
 	a.public.mu.RUnlock()
+	s.CRLExpires = a.lookAtCRLs(now, note)
+	Urgent(s.Conditions)
+	s.Ready = len(s.Problems) == 0
+	return s
+}
+
+// lookAtCRLs notes what is wrong with revocation lists, and returns the nextUpdate of the one that ends first.
+func (a *Authority) lookAtCRLs(now time.Time, note func(name, severity, do, format string, args ...any)) (first time.Time) {
 	for _, name := range a.o.Ledger.CRLs() {
 		const do = "look at the token of the CA's key and the log: a due CRL was not signed"
 		o, ok := a.Public("crl/" + name + ".crl")
@@ -191,8 +199,8 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 			}
 			continue
 		}
-		if s.CRLExpires.IsZero() || o.Expires.Before(s.CRLExpires) {
-			s.CRLExpires = o.Expires
+		if first.IsZero() || o.Expires.Before(first) {
+			first = o.Expires
 		}
 		if left, life := o.Expires.Sub(now), o.Expires.Sub(o.Modified); left < life/10 {
 			note("crl-expiring", Critical, do, "the nextUpdate of CRL %s is %s", name, o.Expires.Format(time.RFC3339))
@@ -202,9 +210,7 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 			note("crl-expiring", Warning, do, "the nextUpdate of CRL %s is %s, and its successor failed: %v", name, o.Expires.Format(time.RFC3339), err)
 		}
 	}
-	Urgent(s.Conditions)
-	s.Ready = len(s.Problems) == 0
-	return s
+	return first
 }
 
 // clockAdvice is what to do about a clock that is not trusted.
