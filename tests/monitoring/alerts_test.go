@@ -71,6 +71,7 @@ func hastened(t *testing.T) string {
 func watch(t *testing.T, in *installation) *prometheus {
 	t.Helper()
 	program := need(t, "prometheus")
+	in.must(`sqlite3 "$SEALKEEPER_DATA/ledger.db" ".backup copy.db"; sealctl fsck --ledger copy.db --textfile "$SEALKEEPER_TEXTFILES/fsck.prom"`) // whoever is never checked has an alert
 	files := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		names, _ := filepath.Glob(in.path("textfiles/*.prom"))
 		for _, n := range names {

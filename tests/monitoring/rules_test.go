@@ -34,7 +34,7 @@ func need(t *testing.T, program string) string {
 
 func TestPromtool(t *testing.T) {
 	promtool := need(t, "promtool")
-	for _, args := range [][]string{{"check", "rules", "sealkeeper.rules.yml"}, {"test", "rules", "sealkeeper.test.yml"}} {
+	for _, args := range [][]string{{"check", "rules", "sealkeeper.rules.yml"}, {"test", "rules", "sealkeeper.test.yml", "sealkeeper-days.test.yml"}} {
 		c := exec.Command(promtool, args...)
 		c.Dir = "../../deploy/prometheus"
 		if out, err := c.CombinedOutput(); err != nil {
