@@ -45,7 +45,7 @@ type Order struct {
 	Begun   bool        `json:"begun,omitzero"`   // From has come
 	Held    bool        `json:"held,omitzero"`    // the lock is there for this order, and others that hold it, alone
 	Client  string      `json:"client,omitempty"` // who ordered it
-	Replace string      `json:"-"`                // of the event alone: the order whose place it takes
+	Replace string      `json:"-"`                // of the event alone: the order whose place it takes, without a gap if both have begun
 }
 
 // Cancel takes an order back. What it locked meanwhile is unlocked, as at its end.
@@ -82,7 +82,7 @@ func (s *State) later(e Event) (parts int, changed bool, err error) {
 	}
 	if e.Order != nil {
 		parts++
-		changed, err = s.order(*e.Order)
+		changed, err = s.order(*e.Order, e.At)
 	}
 	if e.Cancel != nil {
 		parts++
@@ -172,7 +172,7 @@ func (s *State) renew(e Renew) (changed bool, err error) {
 	return changed, nil
 }
 
-func (s *State) order(o Order) (bool, error) {
+func (s *State) order(o Order, at time.Time) (bool, error) {
 	locks := o.Lock != (policy.Lock{})
 	switch {
 	case o.ID == "" || o.Class == "" || o.From.IsZero() || locks == (o.Close != ""):
@@ -186,15 +186,24 @@ func (s *State) order(o Order) (bool, error) {
 	case slices.ContainsFunc(s.Orders, func(p Order) bool { return p.ID == o.ID }):
 		return false, fmt.Errorf("%w: order %s is known already", ErrEvent, o.ID)
 	}
-	if o.Replace != "" {
-		if done, err := s.cancel(o.Replace); err != nil || !done {
-			return false, ErrNoOrder
-		}
-	}
-	if len(s.Orders) >= policy.MaxOrders {
+	was := slices.IndexFunc(s.Orders, func(p Order) bool { return p.ID == o.Replace })
+	switch {
+	case o.Replace != "" && was < 0:
+		return false, ErrNoOrder
+	case o.Replace == "" && len(s.Orders) >= policy.MaxOrders:
 		return false, ErrOrders
 	}
+	replaced := o.Replace
 	o.Begun, o.Held, o.From, o.To, o.Replace = false, false, instant(o.From.Truncate(time.Second)), instant(o.To.Truncate(time.Second)), ""
+	if was >= 0 && s.Orders[was].Begun && !o.From.After(at) { // the new one takes the lock over, or the card would be valid until Due
+		s.Orders = append(s.Orders, o)
+		s.due(at)
+		_, err := s.cancel(replaced) // unless that was its end
+		return true, err
+	}
+	if was >= 0 {
+		s.finish(was)
+	}
 	s.Orders = append(s.Orders, o)
 	return true, nil
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"sealkeeper/policy"
 )
@@ -33,5 +34,102 @@ func TestLostCardsStayStopped(t *testing.T) {
 	}
 	if n := len(w.Stopped); n != mostStopped {
 		t.Errorf("%d are remembered", n)
+	}
+}
+
+// An order that takes the place of one that has begun, and begins no later than now, leaves no moment without a lock: a verifier might keep the
+// answer of that moment for as long as its list lives.
+func TestAnOrderIsExtendedWithoutAGap(t *testing.T) {
+	hold, court := policy.Lock{Reason: "admin_hold", Class: "ministry"}, policy.Lock{Reason: "court", Class: "ministry"}
+	day := 24 * time.Hour
+	for name, c := range map[string]struct {
+		from   time.Duration
+		lock   policy.Lock
+		forth  bool // it has no end
+		before func(w *world, do func(Event))
+		want   []policy.Lock // right after the order, and after Due
+		later  []policy.Lock // eight days on
+	}{
+		"the same lock, longer":             {0, hold, false, nil, []policy.Lock{hold}, nil},
+		"from yesterday":                    {-day, hold, false, nil, []policy.Lock{hold}, nil},
+		"the same lock, without an end":     {0, hold, true, nil, []policy.Lock{hold}, []policy.Lock{hold}},
+		"another lock":                      {0, court, false, nil, []policy.Lock{court}, nil},
+		"later than now, so it begins then": {time.Hour, hold, false, nil, nil, nil},
+		"beside somebody's own word": {0, hold, false, func(_ *world, do func(Event)) { do(Event{Lock: &Lock{Lock: hold}}) },
+			[]policy.Lock{hold}, []policy.Lock{hold}},
+		"as one of as many as there can be": {0, hold, false, func(w *world, do func(Event)) {
+			for i := range policy.MaxOrders - 1 {
+				do(Event{Order: &Order{ID: fmt.Sprint("x", i), Lock: court, Class: "ministry", From: w.at.Add(100 * day)}})
+			}
+		}, []policy.Lock{hold}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld()
+			do := func(e Event) {
+				t.Helper()
+				if err := w.apply(e); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.tell(t, "issue(p1) → settle(r1)")
+			do(Event{Order: &Order{ID: "a", Lock: hold, Class: "ministry", From: w.at, To: w.at.Add(2 * day)}})
+			do(Event{Due: &Due{}})
+			if c.before != nil {
+				c.before(w, do)
+			}
+			w.at = w.at.Add(time.Hour)
+			b := Order{ID: "b", Lock: c.lock, Class: "ministry", From: w.at.Add(c.from), To: w.at.Add(7 * day), Replace: "a"}
+			if c.forth {
+				b.To = time.Time{}
+			}
+			next, changes, err := w.Apply(Event{At: w.at, Order: &b})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if gone := len(c.want) == 0; len(changes) > 0 != gone || !slices.Equal(next.Locks, c.want) {
+				t.Errorf("changes %v, locks %v, want %v", changes, next.Locks, c.want)
+			}
+			do(Event{Order: &b})
+			do(Event{Due: &Due{}})
+			if !slices.Equal(w.Locks, c.want) || slices.ContainsFunc(w.Orders, func(o Order) bool { return o.ID == "a" }) {
+				t.Errorf("locks %v, want %v; orders %+v", w.Locks, c.want, w.Orders)
+			}
+			w.at = w.at.Add(8 * day)
+			if do(Event{Due: &Due{}}); !slices.Equal(w.Locks, c.later) {
+				t.Errorf("in the end locks %v, want %v", w.Locks, c.later)
+			}
+		})
+	}
+}
+
+// What an order that has not begun, though its time has come, would have done is not done when another one takes its place, or closes the card.
+func TestAnOrderThatHasNotBegunIsReplaced(t *testing.T) {
+	hold := policy.Lock{Reason: "admin_hold", Class: "ministry"}
+	for name, a := range map[string]Order{
+		"a lock without an end": {Lock: policy.Lock{Reason: "court", Class: "ministry"}},
+		"a closing":             {Close: "deceased"},
+	} {
+		w := newWorld()
+		a.ID, a.Class, a.From = "a", "ministry", w.at.Add(time.Minute)
+		for _, o := range []Order{a, {ID: "b", Lock: hold, Class: "ministry", From: w.at, To: w.at.Add(time.Hour), Replace: "a"}} {
+			if err := w.apply(Event{Order: &o}); err != nil {
+				t.Fatal(name, err)
+			}
+			w.at = w.at.Add(2 * time.Minute)
+		}
+		if err := w.apply(Event{Due: &Due{}}); err != nil || w.Closed != "" || !slices.Equal(w.Locks, []policy.Lock{hold}) {
+			t.Errorf("%s: %v, closed %q, locks %v", name, err, w.Closed, w.Locks)
+		}
+	}
+	w := newWorld()
+	w.tell(t, "issue(p1) → settle(r1)")
+	for _, e := range []Event{{Order: &Order{ID: "a", Lock: hold, Class: "ministry", From: w.at, To: w.at.Add(time.Hour)}}, {Due: &Due{}},
+		{Order: &Order{ID: "b", Close: "deceased", Class: "ministry", From: w.at, Replace: "a"}}} {
+		if err := w.apply(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if w.Closed == "" || w.show() != "- [admin_hold/ministry] r1:p1=1,1" {
+		t.Errorf("closed %q: %s", w.Closed, w.show())
 	}
 }

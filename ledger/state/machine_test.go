@@ -343,13 +343,21 @@ func (o *oracle) apply(e Event) (changed bool, want error) {
 			return false, ErrNoOrder
 		case n.Replace == "" && len(o.orders) == 8:
 			return false, ErrOrders
-		case n.Replace != "":
+		}
+		old := o.orders[n.Replace]
+		over := old != nil && old.runs && !n.From.After(e.At) // the new one has begun before the old one ends
+		if old != nil && !over {
 			o.stop(n.Replace)
 		}
 		if o.orders == nil {
 			o.orders = map[string]*ordered{}
 		}
 		o.orders[n.ID] = &ordered{Order: *n}
+		if over {
+			if o.pass(e.At); o.orders[n.Replace] != nil {
+				o.stop(n.Replace)
+			}
+		}
 	case e.Cancel != nil:
 		if o.orders[e.Cancel.ID] == nil {
 			return false, nil
@@ -540,6 +548,17 @@ func TestAnyHistory(t *testing.T) {
 					o.Replace = orders.Draw(t, "replaces")
 				}
 				do("order", Event{Order: &o})
+			},
+			"extend": func(t *rapid.T) { // an order that has begun, or a first one
+				o := Order{ID: orders.Draw(t, "order"), Class: "ministry", From: w.at, To: w.at.Add(time.Duration(rapid.IntRange(1, 100).Draw(t, "days")) * 24 * time.Hour)}
+				o.Lock = policy.Lock{Reason: rapid.SampledFrom([]string{"admin_hold", "court"}).Draw(t, "reason"), Class: o.Class}
+				if i := slices.IndexFunc(w.Orders, func(p Order) bool { return p.Begun }); i >= 0 {
+					o.Replace = w.Orders[i].ID
+				}
+				do("extend", Event{Order: &o})
+				if o.Replace == "" {
+					do("due", Event{Due: &Due{}})
+				}
 			},
 			"cancel": func(t *rapid.T) { do("cancel", Event{Cancel: &Cancel{orders.Draw(t, "order")}}) },
 			"due":    func(t *rapid.T) { do("due", Event{Due: &Due{}}) },
