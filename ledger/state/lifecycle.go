@@ -14,7 +14,8 @@ import (
 type Ack struct{ Reservation string }
 
 // Abandon gives a reservation up that nobody finished: its credentials are revoked, because they may have been signed, and their indices
-// are never used again. A phone that would have nothing else any more never got anything: the slot is empty again.
+// are never used again. A phone that was to be bound by it, and has nothing else, never got anything: the slot is empty again, unless a lock of
+// that phone stands, which only its authority takes away. A refresh that is given up takes nothing from the phone, whatever else of it has expired.
 // With Unacknowledged it does the same to credentials that are signed and were never acknowledged.
 type Abandon struct {
 	Reservation    string
@@ -109,7 +110,7 @@ func (s *State) ack(e Ack) (changed bool) {
 }
 
 func (s *State) abandon(e Abandon) (changed bool) {
-	device := ""
+	first := false // what bound the phone
 	for i := range s.Credentials {
 		c := &s.Credentials[i]
 		switch {
@@ -122,9 +123,10 @@ func (s *State) abandon(e Abandon) (changed bool) {
 		default:
 			continue
 		}
-		device, changed = c.Device, true
+		changed, first = true, first || s.bound(c.Device) && c.Made.Equal(s.Device.Since)
 	}
-	if changed && s.bound(device) && !slices.ContainsFunc(s.Credentials, func(c Credential) bool { return c.Device == device && c.Reservation != e.Reservation }) {
+	if first && !slices.ContainsFunc(s.Locks, isDeviceLock) &&
+		!slices.ContainsFunc(s.Credentials, func(c Credential) bool { return s.bound(c.Device) && c.Reservation != e.Reservation }) {
 		s.end()
 	}
 	return changed

@@ -133,3 +133,35 @@ func TestAnOrderThatHasNotBegunIsReplaced(t *testing.T) {
 		t.Errorf("closed %q: %s", w.Closed, w.show())
 	}
 }
+
+// What is given up ends the phone only if it was to bind it and nobody has locked the phone. A refresh takes nothing away: the phone may have been off for
+// so long that nothing else of it is left. And a lock is removed by whoever added it: the end of a time has no such right, and with the lock would go what
+// it says of the ways to another phone.
+func TestGivingUpEndsOnlyWhatBegan(t *testing.T) {
+	for _, c := range []struct {
+		name, story    string
+		reservation    string
+		unacknowledged bool
+		end            string
+	}{
+		{"an issue that nobody finished", "issue(p1)", "r1", false, "- [] r1:p1=1,1"},
+		{"an issue that nobody acknowledged", "issue(p1) → settle(r1)", "r1", true, "- [] r1:p1=1,1"},
+		{"the second phone's", "issue(p1) → settle(r1) → wait(1h) → replace(p2)", "r2", false, "- [] r1:p1=1,1 r2:p2=1,1"},
+		{"a refresh beside what is good", "issue(p1) → settle(r1) → wait(1h) → refresh(p1)", "r2", false, "p1 [] r1:p1=0,0 r2:p1=1,1"},
+		{"a refresh of a phone that has nothing else", "issue(p1) → settle(r1) → wait(2184h) → refresh(p1)", "r2", false, "p1 [] r2:p1=1,1"},
+		{"and that nobody acknowledged", "issue(p1) → settle(r1) → wait(2184h) → refresh(p1) → settle(r2)", "r2", true, "p1 [] r2:p1=1,1"},
+		{"and that was locked meanwhile", "issue(p1) → settle(r1) → wait(2184h) → refresh(p1) → lost(p1)", "r2", false, "p1 [telecom_lost/telecom] r2:p1=1,1"},
+		{"an issue, and the phone was lost meanwhile", "issue(p1) → lost(p1)", "r1", false, "p1 [telecom_lost/telecom] r1:p1=1,1"},
+		{"an issue, and the person's card was locked", "issue(p1) → lock(court/court)", "r1", false, "- [court/court] r1:p1=1,1"},
+	} {
+		w := newWorld()
+		w.tell(t, c.story)
+		w.at = w.at.Add(25 * time.Hour)
+		if err := w.apply(Event{Abandon: &Abandon{Reservation: c.reservation, Unacknowledged: c.unacknowledged}}); err != nil {
+			t.Error(c.name, err)
+		}
+		if got := w.show(); got != c.end {
+			t.Errorf("%s: %s, want %s", c.name, got, c.end)
+		}
+	}
+}

@@ -21,6 +21,7 @@ import (
 type oracle struct {
 	epoch  uint64
 	device string // empty: unbound
+	first  string // the reservation that bound it
 	keys   map[[32]byte]bool
 	locks  map[policy.Lock]bool
 	held   map[policy.Lock]bool // those of locks whose mdocs wait
@@ -186,7 +187,7 @@ func (o *oracle) apply(e Event) (changed bool, want error) {
 			return false, ErrOccupied
 		default:
 			o.end()
-			o.device, o.keys = i.Device, map[[32]byte]bool{}
+			o.device, o.first, o.keys = i.Device, i.Credentials[0].Reservation, map[[32]byte]bool{}
 			for _, k := range i.Keys {
 				o.keys[k] = true
 			}
@@ -295,7 +296,7 @@ func (o *oracle) apply(e Event) (changed bool, want error) {
 			return false, nil
 		}
 		others := slices.ContainsFunc(o.cards, func(c *issued) bool { return c.Device == device && c.Reservation != e.Abandon.Reservation })
-		if device == o.device && !others {
+		if device == o.device && e.Abandon.Reservation == o.first && !others && !o.anyLock(func(l policy.Lock) bool { return !stays(l) }) {
 			o.end()
 		}
 	case e.Close != nil:
@@ -523,6 +524,19 @@ func TestAnyHistory(t *testing.T) {
 			"got it": func(t *rapid.T) { do("ack", Event{Ack: &Ack{reservation(t)}}) },
 			"nobody finishes": func(t *rapid.T) {
 				do("abandon", Event{Abandon: &Abandon{reservation(t), rapid.Bool().Draw(t, "unacknowledged")}})
+			},
+			"nobody finishes either": func(t *rapid.T) { // what an old phone or a new one asked for, which is lost meanwhile, or not
+				d := phones.Draw(t, "phone")
+				if w.Device != nil && rapid.Bool().Draw(t, "old") {
+					d, w.at = w.Device.ID, w.at.Add(life+time.Hour)
+				}
+				bound := w.Device != nil && w.Device.ID == d
+				do("ask", Event{Issue: &Issue{Device: d, Keys: [][32]byte{key(d)}, Credentials: credentials(d), Refresh: bound, Replace: !bound}})
+				asked := fmt.Sprintf("r%d", w.made)
+				if rapid.Bool().Draw(t, "lost") {
+					do("lock", Event{Lock: &Lock{Lock: policy.Lock{Reason: "telecom_lost", Class: "telecom", By: "telecom-a"}, Device: d}})
+				}
+				do("abandon", Event{Abandon: &Abandon{Reservation: asked}})
 			},
 			"close": func(t *rapid.T) {
 				if rapid.IntRange(0, 99).Draw(t, "rarely") == 57 { // nothing happens to who is closed
