@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -236,6 +237,54 @@ func TestNeedsRenew(t *testing.T) {
 		t.Errorf("to be renewed: %+v", s)
 	}
 	w.again()
+	w.check()
+}
+
+// What has to be made anew has to until a refresh is settled, whether one is given up before or made again with another key.
+func TestNeedsRenewUntilItIsMade(t *testing.T) {
+	w := newTown(t)
+	p := w.phone()
+	w.issue(w.request(policy.OpIssue, 1, p, false))
+	sees := func(when string, want ...string) {
+		t.Helper()
+		if got := w.slotOf(1).Renew; !slices.Equal(got, want) {
+			t.Errorf("%s: to be renewed for %q, want %q", when, got, want)
+		}
+	}
+	attributes := uint64(0)
+	renew := func(reason string) {
+		t.Helper()
+		attributes++
+		a, d := w.bundle.DecideRenew(policy.RenewRequest{Client: ministry, DocumentType: resident, Subject: policy.Pseudonym{1}, Reasons: []string{reason}, Attributes: attributes}, w.slotOf(1), w.clock.Now())
+		w.commit(a, d)
+	}
+	renew("name")
+	sees("at once", "name")
+	w.reserve(w.request(policy.OpRefresh, 1, p, false))
+	sees("while a refresh waits")
+	w.clock.Advance(24 * time.Hour)
+	if n, err := w.GiveUp(t.Context(), w.clock.Now()); n != 1 || err != nil {
+		t.Errorf("%d were given up: %v", n, err)
+	}
+	sees("after it was given up", "name")
+
+	q := w.request(policy.OpRefresh, 1, p, false)
+	w.reserve(q)
+	renew("photo")
+	sees("after more was said", "name", "photo")
+	stopped, _ := w.Ledger.key("ds")
+	stopped.State = KeyDeactivated
+	must(t, w.PutKey(t.Context(), stopped))
+	w.key("ds2", policy.PurposeMDoc)
+	keyOf[policy.MDoc] = "ds2"
+	defer func() { keyOf[policy.MDoc] = "ds" }()
+	r, tbs, err := w.resume(q)
+	must(t, err)
+	w.settle(r, tbs, "a card that says the old")
+	sees("after the older request was settled", "name", "photo")
+	w.again()
+	w.issue(w.request(policy.OpRefresh, 1, p, false))
+	sees("after a newer one was")
 	w.check()
 }
 

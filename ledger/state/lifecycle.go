@@ -26,7 +26,7 @@ type Abandon struct {
 type Close struct{ Reason string }
 
 // Renew is the register's word that what credentials say of the person has changed. One that is not newer than what is known changes
-// nothing; Attributes 0 is about something else than data (a technical renewal) and is always news until it is heeded.
+// nothing; Attributes 0 is about something else than data (a technical renewal) and is news if the reason is, or if something was made since.
 type Renew struct {
 	Reasons    []string
 	Attributes uint64 // the register's count
@@ -166,6 +166,7 @@ func (s *State) renew(e Renew) (changed bool, err error) {
 			s.Renew, changed = slices.Insert(s.Renew, i, r), true
 		}
 	}
+	changed = changed || slices.ContainsFunc(s.Credentials, func(c Credential) bool { return c.live() && !c.Outdated })
 	for i := range s.Credentials {
 		if c := &s.Credentials[i]; changed && c.live() {
 			c.Outdated, c.Shown = true, c.Shown || e.Show

@@ -165,3 +165,40 @@ func TestGivingUpEndsOnlyWhatBegan(t *testing.T) {
 		}
 	}
 }
+
+// A card has to be made anew until it is: a refresh that nobody finishes, or that was made before the register's last word, leaves what is known. While it may still
+// be finished nobody is asked for another one.
+func TestARenewalIsHeededWhenItIsSettled(t *testing.T) {
+	why := func(reason string) Event { return Event{Renew: &Renew{Reasons: []string{reason}, Show: true}} }
+	for _, c := range []struct {
+		name   string
+		steps  []any // of the test language, or an event
+		stored []string
+		seen   []string // by policy
+	}{
+		{"a refresh waits", []any{why("name"), "refresh(p1)"}, []string{"name"}, nil},
+		{"it is settled", []any{why("name"), "refresh(p1) → settle(r2)"}, nil, nil},
+		{"it is given up", []any{why("name"), "refresh(p1)", Event{Abandon: &Abandon{Reservation: "r2"}}}, []string{"name"}, []string{"name"}},
+		{"it is expired", []any{why("name"), "refresh(p1) → wait(2184h)"}, []string{"name"}, []string{"name"}},
+		{"there is more meanwhile", []any{why("name"), "refresh(p1)", why("photo"), "settle(r2)"}, []string{"name", "photo"}, []string{"name", "photo"}},
+		{"there is the same again meanwhile", []any{why("tech"), "refresh(p1)", why("tech"), "settle(r2)"}, []string{"tech"}, []string{"tech"}},
+		{"a later one is settled before it", []any{why("name"), "refresh(p1)", why("photo"), "refresh(p1) → settle(r3) → settle(r2)"}, nil, nil},
+		{"it was there before the register's word", []any{"refresh(p1)", why("name"), "settle(r2)"}, []string{"name"}, []string{"name"}},
+		{"so it was, and is made again", []any{"refresh(p1)", why("name"), "again(r2) → settle(r3)"}, []string{"name"}, []string{"name"}},
+		{"it is made again", []any{why("name"), "refresh(p1) → again(r2) → settle(r3)"}, nil, nil},
+		{"another phone", []any{why("name"), "replace(p2)"}, nil, nil},
+	} {
+		w := newWorld()
+		w.tell(t, "issue(p1) → settle(r1) → wait(1h)")
+		for _, s := range c.steps {
+			if e, is := s.(Event); !is {
+				w.tell(t, s.(string))
+			} else if err := w.apply(e); err != nil {
+				t.Fatal(c.name, err)
+			}
+		}
+		if got := w.Slot(w.at).Renew; !slices.Equal(w.Renew, c.stored) || !slices.Equal(got, c.seen) {
+			t.Errorf("%s: stored %q and seen %q, want %q and %q", c.name, w.Renew, got, c.stored, c.seen)
+		}
+	}
+}

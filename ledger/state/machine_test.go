@@ -156,6 +156,21 @@ func (o *oracle) make(made []Credential) {
 	}
 }
 
+// stale: what the register said since this was asked for is not in it.
+func (o *oracle) stale(reservation string) bool {
+	return slices.ContainsFunc(o.cards, func(c *issued) bool { return c.Reservation == reservation && c.old })
+}
+
+// asks for how many reasons policy is told to have the card made anew: none while that is under way.
+func (o *oracle) asks(at time.Time) int {
+	for _, c := range o.cards {
+		if c.waits && !c.dead && !at.After(c.NotAfter) && !o.stale(c.Reservation) {
+			return 0
+		}
+	}
+	return len(o.renew)
+}
+
 // apply returns the error that is to come; changed is false if nothing happens.
 func (o *oracle) apply(e Event) (changed bool, want error) {
 	elsewhere := func(device string) bool { return device != "" && device != o.device }
@@ -174,7 +189,6 @@ func (o *oracle) apply(e Event) (changed bool, want error) {
 			for _, k := range i.Keys {
 				o.keys[k] = true
 			}
-			o.renew = nil
 			o.make(i.Credentials)
 		}
 	case e.Issue != nil:
@@ -201,6 +215,9 @@ func (o *oracle) apply(e Event) (changed bool, want error) {
 		}
 		if !changed {
 			return false, nil
+		}
+		if !o.stale(e.Settle.Reservation) {
+			o.renew = nil
 		}
 	case e.Again != nil:
 		var old []*issued
@@ -229,6 +246,13 @@ func (o *oracle) apply(e Event) (changed bool, want error) {
 			c.dead = true
 		}
 		o.make(e.Again.Credentials)
+		for _, was := range old {
+			for _, c := range o.cards {
+				if c.Reservation == e.Again.Credentials[0].Reservation && o.stale(e.Again.Old) {
+					c.old, c.shown = true, c.shown || was.shown
+				}
+			}
+		}
 	case e.Lock != nil:
 		switch l := e.Lock; {
 		case o.closed, elsewhere(l.Device):
@@ -325,6 +349,9 @@ func (o *oracle) apply(e Event) (changed bool, want error) {
 				o.renew[reason] = true
 			}
 			for _, c := range o.cards {
+				news = news || !c.dead && !c.old
+			}
+			for _, c := range o.cards {
 				if news && !c.dead {
 					c.old, c.shown = true, c.shown || r.Show
 				}
@@ -382,7 +409,7 @@ func (o *oracle) agrees(w *world) error {
 	if s.Epoch != o.epoch || s.Bound != (o.device != "") || s.Device != o.device || len(s.Keys) != len(o.keys) || len(s.Locks) != len(o.locks) {
 		return fmt.Errorf("slot %+v, want epoch %d, device %q, %d keys, locks %v", s, o.epoch, o.device, len(o.keys), o.locks)
 	}
-	if (s.Closed != "") != o.closed || s.Attributes != o.attributes || len(s.Renew) != len(o.renew) || len(s.Orders) != len(o.orders) {
+	if (s.Closed != "") != o.closed || s.Attributes != o.attributes || len(w.Renew) != len(o.renew) || len(s.Renew) != o.asks(w.at) || len(s.Orders) != len(o.orders) {
 		return fmt.Errorf("slot %+v, want closed %v, attributes %d, renew %v, orders %v", s, o.closed, o.attributes, o.renew, o.orders)
 	}
 	for _, p := range w.Orders {

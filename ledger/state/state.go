@@ -110,8 +110,8 @@ type Issue struct {
 	Credentials []Credential // phase Reserved
 }
 
-// Settle marks a reservation's credentials as signed (those not revoked meanwhile). It changes phases alone, which neither policy nor a
-// status can see, so it does not raise the epoch: an approval that is on its way to the ledger stays good. An unknown reservation
+// Settle marks a reservation's credentials as signed (those not revoked meanwhile), by which the card is made anew. It changes phases, and what Slot
+// did not show any more, alone, which neither policy nor a status can see, so it does not raise the epoch: an approval that is on its way to the ledger stays good. An unknown reservation
 // (expired and dropped) changes nothing.
 type Settle struct{ Reservation string }
 
@@ -257,7 +257,7 @@ func (s State) Status(c Credential) byte {
 // Slot is what policy may see at an instant: credentials expired by then don't count; a device whose credentials all expired is still bound.
 // Live, MSOs and Newest count unrevoked credentials, suspended and reserved ones included.
 func (s State) Slot(at time.Time) policy.Slot {
-	p := policy.Slot{Epoch: s.Epoch, Locks: slices.Clone(s.Locks), Closed: s.Closed, Attributes: s.Attributes, Renew: slices.Clone(s.Renew), Stopped: slices.Clone(s.Stopped), Scheduled: s.held(), Orders: s.orders()}
+	p := policy.Slot{Epoch: s.Epoch, Locks: slices.Clone(s.Locks), Closed: s.Closed, Attributes: s.Attributes, Renew: s.renewing(at), Stopped: slices.Clone(s.Stopped), Scheduled: s.held(), Orders: s.orders()}
 	if s.Device != nil {
 		p.Bound, p.Device, p.Keys, p.Since = true, s.Device.ID, slices.Clone(s.Device.Keys), s.Device.Since
 	}
@@ -334,7 +334,6 @@ func (s *State) issue(i Issue, at time.Time) (bool, error) {
 				s.Device.Keys = append(s.Device.Keys, k)
 			}
 		}
-		s.Renew = nil
 		return true, s.add(i.Credentials, at)
 	}
 	switch {
@@ -394,7 +393,25 @@ func (s *State) settle(e Settle) (changed bool) {
 			c.Phase, changed = Signed, true
 		}
 	}
+	if changed && s.heeds(e.Reservation) {
+		s.Renew = nil
+	}
 	return changed
+}
+
+// heeds says whether a reservation was made after all that is known of why the card has to be made anew.
+func (s State) heeds(reservation string) bool {
+	return !slices.ContainsFunc(s.Credentials, func(c Credential) bool { return c.Reservation == reservation && c.Outdated })
+}
+
+// renewing are the reasons to make the card anew that nothing heeds yet: what waits for its signature is not asked for again, unless it is given up.
+func (s State) renewing(at time.Time) []string {
+	if len(s.Renew) > 0 && slices.ContainsFunc(s.Credentials, func(c Credential) bool {
+		return c.Phase == Reserved && !c.expired(at) && s.heeds(c.Reservation)
+	}) {
+		return nil
+	}
+	return slices.Clone(s.Renew)
 }
 
 func (s *State) again(e Again, at time.Time) (bool, error) {
@@ -420,7 +437,18 @@ func (s *State) again(e Again, at time.Time) (bool, error) {
 	case len(s.Locks) > 0:
 		return false, ErrLocked
 	}
-	return true, s.add(e.Credentials, at)
+	if err := s.add(e.Credentials, at); err != nil {
+		return true, err
+	}
+	if !s.heeds(e.Old) { // nor does what takes its place, which says the same of the person
+		shown := slices.ContainsFunc(s.Credentials, func(c Credential) bool { return c.Reservation == e.Old && c.Shown })
+		for i := range s.Credentials {
+			if c := &s.Credentials[i]; c.Reservation == e.Credentials[0].Reservation {
+				c.Outdated, c.Shown = true, shown
+			}
+		}
+	}
+	return true, nil
 }
 
 func (s *State) lock(e Lock) (bool, error) {
