@@ -395,7 +395,9 @@ func (b *Bundle) judgeChange(r ChangeRequest, s Slot, at time.Time) (*Approval, 
 		if slices.ContainsFunc(s.Locks, func(l Lock) bool { return l.Reason == r.Reason }) {
 			return nil, b.denied(ruleAuthority, "lock.other_authority", "another authority added this lock and alone may remove it")
 		}
-		change.Effect = "none"
+		if !slices.Contains(s.Stopped, r.Card) { // the lock may have gone with another card that was found
+			change.Effect = "none"
+		}
 	}
 	d.Rules = rules
 	conditions := Conditions{Epoch: s.Epoch}

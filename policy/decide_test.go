@@ -389,6 +389,39 @@ func TestChange(t *testing.T) {
 	}
 }
 
+// Two plastic cards are lost and the first that is found takes the lock with it: the second is found all the same.
+func TestTheSecondLostCardIsFound(t *testing.T) {
+	b := load(t, "kr-resident.json")
+	lost := Lock{Reason: "card_lost", Class: "card_system"}
+	both := bound(noon)
+	both.Stopped = []string{"a", "b"}
+	one := bound(noon)
+	one.Stopped = []string{"b"}
+	for name, c := range map[string]struct {
+		card string
+		slot Slot
+		want string // effect or code
+	}{
+		"the first":                         {"a", locked(both, lost), "apply"},
+		"the second":                        {"b", one, "apply"},
+		"the second, and there is no phone": {"b", Slot{Stopped: []string{"b"}}, "apply"},
+		"one that is not lost":              {"a", one, "none"},
+		"none in particular":                {"", one, "none"},
+		"another authority's":               {"b", locked(one, Lock{Reason: "card_lost", Class: "ministry"}), "lock.other_authority"},
+		"of somebody who is closed":         {"b", Slot{Closed: "deceased", Stopped: []string{"b"}}, "none"},
+	} {
+		a, d := b.DecideChange(ChangeRequest{Client: "card-system", Operation: OpUnlock, DocumentType: "kr-resident", Subject: subject, Reason: "card_lost", Card: c.card}, c.slot, noon)
+		got := d.Code
+		if a != nil {
+			change, _ := a.Change()
+			got = change.Effect
+		}
+		if got != c.want {
+			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
+	}
+}
+
 func TestChangeOfNobodyFails(t *testing.T) {
 	b := load(t, "demo.json")
 	r := ChangeRequest{Client: "telecom-a", Operation: OpLock, DocumentType: "kr-resident", Subject: subject, Reason: "telecom_lost"}

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -201,4 +202,36 @@ func TestARenewalIsHeededWhenItIsSettled(t *testing.T) {
 			t.Errorf("%s: stored %q and seen %q, want %q and %q", c.name, w.Renew, got, c.stored, c.seen)
 		}
 	}
+}
+
+// Two cards are lost, and the first that is found removes the lock. The second is good again when it is found, though there is no lock any more; but not
+// while another authority says that it is lost.
+func TestTheSecondLostCardIsFound(t *testing.T) {
+	w := newWorld()
+	lost := policy.Lock{Reason: "card_lost", Class: "card_system"}
+	do := func(e Event, want ...string) {
+		t.Helper()
+		if err := w.apply(e); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.Slot(w.at).Stopped; !slices.Equal(got, want) {
+			t.Errorf("stopped are %q, want %q", got, want)
+		}
+	}
+	do(Event{Lock: &Lock{Lock: lost, Card: "a"}}, "a")
+	do(Event{Lock: &Lock{Lock: lost, Card: "b"}}, "a", "b")
+	do(Event{Unlock: &Unlock{Lock: lost, Card: "a"}}, "b")
+	do(Event{Unlock: &Unlock{Lock: lost}}, "b")
+	do(Event{Unlock: &Unlock{Lock: lost, Card: "c"}}, "b")
+	other := policy.Lock{Reason: "card_lost", Class: "ministry"}
+	do(Event{Lock: &Lock{Lock: other}}, "b")
+	if err := w.apply(Event{Unlock: &Unlock{Lock: lost, Card: "b"}}); !errors.Is(err, ErrClass) || len(w.Stopped) != 1 {
+		t.Errorf("while another authority says so: %v, stopped are %q", err, w.Stopped)
+	}
+	do(Event{Unlock: &Unlock{Lock: other}}, "b")
+	epoch := w.Epoch
+	if do(Event{Unlock: &Unlock{Lock: lost, Card: "b"}}); w.Epoch != epoch+1 {
+		t.Errorf("epoch %d after %d", w.Epoch, epoch)
+	}
+	do(Event{Unlock: &Unlock{Lock: lost, Card: "b"}})
 }

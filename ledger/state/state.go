@@ -139,7 +139,7 @@ type Unlock struct {
 	Lock   policy.Lock
 	Any    bool // a higher authority lifts the reason, whoever added it
 	Device string
-	Card   string // a plastic card that is found; other lost ones stay stopped
+	Card   string // a plastic card that is found, also if the lock went before it; other lost ones stay stopped
 }
 
 // Revoke ends the device (or, with Device set, only if it is still bound): all its credentials are revoked, the slot is empty.
@@ -510,16 +510,16 @@ func (s *State) unlock(e Unlock) (bool, error) {
 			found = true
 		}
 	}
-	if found {
-		if s.Stopped = slices.DeleteFunc(s.Stopped, func(c string) bool { return c == e.Card }); len(s.Stopped) == 0 {
-			s.Stopped = nil
-		}
-		return true, nil
-	}
-	if slices.ContainsFunc(s.Locks, func(l policy.Lock) bool { return l.Reason == e.Lock.Reason }) {
+	if !found && slices.ContainsFunc(s.Locks, func(l policy.Lock) bool { return l.Reason == e.Lock.Reason }) {
 		return false, ErrClass
 	}
-	return false, nil
+	if i := slices.Index(s.Stopped, e.Card); i >= 0 { // which may be lost without a lock, that went with another card that was found
+		found = true
+		if s.Stopped = slices.Delete(s.Stopped, i, i+1); len(s.Stopped) == 0 {
+			s.Stopped = nil
+		}
+	}
+	return found, nil
 }
 
 func (s *State) drop(i int) {
