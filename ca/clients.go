@@ -64,7 +64,8 @@ func (a *Authority) CertifyNamed(ctx context.Context, id string, spki []byte, li
 	if !ok {
 		return nil, &Problem{Code: "enrolment.unknown", Detail: "the policy names no client " + id}
 	}
-	return a.certifyClient(ctx, func(now time.Time, f policy.CertFacts) (*policy.Approval, policy.Decision, error) {
+	wall := func() (time.Time, error) { return a.o.Clock.Now(), nil } // as CertifyByWall
+	return a.certifyClient(ctx, wall, func(now time.Time, f policy.CertFacts) (*policy.Approval, policy.Decision, error) {
 		c := a.facts(id, now)
 		if c.Revision == 0 {
 			c.Enrolment = policy.Enrolment{ID: id, Role: role, Life: int64(life / time.Second)}
@@ -76,9 +77,12 @@ func (a *Authority) CertifyNamed(ctx context.Context, id string, spki []byte, li
 }
 
 // certifyClient has a certificate made by what decide says of the client at that instant; again, if the client changed meanwhile.
-func (a *Authority) certifyClient(ctx context.Context, decide func(time.Time, policy.CertFacts) (*policy.Approval, policy.Decision, error)) ([]byte, error) {
+func (a *Authority) certifyClient(ctx context.Context, instant func() (time.Time, error), decide func(time.Time, policy.CertFacts) (*policy.Approval, policy.Decision, error)) ([]byte, error) {
 	for try := 0; ; try++ {
-		now := a.o.Clock.Now()
+		now, err := instant()
+		if err != nil {
+			return nil, err
+		}
 		ca, err := a.activeKey(policy.PurposeClientCA, now)
 		if err != nil {
 			return nil, err
@@ -396,7 +400,7 @@ func (a *Authority) certifyEnrolled(ctx context.Context, c Caller, what string, 
 	}
 	var client string
 	var expires time.Time
-	der, err := a.certifyClient(ctx, func(now time.Time, f policy.CertFacts) (*policy.Approval, policy.Decision, error) {
+	der, err := a.certifyClient(ctx, a.now, func(now time.Time, f policy.CertFacts) (*policy.Approval, policy.Decision, error) {
 		k, id, err := verify(now)
 		if err != nil {
 			return nil, policy.Decision{}, err

@@ -115,13 +115,27 @@ func (a *Authority) Found(ctx context.Context, specs []KeySpec, report func(step
 	return nil
 }
 
-// Certify issues a server's certificate under the clients' CA.
+// Certify issues a server's certificate under the clients' CA, while the clock is trusted: one that a wrong wall dated is worth nothing once the wall is right.
 func (a *Authority) Certify(ctx context.Context, name string, spki []byte, hosts []string, life time.Duration) ([]byte, error) {
-	ca, err := a.activeKey(policy.PurposeClientCA, a.o.Clock.Now())
+	now, err := a.now()
 	if err != nil {
 		return nil, err
 	}
-	now := a.o.Clock.Now().Truncate(time.Second)
+	return a.certifyServer(ctx, name, spki, hosts, life, now)
+}
+
+// CertifyByWall is Certify for commands on the machine: an appliance that stood still for longer than lists live needs a certificate before anybody can have
+// its clock accepted, and whoever runs the command sees what the wall shows.
+func (a *Authority) CertifyByWall(ctx context.Context, name string, spki []byte, hosts []string, life time.Duration) ([]byte, error) {
+	return a.certifyServer(ctx, name, spki, hosts, life, a.o.Clock.Now())
+}
+
+func (a *Authority) certifyServer(ctx context.Context, name string, spki []byte, hosts []string, life time.Duration, now time.Time) ([]byte, error) {
+	ca, err := a.activeKey(policy.PurposeClientCA, now)
+	if err != nil {
+		return nil, err
+	}
+	now = now.Truncate(time.Second)
 	return a.certify(ctx, policy.Cert{Profile: "server", Name: name, SPKI: spki, NotBefore: now, NotAfter: now.Add(life), Hosts: hosts, IssuerKey: ca.ID})
 }
 

@@ -195,10 +195,11 @@ func tend(ctx context.Context, a *appliance, report func(string)) error {
 // listener makes a TLS certificate when there is none that serves (a crash may have left a key without its certificate), and again a month before it ends.
 func listener(ctx context.Context, a *appliance) (made bool, err error) {
 	c := a.config
-	if cert, err := serverCertificate(c); err == nil && time.Until(cert.Leaf.NotAfter) >= max(24*time.Hour, cert.Leaf.NotAfter.Sub(cert.Leaf.NotBefore)/3) {
+	now := time.Now()
+	if cert, err := serverCertificate(c); err == nil && !now.Before(cert.Leaf.NotBefore) && time.Until(cert.Leaf.NotAfter) >= max(24*time.Hour, cert.Leaf.NotAfter.Sub(cert.Leaf.NotBefore)/3) {
 		return false, nil
 	}
-	if err := a.enrolServer(ctx); err != nil {
+	if err := a.enrolServer(ctx, a.ca.CertifyByWall); err != nil {
 		return false, fmt.Errorf("server certificate: %w", err)
 	}
 	return true, nil

@@ -37,10 +37,21 @@ func serverCertificate(c *config.Config) (tls.Certificate, error) {
 	return cert, nil
 }
 
+// certifying is ca.Certify, or ca.CertifyByWall.
+type certifying func(ctx context.Context, name string, spki []byte, hosts []string, life time.Duration) ([]byte, error)
+
+// untilRenewal is how long a certificate serves before another one is due. One that begins later than now was dated by a wall that was wrong: nobody takes it.
+func untilRenewal(leaf *x509.Certificate, now time.Time) time.Duration {
+	if now.Before(leaf.NotBefore) {
+		return 0
+	}
+	return leaf.NotAfter.Add(-leaf.NotAfter.Sub(leaf.NotBefore) / 3).Sub(now)
+}
+
 // enrolServer makes a key and a certificate for the issuance listener. Whenever it is interrupted, a pair that fits is left.
-func (a *appliance) enrolServer(ctx context.Context) error {
+func (a *appliance) enrolServer(ctx context.Context, certify certifying) error {
 	c := a.config
-	private, cert, err := newPair(func(spki []byte) ([]byte, error) { return a.ca.Certify(ctx, c.Hosts[0], spki, c.Hosts, c.TLSLife) })
+	private, cert, err := newPair(func(spki []byte) ([]byte, error) { return certify(ctx, c.Hosts[0], spki, c.Hosts, c.TLSLife) })
 	if err != nil {
 		return err
 	}
@@ -74,12 +85,13 @@ const (
 // keepServerCertificate renews the listener's certificate and has it shown to who connects from then on, until ctx ends. Connections that are open
 // stay open. What fails is tried again, ten times as often as a certificate is renewed. When another CA certifies, it is renewed at once.
 func (a *appliance) keepServerCertificate(ctx context.Context, edge *api.Edge, cert tls.Certificate) {
+	var again time.Duration // of the elapsed time: what failed is not tried before
 	for {
 		life := cert.Leaf.NotAfter.Sub(cert.Leaf.NotBefore)
-		wait := cert.Leaf.NotAfter.Add(-life / 3).Sub(a.clock.Now())
-		if _, current := a.ca.ServerLink(cert.Leaf); wait <= 0 || !current {
+		wait := untilRenewal(cert.Leaf, a.clock.Now())
+		if _, current := a.ca.ServerLink(cert.Leaf); (wait <= 0 || !current) && a.clock.Elapsed() >= again {
 			within, cancel := context.WithTimeout(ctx, renewalWithin)
-			err := a.enrolServer(within)
+			err := a.enrolServer(within, a.ca.Certify)
 			cancel()
 			var next tls.Certificate
 			if err == nil {
@@ -89,7 +101,8 @@ func (a *appliance) keepServerCertificate(ctx context.Context, edge *api.Edge, c
 			case ctx.Err() != nil:
 				return
 			case err != nil:
-				wait = max(life/30, time.Second)
+				wait = min(max(life/30, time.Second), time.Hour)
+				again = a.clock.Elapsed() + wait
 				a.log.Error("renewing the issuance listener's certificate", "error", err, "ends", cert.Leaf.NotAfter, "retry_in", wait.String())
 			default:
 				cert = next
@@ -98,7 +111,7 @@ func (a *appliance) keepServerCertificate(ctx context.Context, edge *api.Edge, c
 				continue
 			}
 		}
-		t := time.NewTimer(min(wait, rootsEvery)) // the wall may be set, too
+		t := time.NewTimer(min(max(wait, again-a.clock.Elapsed(), time.Millisecond), rootsEvery)) // the wall may be set, too
 		select {
 		case <-ctx.Done():
 		case <-t.C:
