@@ -28,6 +28,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -58,6 +59,7 @@ type Client struct {
 	config     Config
 	http       atomic.Pointer[http.Client]
 	generation atomic.Uint64 // of the identity that http speaks for
+	renewing   sync.Mutex    // who changes the two
 	attempts   int
 	wait       func(ctx context.Context, d time.Duration) error
 }
@@ -87,8 +89,10 @@ func New(c Config) (*Client, error) {
 	if err != nil || u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.User != nil {
 		return nil, errors.New("the base URL must be https://host:port")
 	}
+	var first uint64
 	if c.Identity != nil {
-		c.Certificate = c.Identity.Certificate()
+		now := c.Identity.now.Load()
+		c.Certificate, first = now.certificate, now.generation
 		if c.RootCAs == nil || c.RootCAs.Equal(c.Identity.Roots()) { // these change
 			c.RootCAs = nil
 		}
@@ -110,23 +114,31 @@ func New(c Config) (*Client, error) {
 	}
 	made := &Client{base: strings.TrimSuffix(c.BaseURL, "/"), config: c, attempts: c.Attempts, wait: wait}
 	made.http.Store(made.connect(c.Certificate))
-	if c.Identity != nil {
-		made.generation.Store(c.Identity.now.Load().generation)
-	}
+	made.generation.Store(first)
 	return made, nil
 }
 
 // connection is what requests go over now. A certificate that was renewed gets connections of its own; those under way end on theirs.
 func (c *Client) connection() *http.Client {
 	if i := c.config.Identity; i != nil {
-		now := i.now.Load()
-		if c.generation.Swap(now.generation) != now.generation {
-			old := c.http.Swap(c.connect(now.certificate))
-			old.CloseIdleConnections()
-			time.AfterFunc(2*c.config.Timeout, old.CloseIdleConnections) // those that were busy
+		if now := i.now.Load(); now.generation > c.generation.Load() {
+			c.reconnect(now)
 		}
 	}
 	return c.http.Load()
+}
+
+// reconnect goes on with a newer certificate, and never back: a request that was held up may come with one that is not the newest any more.
+func (c *Client) reconnect(now *identity) {
+	c.renewing.Lock()
+	defer c.renewing.Unlock()
+	if now.generation <= c.generation.Load() {
+		return
+	}
+	old := c.http.Swap(c.connect(now.certificate))
+	c.generation.Store(now.generation)
+	old.CloseIdleConnections()
+	time.AfterFunc(2*c.config.Timeout, old.CloseIdleConnections) // those that were busy
 }
 
 func (c *Client) connect(cert tls.Certificate) *http.Client {
@@ -510,11 +522,16 @@ func retryAfter(v string) time.Duration {
 // backoff is between half of and the whole of an exponentially growing wait, so that clients that were refused together don't return together.
 func backoff(try int) time.Duration {
 	d := min(firstWait<<min(try-1, 10), longestWait)
-	n, err := rand.Int(rand.Reader, big.NewInt(int64(d/2)+1))
+	return d/2 + upTo(d/2)
+}
+
+// upTo is a random wait of at most d.
+func upTo(d time.Duration) time.Duration {
+	n, err := rand.Int(rand.Reader, big.NewInt(int64(d)+1))
 	if err != nil {
 		return d
 	}
-	return d/2 + time.Duration(n.Int64())
+	return time.Duration(n.Int64())
 }
 
 func wait(ctx context.Context, d time.Duration) error {
