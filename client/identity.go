@@ -37,6 +37,7 @@ type Identity struct {
 	roots    atomic.Pointer[[]*x509.Certificate]
 	now      atomic.Pointer[identity]
 	changing chan struct{} // has room for one: who changes what is in use and in the directory
+	wait     func(ctx context.Context, d time.Duration) error
 }
 
 type identity struct {
@@ -68,7 +69,7 @@ func Enrol(ctx context.Context, dir, token string) (*Identity, error) {
 	if err != nil || u.Scheme != "https" || u.Host == "" || len(claims.SHA) != 64 {
 		return nil, errors.New("the token names no registration authority")
 	}
-	i := &Identity{dir: dir, url: "https://" + u.Host, changing: make(chan struct{}, 1)}
+	i := &Identity{dir: dir, url: "https://" + u.Host, changing: make(chan struct{}, 1), wait: wait}
 	root, err := i.root(ctx, claims.SHA)
 	if err != nil {
 		return nil, err
@@ -101,12 +102,12 @@ func Enrol(ctx context.Context, dir, token string) (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	return i, i.take(key, chain)
+	return i, i.keep(key, chain)
 }
 
 // LoadIdentity reads what Enrol, or `step`, left in a directory. url is the registration authority's.
 func LoadIdentity(dir, url string) (*Identity, error) {
-	i := &Identity{dir: dir, url: strings.TrimSuffix(url, "/"), changing: make(chan struct{}, 1)}
+	i := &Identity{dir: dir, url: strings.TrimSuffix(url, "/"), changing: make(chan struct{}, 1), wait: wait}
 	root, err := os.ReadFile(filepath.Join(dir, "ca.pem"))
 	if err != nil {
 		return nil, err
@@ -147,19 +148,39 @@ func (i *Identity) Due() time.Time {
 
 // Run renews in time until ctx ends. failed is told of each renewal that did not work; it is tried again, more and more often as the end comes near.
 func (i *Identity) Run(ctx context.Context, failed func(error)) {
-	pause := time.Duration(0)
-	for {
-		if wait(ctx, max(time.Until(i.Due()), pause)) != nil {
-			return
+	var failedAt time.Time // by the wall, as all else here
+	var pause time.Duration
+	for ctx.Err() == nil {
+		left := time.Until(i.Due())
+		if since := time.Since(failedAt); since >= 0 { // else the wall was set back
+			left = max(left, pause-since)
+		}
+		if left > 0 {
+			if i.wait(ctx, min(left, lookAgain)) != nil {
+				return
+			}
+			continue
 		}
 		pause = 0
 		if err := i.Renew(ctx); err != nil && ctx.Err() == nil {
-			pause = max(time.Until(i.Expires())/10, time.Second)
+			failedAt, pause = time.Now().Round(0), afterFailure(time.Until(i.Expires()))
 			if failed != nil {
 				failed(err)
 			}
 		}
 	}
+}
+
+// lookAgain is how long one wait may be. Timers stand still while the machine is suspended and see nothing of a wall that is set: a renewal that one of them
+// waited for could come after the certificate's end.
+const lookAgain = time.Minute
+
+// afterFailure is until the next try: a tenth of what is left. Once nothing is left there is no hurry, and everybody else whose renewals failed asks too.
+func afterFailure(left time.Duration) time.Duration {
+	if left <= 0 {
+		return lookAgain + upTo(lookAgain)
+	}
+	return max(left/10, time.Second)
 }
 
 // alone waits until nobody else changes key or certificate, or until ctx ends: an answer for the key before must not come over the next one's. Who only
@@ -242,7 +263,7 @@ func (i *Identity) rekey(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := i.take(key, chain); err != nil {
+	if err := i.keep(key, chain); err != nil {
 		return err
 	}
 	return os.Rename(next, filepath.Join(i.dir, "key.pem"))
@@ -428,27 +449,41 @@ func linked(root *x509.Certificate, links, roots []*x509.Certificate) bool {
 	return false
 }
 
-func (i *Identity) take(key *ecdsa.PrivateKey, chain []byte) error {
-	if err := i.use(key, chain); err != nil {
+// keep writes a certificate down and then puts it to use. One that was used and not written would be renewed when it is due, which the one in the directory,
+// that a restart would find, may not live to see.
+func (i *Identity) keep(key *ecdsa.PrivateKey, chain []byte) error {
+	if _, err := i.verified(key, chain); err != nil {
 		return err
 	}
-	return write(filepath.Join(i.dir, "cert.pem"), chain, 0o644)
+	if err := write(filepath.Join(i.dir, "cert.pem"), chain, 0o644); err != nil {
+		return err
+	}
+	return i.use(key, chain)
 }
 
-// use puts a certificate to use once it is sure that it is one of this key under these roots.
-func (i *Identity) use(key *ecdsa.PrivateKey, chain []byte) error {
+// verified is a certificate that is sure to be one of this key under these roots.
+func (i *Identity) verified(key *ecdsa.PrivateKey, chain []byte) (*x509.Certificate, error) {
 	block, _ := pem.Decode(chain)
 	if block == nil {
-		return errors.New("there is no certificate")
+		return nil, errors.New("there is no certificate")
 	}
 	leaf, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if !key.PublicKey.Equal(leaf.PublicKey) {
-		return errors.New("the certificate is for another key")
+		return nil, errors.New("the certificate is for another key")
 	}
 	if _, err := leaf.Verify(x509.VerifyOptions{Roots: i.Roots(), CurrentTime: leaf.NotBefore.Add(time.Second), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+		return nil, err
+	}
+	return leaf, nil
+}
+
+// use puts a certificate to use.
+func (i *Identity) use(key *ecdsa.PrivateKey, chain []byte) error {
+	leaf, err := i.verified(key, chain)
+	if err != nil {
 		return err
 	}
 	next := &identity{certificate: tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}}
@@ -577,5 +612,5 @@ func (i *Identity) Take(a contract.CertificateAnswer) error {
 	if err := i.learn(links); err != nil {
 		return err
 	}
-	return i.take(i.now.Load().certificate.PrivateKey.(*ecdsa.PrivateKey), chain)
+	return i.keep(i.now.Load().certificate.PrivateKey.(*ecdsa.PrivateKey), chain)
 }

@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/rand"
@@ -29,6 +30,7 @@ type registration struct {
 	*pki
 	arrived, release chan struct{} // of renewals; nil: none is held back
 	more             []string      // that it answers besides
+	from, until      time.Duration // of certificates, from now; zero: a minute ago, and an hour
 }
 
 func (r *registration) certify(public any) string {
@@ -36,8 +38,12 @@ func (r *registration) certify(public any) string {
 	if err != nil {
 		r.t.Error(err)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: "office-1"}, NotBefore: time.Now().Add(-time.Minute),
-		NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, r.cert, public, r.key)
+	from, until := -time.Minute, time.Hour
+	if r.until != 0 {
+		from, until = r.from, r.until
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: "office-1"}, NotBefore: time.Now().Add(from),
+		NotAfter: time.Now().Add(until), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, r.cert, public, r.key)
 	if err != nil {
 		r.t.Error(err)
 	}
@@ -217,4 +223,112 @@ func TestChangesAtOnce(t *testing.T) {
 	}
 	all.Wait()
 	whole(t, dir, url, id)
+}
+
+// No wait is longer than a minute, however far the renewal is: the machine may be suspended meanwhile, or the wall set.
+func TestARenewalIsLookedForAgain(t *testing.T) {
+	r := &registration{pki: newPKI(t)}
+	_, _, id := r.enrolled()
+	first := id.Certificate().Leaf
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	waits := 0
+	client.IdentityWaiting(id, func(_ context.Context, d time.Duration) error {
+		if d > time.Minute {
+			t.Errorf("it waits for %v", d)
+		}
+		switch waits++; waits {
+		case 1: // as if it had slept for most of the certificate's life
+			r.from, r.until = -time.Hour, time.Minute
+			if err := id.Renew(ctx); err != nil {
+				t.Error(err)
+			}
+			first, r.until = id.Certificate().Leaf, 0
+		case 2:
+			cancel()
+		}
+		return ctx.Err()
+	})
+	id.Run(ctx, func(err error) { t.Error(err) })
+	if id.Certificate().Leaf.Equal(first) || time.Until(id.Due()) < 30*time.Minute {
+		t.Errorf("not renewed, the next one is due at %v", id.Due())
+	}
+}
+
+// Whoever is too late is in no hurry: once the certificate ended, a try a minute, and not all at the same time.
+func TestTriesAfterTheEnd(t *testing.T) {
+	r := &registration{pki: newPKI(t), from: -time.Hour, until: -time.Minute}
+	dir, _, _ := r.enrolled()
+	id, err := client.LoadIdentity(dir, "https://127.0.0.1:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	failures := 0
+	client.IdentityWaiting(id, func(_ context.Context, d time.Duration) error {
+		if d < 59*time.Second {
+			t.Errorf("it tries again in %v", d)
+		}
+		cancel()
+		return ctx.Err()
+	})
+	id.Run(ctx, func(error) { failures++ })
+	if failures != 1 {
+		t.Errorf("%d failures", failures)
+	}
+}
+
+// A certificate that can't be written is not used: the one in the directory, which a restart finds, goes on being due.
+func TestACertificateThatCantBeWritten(t *testing.T) {
+	r := &registration{pki: newPKI(t), from: -time.Hour, until: time.Minute}
+	dir, url, id := r.enrolled()
+	due, before := id.Due(), id.Certificate().Leaf
+	r.until = 0
+	if err := os.Rename(dir, dir+"-away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode([]byte(r.certify(before.PublicKey)))
+	for what, take := range map[string]func() error{"renewed": func() error { return id.Renew(context.Background()) },
+		"taken": func() error {
+			return id.Take(contract.CertificateAnswer{Certificate: base64.RawURLEncoding.EncodeToString(block.Bytes)})
+		}} {
+		if err := take(); err == nil || !id.Due().Equal(due) || !id.Certificate().Leaf.Equal(before) {
+			t.Errorf("%s: %v, due at %v instead of %v", what, err, id.Due(), due)
+		}
+	}
+	if err := errors.Join(os.Remove(dir), os.Rename(dir+"-away", dir)); err != nil {
+		t.Fatal(err)
+	}
+	whole(t, dir, url, id)
+	if err := id.Renew(context.Background()); err != nil || id.Due().Equal(due) {
+		t.Errorf("with room again: %v", err)
+	}
+	whole(t, dir, url, id)
+}
+
+// A request that was held up between two renewals does not bring the old certificate back.
+func TestConnectionsOnlyMoveForward(t *testing.T) {
+	r := &registration{pki: newPKI(t)}
+	_, _, id := r.enrolled()
+	c, err := client.New(client.Config{BaseURL: "https://localhost:1", Identity: id, RootCAs: id.Roots()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var late []func()
+	for range 2 {
+		if err := id.Renew(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		late = append(late, client.Late(c))
+	}
+	late[1]()
+	late[0]()
+	if !bytes.Equal(client.Shown(c), id.Certificate().Leaf.Raw) {
+		t.Error("the certificate before the last is shown")
+	}
 }
