@@ -216,7 +216,7 @@ func (i *Identity) Renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return i.take(now.certificate.PrivateKey.(*ecdsa.PrivateKey), chain)
+	return i.keep(now.certificate.PrivateKey.(*ecdsa.PrivateKey), chain)
 }
 
 // Rekey gets a certificate for another key, for which the present one signs.

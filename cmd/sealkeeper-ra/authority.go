@@ -125,11 +125,15 @@ func (r *ra) renewServer() error {
 // rootsEvery is how often the appliance is asked which roots there are.
 const rootsEvery = 20 * time.Second
 
-// keepCertificates renews its own two: the server's, whose key is in memory, and the client's by which it speaks to the appliance. When there are other
-// roots both are renewed at once: who enrols then knows the new root alone, and this client has to know it before the old one ends.
+// anew are those of its own two certificates that are renewed before they are due, since there are other roots: who enrols then knows the new root alone, and
+// this client has to know it before the old one ends.
+type anew struct{ server, client bool }
+
+// keepCertificates renews its own two: the server's, whose key is in memory, and the client's by which it speaks to the appliance. It looks at them again and
+// again, however far the next renewal is: a timer stands still while the machine is suspended, and sees nothing of a wall that is set.
 func (r *ra) keepCertificates(ctx context.Context, id *client.Identity) {
-	wait, news := rootsEvery, false
-	for {
+	var roots anew
+	for wait := rootsEvery; ; {
 		select {
 		case <-ctx.Done():
 			return
@@ -139,37 +143,47 @@ func (r *ra) keepCertificates(ctx context.Context, id *client.Identity) {
 		asked, err := r.appliance.Enrolling(ctx)
 		if err == nil {
 			var others bool
-			others, err = r.root(asked.Root)
-			news, err = news || others, errors.Join(err, r.learn(asked))
+			if others, err = r.root(asked.Root); others {
+				roots = anew{true, true}
+			}
+			err = errors.Join(err, r.learn(asked))
 		}
 		if err != nil {
-			wait = time.Minute
 			r.log.Error("which roots there are can't be asked", "error", err)
 		}
-		leaf := r.tls.Load().Leaf
-		if news || !time.Now().Before(leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore)*2/3)) {
-			if err := r.renewServer(); err != nil {
-				wait = time.Minute
-				r.log.Error("the server certificate is not renewed", "until", leaf.NotAfter, "error", err)
-			}
-		}
-		if !news && time.Now().Before(id.Due()) {
-			continue
-		}
-		key, err := id.SPKI()
-		if err == nil {
-			var a contract.CertificateAnswer
-			if a, err = r.appliance.RenewClient(ctx, contract.RenewClientRequest{Client: id.Name(), Key: base64.RawURLEncoding.EncodeToString(key)}); err == nil {
-				err = id.Take(a)
-			}
-		}
-		if err != nil {
+		if !r.renewDue(ctx, id, &roots) || err != nil {
 			wait = time.Minute
-			r.log.Error("its own client certificate is not renewed", "until", id.Expires(), "error", err)
-			continue
 		}
-		news = false
 	}
+}
+
+// renewDue renews what is due of the two, and says whether all is well: a server's certificate with every try for the client's would be one a minute for as
+// long as that is refused.
+func (r *ra) renewDue(ctx context.Context, id *client.Identity, roots *anew) (well bool) {
+	well = true
+	leaf := r.tls.Load().Leaf
+	if roots.server || !time.Now().Before(leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore)*2/3)) {
+		err := r.renewServer()
+		if roots.server = roots.server && err != nil; err != nil {
+			well = false
+			r.log.Error("the server certificate is not renewed", "until", leaf.NotAfter, "error", err)
+		}
+	}
+	if !roots.client && time.Now().Before(id.Due()) {
+		return well
+	}
+	key, err := id.SPKI()
+	if err == nil {
+		var a contract.CertificateAnswer
+		if a, err = r.appliance.RenewClient(ctx, contract.RenewClientRequest{Client: id.Name(), Key: base64.RawURLEncoding.EncodeToString(key)}); err == nil {
+			err = id.Take(a)
+		}
+	}
+	if roots.client = roots.client && err != nil; err != nil {
+		well = false
+		r.log.Error("its own client certificate is not renewed", "until", id.Expires(), "error", err)
+	}
+	return well
 }
 
 // server speaks the protocol of `step`, and takes statements by which clients change their keys.

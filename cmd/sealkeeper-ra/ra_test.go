@@ -65,16 +65,17 @@ type daemon struct {
 	refuse map[string]contract.Problem  // instead of an answer, by path
 	say    map[string]string            // instead of an answer, by path
 	hold   map[string]chan struct{}     // answers that wait, by path
+	age    time.Duration                // of the certificates that it makes
 }
 
 func (d *daemon) certify(c *x509.Certificate, public any) []byte {
 	d.t.Helper()
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 100))
 	must(d.t, err)
-	c.SerialNumber, c.NotBefore, c.NotAfter = serial, time.Now().Add(-time.Minute), time.Now().Add(time.Hour)
+	c.SerialNumber, c.NotBefore, c.NotAfter = serial, time.Now().Add(-time.Minute-d.age), time.Now().Add(time.Hour)
 	parent := d.root
-	if parent == nil {
-		parent = c
+	if parent == nil { // older than what it certifies
+		parent, c.NotBefore = c, c.NotBefore.Add(-24*time.Hour)
 	}
 	der, err := x509.CreateCertificate(rand.Reader, c, parent, public, d.key)
 	must(d.t, err)
@@ -200,6 +201,30 @@ func TestAPortThatIsTaken(t *testing.T) {
 	if n := d.count("/v1/ra") + d.count("/v1/ra/server"); n > 0 {
 		t.Errorf("the appliance was asked %d times", n)
 	}
+}
+
+// Of its two certificates that one is renewed that is due: while its client's is refused it does not ask for a server's each minute.
+func TestOnlyWhatIsDueIsRenewed(t *testing.T) {
+	r, d := open(t)
+	d.set(func() { d.age = 10 * time.Hour })
+	id, err := client.LoadIdentity(d.installed("", "").identity, "")
+	must(t, err)
+	want := func(server, own int) {
+		t.Helper()
+		r.renewDue(context.Background(, &anew{}), id)
+		if s, o := d.count("/v1/ra/server"), d.count("/v1/ra/renewals"); s != server || o != own {
+			t.Errorf("%d certificates of a server and %d of its own were asked for, want %d and %d", s, o, server, own)
+		}
+	}
+	d.set(func() {
+		d.refuse = map[string]contract.Problem{"/v1/ra/renewals": {Status: 403, Code: "enrolment.revoked", Detail: "no"}}
+	})
+	want(1, 1) // the start's
+	want(1, 2)
+	must(t, r.renewServer()) // one that is old
+	d.set(func() { d.age = 0 })
+	want(3, 3)
+	want(3, 4)
 }
 
 // An enrolment that is under way when the process is told to end is answered before it ends.
