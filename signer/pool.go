@@ -907,6 +907,8 @@ func (p *pool) started(ctx context.Context) error {
 	switch {
 	case p.stopped != nil:
 		return p.stopped
+	case len(p.workers) == 0 && p.startErr != nil && ctx.Err() != nil: // what ends a service may end its workers too
+		return fmt.Errorf("%w: %w: %w", ErrDown, context.Cause(ctx), p.startErr)
 	case len(p.workers) == 0 && p.startErr != nil:
 		return fmt.Errorf("%w: %w", ErrDown, p.startErr)
 	}

@@ -75,6 +75,11 @@ func serveCommand() *cobra.Command {
 				log.Warn("the supervisor does not listen", "error", err)
 			}
 			a, err := assemble(cmd.Context(), conf, log, false, !unconfined)
+			if ended := cmd.Context(); ended.Err() != nil && (errors.Is(err, ended.Err()) || errors.Is(err, context.Cause(ended))) {
+				// It was told to end before it was there. What was waited for is not to blame: that the HSM refuses would wake somebody.
+				log.Info("stopped during the start", "while", err.Error())
+				return nil
+			}
 			if err != nil {
 				return err
 			}
