@@ -37,6 +37,21 @@ func serverCertificate(c *config.Config) (tls.Certificate, error) {
 	return cert, nil
 }
 
+// completeRenewal ends a renewal that was interrupted once its certificate was there: the key in use waits in the file that the next renewal's key goes to.
+func completeRenewal(c *config.Config) error {
+	if _, err := tls.LoadX509KeyPair(c.ServerCert(), c.ServerKey()); err == nil {
+		return nil
+	}
+	if _, err := tls.LoadX509KeyPair(c.ServerCert(), nextKey(c)); err != nil {
+		return nil // there is no pair to be lost
+	}
+	private, err := os.ReadFile(nextKey(c))
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(c.ServerKey(), private, 0o600)
+}
+
 // certifying is ca.Certify, or ca.CertifyByWall.
 type certifying func(ctx context.Context, name string, spki []byte, hosts []string, life time.Duration) ([]byte, error)
 
@@ -51,6 +66,9 @@ func untilRenewal(leaf *x509.Certificate, now time.Time) time.Duration {
 // enrolServer makes a key and a certificate for the issuance listener. Whenever it is interrupted, a pair that fits is left.
 func (a *appliance) enrolServer(ctx context.Context, certify certifying) error {
 	c := a.config
+	if err := completeRenewal(c); err != nil {
+		return err
+	}
 	private, cert, err := newPair(func(spki []byte) ([]byte, error) { return certify(ctx, c.Hosts[0], spki, c.Hosts, c.TLSLife) })
 	if err != nil {
 		return err

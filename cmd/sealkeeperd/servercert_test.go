@@ -1,9 +1,19 @@
 package main
 
 import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
+	"errors"
+	"math/big"
+	"os"
 	"testing"
 	"time"
+
+	"sealkeeper/internal/config"
 )
 
 // Another certificate is due at two thirds of its life, and at once if it begins later than now: the wall that dated it was wrong.
@@ -14,5 +24,44 @@ func TestWhenTheServersCertificateIsDue(t *testing.T) {
 		if wait := untilRenewal(leaf, from.Add(after)); wait != want {
 			t.Errorf("%v after its begin it is due in %v, want %v", after, wait, want)
 		}
+	}
+}
+
+// A renewal that was interrupted between certificate and key is ended before the next one begins, which needs the file that the key waits in.
+func TestARenewalAfterOneThatWasInterrupted(t *testing.T) {
+	c := &config.Config{Data: t.TempDir(), Hosts: []string{"localhost"}, TLSLife: time.Hour}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.Mkdir(c.TLSDir(), 0o700))
+	a := &appliance{config: c}
+	issuer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(err)
+	certify := func(_ context.Context, _ string, spki []byte, hosts []string, life time.Duration) ([]byte, error) {
+		public, err := x509.ParsePKIXPublicKey(spki)
+		must(err)
+		return x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now(), NotAfter: time.Now().Add(life), DNSNames: hosts}, &x509.Certificate{SerialNumber: big.NewInt(1)}, public, issuer)
+	}
+	must(a.enrolServer(t.Context(), certify))
+	before, err := os.ReadFile(c.ServerKey())
+	must(err)
+	must(a.enrolServer(t.Context(), certify))
+	must(os.Rename(c.ServerKey(), nextKey(c)))
+	must(os.WriteFile(c.ServerKey(), before, 0o600)) // as if it had been killed there
+	_, err = serverCertificate(c)
+	must(err)
+	gone := errors.New("killed")
+	if err := a.enrolServer(t.Context(), func(context.Context, string, []byte, []string, time.Duration) ([]byte, error) { return nil, gone }); !errors.Is(err, gone) {
+		t.Fatal(err)
+	}
+	if _, err := tls.LoadX509KeyPair(c.ServerCert(), c.ServerKey()); err != nil {
+		t.Errorf("when the next key is written the last one is in no other file: %v", err)
+	}
+	must(a.enrolServer(t.Context(), certify))
+	if _, err := os.Stat(nextKey(c)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a key waits: %v", err)
 	}
 }

@@ -115,3 +115,36 @@ func TestServerCertificateRenewsItself(t *testing.T) {
 	}
 	a.Check()
 }
+
+// A renewal that is killed after its certificate, and the next one after its key: a start finds a pair that fits all the same.
+func TestServerCertificateInterruptedTwice(t *testing.T) {
+	t.Parallel()
+	a := install(t)
+	conf, err := os.ReadFile(filepath.Join(a.Dir, "sealkeeper.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Write("sealkeeper.yaml", string(conf)+"tls: {life: 45s}\n")
+	if err := os.Remove(filepath.Join(a.Dir, "data", "tls", "server.pem")); err != nil {
+		t.Fatal(err)
+	}
+	a.Command(0, "init")
+	for _, point := range []string{"server.certificate-written", "server.key-written"} {
+		a.Launch("SEAL_CRASH=" + point)
+		select {
+		case <-a.Exited:
+		case <-time.After(time.Minute):
+			t.Fatalf("%s: the daemon does not come there\n%s", point, a.Log.String())
+		}
+		if s, ok := a.Daemon.ProcessState.Sys().(syscall.WaitStatus); !ok || s.Signal() != syscall.SIGKILL {
+			t.Fatalf("%s: the daemon was not killed there: %s\n%s", point, a.Daemon.ProcessState, a.Log.String())
+		}
+		a.Daemon = nil
+	}
+	a.start()
+	if _, err := a.As("ward-office-1").WhoAmI(t.Context()); err != nil {
+		t.Error(err)
+	}
+	a.Stop()
+	a.Check()
+}
