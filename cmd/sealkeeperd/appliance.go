@@ -52,8 +52,8 @@ type appliance struct {
 }
 
 // assemble opens the ledger (which compares itself with what is outside), starts the workers, derives the secrets and wires the rooms. With
-// founding true the domain secret is made if the ledger knows none; with confined true the workers run in a sandbox.
-func assemble(ctx context.Context, c *config.Config, log *slog.Logger, founding, confined bool) (_ *appliance, err error) {
+// founding true the domain secret is made if the ledger knows none; with confined true the workers run in a sandbox. exitFile is told if the disk fails.
+func assemble(ctx context.Context, c *config.Config, log *slog.Logger, founding, confined bool, exitFile string) (_ *appliance, err error) {
 	a := &appliance{config: c, clock: clock.System(), log: log, metrics: metrics.New()}
 	defer func() {
 		if err != nil {
@@ -76,11 +76,7 @@ func assemble(ctx context.Context, c *config.Config, log *slog.Logger, founding,
 		return nil, fmt.Errorf("high_water: %w", err)
 	}
 	a.ledger, err = ledger.Open(ctx, ledger.Options{Path: c.Ledger(), HighWater: c.HighWater, Publish: c.PublishDir(), Clock: a.clock, Log: log, Metrics: a.metrics,
-		BaseURL: c.PublicURL, ListSize: c.ListEntries, GiveUpAfter: c.GiveUp, Reserve: int64(c.Reserve) << 20, Fatal: func(err error) {
-			// Unknown state: leave. The next start is the recovery.
-			log.Error("the ledger's disk failed; nothing after this was acknowledged", "error", err)
-			os.Exit(exitFailed)
-		}})
+		BaseURL: c.PublicURL, ListSize: c.ListEntries, GiveUpAfter: c.GiveUp, Reserve: int64(c.Reserve) << 20, Fatal: diskFailed(log, exitFile)})
 	if err != nil {
 		return nil, fmt.Errorf("ledger %s: %w", c.Ledger(), err)
 	}
@@ -145,6 +141,28 @@ func assemble(ctx context.Context, c *config.Config, log *slog.Logger, founding,
 		return nil, err
 	}
 	return a, nil
+}
+
+// diskFailed leaves, since the state is unknown: the next start is the recovery. Nothing runs that would at an orderly end, so the exit file, if there is one,
+// is told here; that it may be on the same disk holds nothing up.
+func diskFailed(log *slog.Logger, exitFile string) func(error) {
+	return func(err error) {
+		log.Error("the ledger's disk failed; nothing after this was acknowledged", "error", err)
+		if exitFile != "" {
+			told := make(chan struct{})
+			go func() {
+				defer close(told)
+				if err := metrics.WriteExit(exitFile, exitFailed, time.Now()); err != nil {
+					log.Error("writing the exit code", "error", err)
+				}
+			}()
+			select {
+			case <-told:
+			case <-time.After(time.Second):
+			}
+		}
+		os.Exit(exitFailed)
+	}
 }
 
 func registrationAuthority(c *config.Config) ca.RA {

@@ -346,7 +346,7 @@ func (d *conductor) make(ctx context.Context) (transcript []byte, err error) {
 		return nil, err
 	}
 
-	a, err := assemble(ctx, d.c, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})), true, false)
+	a, err := assemble(ctx, d.c, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})), true, false, "")
 	if err != nil {
 		return nil, err
 	}

@@ -127,7 +127,7 @@ func initialise(ctx context.Context, c *config.Config, o initOptions) error {
 	case p.transcript != nil && o.officers != "":
 		return &coded{exitUsage, errors.New("officer.registered: officers are registered: only they change the registry, by officers.change")}
 	case p.transcript != nil:
-		a, err := assemble(ctx, c, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})), false, false)
+		a, err := assemble(ctx, c, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})), false, false, "")
 		if err != nil {
 			return err
 		}
@@ -149,7 +149,7 @@ func found(ctx context.Context, c *config.Config, o initOptions) error {
 		}
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	a, err := assemble(ctx, c, log, true, false)
+	a, err := assemble(ctx, c, log, true, false, "")
 	if err != nil {
 		return err
 	}
@@ -300,7 +300,7 @@ urn:sealkeeper:client:<role>:<id>, as the bundle has it. It works on the ledger,
 			if err != nil {
 				return err
 			}
-			a, err := assemble(cmd.Context(), conf, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})), false, false)
+			a, err := assemble(cmd.Context(), conf, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})), false, false, "")
 			if err != nil {
 				return err
 			}

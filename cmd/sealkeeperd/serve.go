@@ -74,7 +74,7 @@ func serveCommand() *cobra.Command {
 			if err := above.Status("starting: comparing the ledger with what is outside, starting HSM workers"); err != nil {
 				log.Warn("the supervisor does not listen", "error", err)
 			}
-			a, err := assemble(cmd.Context(), conf, log, false, !unconfined)
+			a, err := assemble(cmd.Context(), conf, log, false, !unconfined, exitFile)
 			if ended := cmd.Context(); ended.Err() != nil && (errors.Is(err, ended.Err()) || errors.Is(err, context.Cause(ended))) {
 				// It was told to end before it was there. What was waited for is not to blame: that the HSM refuses would wake somebody.
 				log.Info("stopped during the start", "while", err.Error())
@@ -209,7 +209,7 @@ func (a *appliance) serve(ctx context.Context, profiling bool) error {
 		defer cancel()
 		var errs []error
 		for _, s := range servers { // issuance first; readers and operators can look until the end
-			errs = append(errs, s.server.Shutdown(ctx))
+			errs = append(errs, a.shut(ctx, s.name, s.server))
 		}
 		return errors.Join(errs...)
 	})
@@ -219,6 +219,18 @@ func (a *appliance) serve(ctx context.Context, profiling bool) error {
 	}
 	a.log.Info("stopped")
 	return err
+}
+
+// shut ends a server: who is being answered has until ctx ends. Whoever has not read its answer by then is cut off, and that is no failure: anybody can read
+// a public list as slowly as they like.
+func (a *appliance) shut(ctx context.Context, name string, server *http.Server) error {
+	err := server.Shutdown(ctx)
+	if !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	a.log.Warn("requests that were under way are cut off", "listener", name)
+	_ = server.Close()
+	return nil
 }
 
 func isLoopback(host string) bool {
