@@ -211,7 +211,7 @@ func TestOnlyWhatIsDueIsRenewed(t *testing.T) {
 	must(t, err)
 	want := func(server, own int) {
 		t.Helper()
-		r.renewDue(context.Background(, &anew{}), id)
+		r.renewDue(context.Background(), id, &anew{})
 		if s, o := d.count("/v1/ra/server"), d.count("/v1/ra/renewals"); s != server || o != own {
 			t.Errorf("%d certificates of a server and %d of its own were asked for, want %d and %d", s, o, server, own)
 		}

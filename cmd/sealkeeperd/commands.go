@@ -199,7 +199,7 @@ func listener(ctx context.Context, a *appliance) (made bool, err error) {
 	if cert, err := serverCertificate(c); err == nil && !now.Before(cert.Leaf.NotBefore) && time.Until(cert.Leaf.NotAfter) >= max(24*time.Hour, cert.Leaf.NotAfter.Sub(cert.Leaf.NotBefore)/3) {
 		return false, nil
 	}
-	if err := a.enrolServer(ctx, a.ca.CertifyByWall); err != nil {
+	if err := enrolServer(ctx, a.config, a.ca.CertifyByWall, a.ca.ServerLink); err != nil {
 		return false, fmt.Errorf("server certificate: %w", err)
 	}
 	return true, nil

@@ -55,6 +55,9 @@ func completeRenewal(c *config.Config) error {
 // certifying is ca.Certify, or ca.CertifyByWall.
 type certifying func(ctx context.Context, name string, spki []byte, hosts []string, life time.Duration) ([]byte, error)
 
+// linking is what is shown besides a certificate, if anything is: ca.ServerLink.
+type linking func(server *x509.Certificate) (link []byte, current bool)
+
 // untilRenewal is how long a certificate serves before another one is due. One that begins later than now was dated by a wall that was wrong: nobody takes it.
 func untilRenewal(leaf *x509.Certificate, now time.Time) time.Duration {
 	if now.Before(leaf.NotBefore) {
@@ -64,8 +67,7 @@ func untilRenewal(leaf *x509.Certificate, now time.Time) time.Duration {
 }
 
 // enrolServer makes a key and a certificate for the issuance listener. Whenever it is interrupted, a pair that fits is left.
-func (a *appliance) enrolServer(ctx context.Context, certify certifying) error {
-	c := a.config
+func enrolServer(ctx context.Context, c *config.Config, certify certifying, link linking) error {
 	if err := completeRenewal(c); err != nil {
 		return err
 	}
@@ -78,8 +80,8 @@ func (a *appliance) enrolServer(ctx context.Context, certify certifying) error {
 	if err != nil {
 		return err
 	}
-	if link, _ := a.ca.ServerLink(leaf); link != nil {
-		cert = append(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: link})...)
+	if der, _ := link(leaf); der != nil {
+		cert = append(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
 	}
 	if err := durable.WriteFile(nextKey(c), private, 0o600); err != nil {
 		return err
@@ -109,7 +111,7 @@ func (a *appliance) keepServerCertificate(ctx context.Context, edge *api.Edge, c
 		wait := untilRenewal(cert.Leaf, a.clock.Now())
 		if _, current := a.ca.ServerLink(cert.Leaf); (wait <= 0 || !current) && a.clock.Elapsed() >= again {
 			within, cancel := context.WithTimeout(ctx, renewalWithin)
-			err := a.enrolServer(within, a.ca.Certify)
+			err := enrolServer(within, a.config, a.ca.Certify, a.ca.ServerLink)
 			cancel()
 			var next tls.Certificate
 			if err == nil {

@@ -37,7 +37,7 @@ func TestARenewalAfterOneThatWasInterrupted(t *testing.T) {
 		}
 	}
 	must(os.Mkdir(c.TLSDir(), 0o700))
-	a := &appliance{config: c}
+	none := func(*x509.Certificate) ([]byte, bool) { return nil, true }
 	issuer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(err)
 	certify := func(_ context.Context, _ string, spki []byte, hosts []string, life time.Duration) ([]byte, error) {
@@ -45,22 +45,22 @@ func TestARenewalAfterOneThatWasInterrupted(t *testing.T) {
 		must(err)
 		return x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now(), NotAfter: time.Now().Add(life), DNSNames: hosts}, &x509.Certificate{SerialNumber: big.NewInt(1)}, public, issuer)
 	}
-	must(a.enrolServer(t.Context(), certify))
+	must(enrolServer(t.Context(), c, certify, none))
 	before, err := os.ReadFile(c.ServerKey())
 	must(err)
-	must(a.enrolServer(t.Context(), certify))
+	must(enrolServer(t.Context(), c, certify, none))
 	must(os.Rename(c.ServerKey(), nextKey(c)))
 	must(os.WriteFile(c.ServerKey(), before, 0o600)) // as if it had been killed there
 	_, err = serverCertificate(c)
 	must(err)
 	gone := errors.New("killed")
-	if err := a.enrolServer(t.Context(), func(context.Context, string, []byte, []string, time.Duration) ([]byte, error) { return nil, gone }); !errors.Is(err, gone) {
+	if err := enrolServer(t.Context(), c, func(context.Context, string, []byte, []string, time.Duration) ([]byte, error) { return nil, gone }, none); !errors.Is(err, gone) {
 		t.Fatal(err)
 	}
 	if _, err := tls.LoadX509KeyPair(c.ServerCert(), c.ServerKey()); err != nil {
 		t.Errorf("when the next key is written the last one is in no other file: %v", err)
 	}
-	must(a.enrolServer(t.Context(), certify))
+	must(enrolServer(t.Context(), c, certify, none))
 	if _, err := os.Stat(nextKey(c)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a key waits: %v", err)
 	}
