@@ -247,17 +247,25 @@ func (a *Authority) clientLinks() (ders [][]byte) {
 }
 
 // ServerLink is what a server shows besides its certificate, so that whoever has the root of before alone verifies it; nil: there is no such root any more.
-// current says whether the certificate is by the CA that certifies now: who enrols from now on knows that one alone.
+// current says whether the certificate is none of a CA before the one that certifies now: who enrols from now on knows that one alone.
 func (a *Authority) ServerLink(server *x509.Certificate) (link []byte, current bool) {
-	k, err := a.activeKey(policy.PurposeClientCA, a.o.Clock.Now())
+	now := a.o.Clock.Now()
+	k, err := a.activeKey(policy.PurposeClientCA, now)
 	if err != nil {
 		return nil, true // nobody certifies: there is none to be had
 	}
-	if a.o.Clock.Now().Before(notAfter(k.Link)) {
+	if now.Before(notAfter(k.Link)) {
 		link = k.Link
 	}
-	ca, err := profile.Issuer(k.Chain[0])
-	return link, err != nil || bytes.Equal(server.AuthorityKeyId, ca.SubjectKeyId)
+	for _, before := range a.o.Ledger.Keys() {
+		if before.Purpose != policy.PurposeClientCA || before.ID == k.ID || len(before.Chain) == 0 {
+			continue
+		}
+		if ca, err := profile.Issuer(before.Chain[0]); err == nil && bytes.Equal(server.AuthorityKeyId, ca.SubjectKeyId) {
+			return link, false
+		}
+	}
+	return link, true
 }
 
 // certificateAnswer is a certificate with what is to be known about its issuer.
