@@ -23,6 +23,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -34,7 +35,13 @@ import (
 	"sealkeeper/tests/port"
 )
 
-func TestMain(m *testing.M) { os.Exit(appliance.Main(m)) }
+func TestMain(m *testing.M) {
+	code := appliance.Main(m)
+	if programs != "" {
+		_ = os.RemoveAll(programs)
+	}
+	os.Exit(code)
+}
 
 func must(t testing.TB, err error) {
 	t.Helper()
@@ -139,16 +146,28 @@ func (o *office) token(id string) contract.TokenAnswer {
 	return a
 }
 
-// build makes the registration authority.
-func build(t testing.TB) string {
-	t.Helper()
-	ra := filepath.Join(t.TempDir(), "sealkeeper-ra")
-	c := exec.Command("go", "build", "-trimpath", "-o", ra, ".") // as make ra does, so that nothing is compiled twice
+var programs string // where the registration authority is, once built
+
+// built makes it once for all tests.
+var built = sync.OnceValue(func() (err error) {
+	if programs, err = os.MkdirTemp("", "sealkeeper-enrolment-"); err != nil {
+		return err
+	}
+	c := exec.Command("go", "build", "-trimpath", "-o", programs+"/", ".") // as make ra does, so that nothing is compiled twice
 	c.Dir = "../../cmd/sealkeeper-ra"
 	if out, err := c.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+		return fmt.Errorf("%w\n%s", err, out)
 	}
-	return ra
+	return nil
+})
+
+// build is where the registration authority is.
+func build(t testing.TB) string {
+	t.Helper()
+	if err := built(); err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(programs, "sealkeeper-ra")
 }
 
 // stock is the `step` of its makers: the pinned one that `make step` puts into bin/, or the machine's.
@@ -221,6 +240,7 @@ func certificate(t testing.TB, file string) *x509.Certificate {
 
 // Acceptance 6.1: the stock `step` bootstraps, gets a certificate by token, renews, revokes, and is refused a renewal afterwards.
 func TestStockStep(t *testing.T) {
+	t.Parallel()
 	step := stock(t)
 	ra := build(t)
 	o := open(t)
@@ -250,6 +270,7 @@ func TestStockStep(t *testing.T) {
 
 // Our own client enrols with nothing but a token, renews short certificates and changes its key, and no request fails meanwhile.
 func TestOwnClientRenewsItself(t *testing.T) {
+	t.Parallel()
 	ra := build(t)
 	o := open(t)
 	o.serve(ra)
@@ -381,6 +402,7 @@ func spki(t testing.TB, k *ecdsa.PrivateKey) string {
 
 // Acceptance 6.2: a hostile registration authority knows all of its own keys and every message of its clients, and gets nothing that is not theirs.
 func TestHostileRegistrationAuthority(t *testing.T) {
+	t.Parallel()
 	o := open(t)
 	o.enrol(time.Hour, "office-1", "office-2", "office-3")
 	ctx, ra := context.Background(), o.As("ra-1") // its role, with its keys

@@ -96,6 +96,7 @@ func says(t testing.TB, c *x509.Certificate, id string) string {
 // Acceptance 6.3: names, roles and extensions that a certificate request asks for never reach a certificate, in whatever combination; nor do claims of a
 // token that officers did not approve.
 func TestRequestsAreNotReadButForTheirKey(t *testing.T) {
+	t.Parallel()
 	o := open(t)
 	ctx, ra := context.Background(), o.As("ra-1")
 	subjects, names, extensions := wishes(t)
@@ -170,6 +171,7 @@ func TestRequestsAreNotReadButForTheirKey(t *testing.T) {
 
 // Acceptance 6.3, at the registration authority: what `step` lets a client give to a provisioner's template, and times that it asks for, change nothing.
 func TestTemplatesAreGivenNothing(t *testing.T) {
+	t.Parallel()
 	binary := build(t)
 	o := open(t)
 	o.serve(binary)
