@@ -38,6 +38,8 @@ type Identity struct {
 	now      atomic.Pointer[identity]
 	changing chan struct{} // has room for one: who changes what is in use and in the directory
 	wait     func(ctx context.Context, d time.Duration) error
+
+	unwritten map[string][]byte // files that the directory does not have as they are in use; of who changes
 }
 
 type identity struct {
@@ -69,7 +71,7 @@ func Enrol(ctx context.Context, dir, token string) (*Identity, error) {
 	if err != nil || u.Scheme != "https" || u.Host == "" || len(claims.SHA) != 64 {
 		return nil, errors.New("the token names no registration authority")
 	}
-	i := &Identity{dir: dir, url: "https://" + u.Host, changing: make(chan struct{}, 1), wait: wait}
+	i := &Identity{dir: dir, url: "https://" + u.Host, changing: make(chan struct{}, 1), wait: wait, unwritten: map[string][]byte{}}
 	root, err := i.root(ctx, claims.SHA)
 	if err != nil {
 		return nil, err
@@ -107,7 +109,7 @@ func Enrol(ctx context.Context, dir, token string) (*Identity, error) {
 
 // LoadIdentity reads what Enrol, or `step`, left in a directory. url is the registration authority's.
 func LoadIdentity(dir, url string) (*Identity, error) {
-	i := &Identity{dir: dir, url: strings.TrimSuffix(url, "/"), changing: make(chan struct{}, 1), wait: wait}
+	i := &Identity{dir: dir, url: strings.TrimSuffix(url, "/"), changing: make(chan struct{}, 1), wait: wait, unwritten: map[string][]byte{}}
 	root, err := os.ReadFile(filepath.Join(dir, "ca.pem"))
 	if err != nil {
 		return nil, err
@@ -151,6 +153,9 @@ func (i *Identity) Run(ctx context.Context, failed func(error)) {
 	var failedAt time.Time // by the wall, as all else here
 	var pause time.Duration
 	for ctx.Err() == nil {
+		if err := i.CatchUp(ctx); err != nil && ctx.Err() == nil && failed != nil {
+			failed(err)
+		}
 		left := time.Until(i.Due())
 		if since := time.Since(failedAt); since >= 0 { // else the wall was set back
 			left = max(left, pause-since)
@@ -213,10 +218,10 @@ func (i *Identity) Renew(ctx context.Context) error {
 		return errors.Join(begun, err)
 	}
 	chain, err := i.chainOf(body)
-	if err != nil {
+	if chain == nil {
 		return err
 	}
-	return i.keep(now.certificate.PrivateKey.(*ecdsa.PrivateKey), chain)
+	return errors.Join(err, i.renewed(chain))
 }
 
 // Rekey gets a certificate for another key, for which the present one signs.
@@ -388,11 +393,9 @@ func (i *Identity) trust(text []byte) error {
 		if block.Type != "CERTIFICATE" {
 			continue
 		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return err
+		if c, err := x509.ParseCertificate(block.Bytes); err == nil {
+			roots = append(roots, c)
 		}
-		roots = append(roots, c)
 	}
 	if len(roots) == 0 {
 		return errors.New("there is no certificate")
@@ -422,10 +425,35 @@ func (i *Identity) learn(certs []*x509.Certificate) error {
 	for _, c := range roots {
 		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
 	}
-	if err := write(filepath.Join(i.dir, "ca.pem"), text, 0o644); err != nil {
+	err := i.put("ca.pem", text)
+	i.roots.Store(&roots)
+	return err
+}
+
+// put writes a file, or remembers that it has to be written.
+func (i *Identity) put(name string, b []byte) error {
+	if err := write(filepath.Join(i.dir, name), b, 0o644); err != nil {
+		i.unwritten[name] = b
 		return err
 	}
-	i.roots.Store(&roots)
+	delete(i.unwritten, name)
+	return nil
+}
+
+// CatchUp writes what is in use and could not be written when it came, because the disk was full. Run does so each minute.
+func (i *Identity) CatchUp(ctx context.Context) error {
+	done, err := i.alone(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	for _, name := range []string{"ca.pem", "cert.pem"} { // the root before what is under it
+		if b := i.unwritten[name]; b != nil {
+			if err := i.put(name, b); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 
@@ -449,8 +477,16 @@ func linked(root *x509.Certificate, links, roots []*x509.Certificate) bool {
 	return false
 }
 
-// keep writes a certificate down and then puts it to use. One that was used and not written would be renewed when it is due, which the one in the directory,
-// that a restart would find, may not live to see.
+// renewed puts another certificate of the same key to use, and writes it down: at once, or as soon as that can be done. One that was thrown away because it
+// could not be written would be asked for again and again, and there are only so many at a time.
+func (i *Identity) renewed(chain []byte) error {
+	if err := i.use(i.now.Load().certificate.PrivateKey.(*ecdsa.PrivateKey), chain); err != nil {
+		return err
+	}
+	return i.put("cert.pem", chain)
+}
+
+// keep writes a certificate of another key down and then puts it to use: it is of no use without the key in the directory, and may be asked for again.
 func (i *Identity) keep(key *ecdsa.PrivateKey, chain []byte) error {
 	if _, err := i.verified(key, chain); err != nil {
 		return err
@@ -458,6 +494,7 @@ func (i *Identity) keep(key *ecdsa.PrivateKey, chain []byte) error {
 	if err := write(filepath.Join(i.dir, "cert.pem"), chain, 0o644); err != nil {
 		return err
 	}
+	delete(i.unwritten, "cert.pem")
 	return i.use(key, chain)
 }
 
@@ -577,6 +614,11 @@ func (i *Identity) Roots() *x509.CertPool {
 	return pool
 }
 
+// Knows says whether a root is among them.
+func (i *Identity) Knows(root *x509.Certificate) bool {
+	return slices.ContainsFunc(*i.roots.Load(), root.Equal)
+}
+
 // Name of the client.
 func (i *Identity) Name() string { return i.now.Load().certificate.Leaf.Subject.CommonName }
 
@@ -609,8 +651,5 @@ func (i *Identity) Take(a contract.CertificateAnswer) error {
 		}
 		links = append(links, c)
 	}
-	if err := i.learn(links); err != nil {
-		return err
-	}
-	return i.keep(i.now.Load().certificate.PrivateKey.(*ecdsa.PrivateKey), chain)
+	return errors.Join(i.learn(links), i.renewed(chain))
 }

@@ -132,7 +132,7 @@ type anew struct{ server, client bool }
 // keepCertificates renews its own two: the server's, whose key is in memory, and the client's by which it speaks to the appliance. It looks at them again and
 // again, however far the next renewal is: a timer stands still while the machine is suspended, and sees nothing of a wall that is set.
 func (r *ra) keepCertificates(ctx context.Context, id *client.Identity) {
-	var roots anew
+	roots := anew{client: !r.knows(id)} // it was announced while this process was not there
 	for wait := rootsEvery; ; {
 		select {
 		case <-ctx.Done():
@@ -157,6 +157,16 @@ func (r *ra) keepCertificates(ctx context.Context, id *client.Identity) {
 	}
 }
 
+// knows says whether the client has every root that the appliance names.
+func (r *ra) knows(id *client.Identity) bool {
+	for block, rest := pem.Decode([]byte(r.roots.Load().text)); block != nil; block, rest = pem.Decode(rest) {
+		if c, err := x509.ParseCertificate(block.Bytes); err == nil && !id.Knows(c) {
+			return false
+		}
+	}
+	return true
+}
+
 // renewDue renews what is due of the two, and says whether all is well: a server's certificate with every try for the client's would be one a minute for as
 // long as that is refused.
 func (r *ra) renewDue(ctx context.Context, id *client.Identity, roots *anew) (well bool) {
@@ -168,6 +178,10 @@ func (r *ra) renewDue(ctx context.Context, id *client.Identity, roots *anew) (we
 			well = false
 			r.log.Error("the server certificate is not renewed", "until", leaf.NotAfter, "error", err)
 		}
+	}
+	if err := id.CatchUp(ctx); err != nil {
+		well = false
+		r.log.Error("its own client certificate is in use and can't be written", "error", err)
 	}
 	if !roots.client && time.Now().Before(id.Due()) {
 		return well

@@ -125,7 +125,7 @@ func (a *appliance) keepServerCertificate(ctx context.Context, edge *api.Edge, c
 				again = a.clock.Elapsed() + wait
 				a.log.Error("renewing the issuance listener's certificate", "error", err, "ends", cert.Leaf.NotAfter, "retry_in", wait.String())
 			default:
-				cert = next
+				cert, again = next, a.clock.Elapsed()+time.Second // the wall may have been set back since
 				edge.Present(cert)
 				a.log.Info("the issuance listener has a new certificate", "serial", fmt.Sprintf("%x", cert.Leaf.SerialNumber), "ends", cert.Leaf.NotAfter)
 				continue
