@@ -198,18 +198,24 @@ func (a *Authority) token(ctx context.Context, c Caller, client string, root []b
 	return contract.TokenAnswer{Client: client, Token: string(released.Bytes()), Expires: t.Expires.UTC(), URL: a.o.RA.URL, Fingerprint: hex.EncodeToString(sum[:])}, nil
 }
 
+// clientCA is a clients' CA with its own certificate.
+type clientCA struct {
+	ledger.Key
+	cert *x509.Certificate
+}
+
 // clientCAs are the clients' CAs that have a certificate which is good now, the one that certifies first: from their hand-over on, or from their announcement.
-func (a *Authority) clientCAs(announced bool) (all []ledger.Key) {
+func (a *Authority) clientCAs(announced bool) (all []clientCA) {
 	now := a.o.Clock.Now()
 	for _, k := range a.o.Ledger.Keys() {
 		if k.Purpose != policy.PurposeClientCA || len(k.Chain) == 0 || !k.Finishes(now) && !(announced && k.State == ledger.KeyAnnounced) {
 			continue
 		}
 		if cert, err := profile.Issuer(k.Chain[0]); err == nil && now.Before(cert.NotAfter) {
-			all = append(all, k)
+			all = append(all, clientCA{k, cert})
 		}
 	}
-	slices.SortStableFunc(all, func(x, y ledger.Key) int {
+	slices.SortStableFunc(all, func(x, y clientCA) int {
 		return cmp.Compare(slices.Index(clientCAStates, x.State), slices.Index(clientCAStates, y.State))
 	})
 	return all
@@ -221,9 +227,7 @@ var clientCAStates = []ledger.KeyState{ledger.KeyActive, ledger.KeyAnnounced, le
 func (a *Authority) ClientCAs() *x509.CertPool {
 	pool := x509.NewCertPool()
 	for _, k := range a.clientCAs(false) {
-		if cert, err := profile.Issuer(k.Chain[0]); err == nil {
-			pool.AddCert(cert)
-		}
+		pool.AddCert(k.cert)
 	}
 	return pool
 }
