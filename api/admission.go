@@ -16,28 +16,30 @@ type admission struct {
 	share    int // of one client
 	held     int
 	clients  map[string]int       // bounded by held
-	paced    map[string]time.Time // client → when its next refusal is due; of clients of the policy alone
+	paced    map[string]time.Time // client → when its next refusal is due; of clients that have a certificate of ours alone
 	draining bool
+	drains   chan struct{} // closed when it begins
 }
 
-// A refusal costs a tenth of an answer: reading, identity, the log. From a flood that would be more than all answers together. So who is
-// refused more often than this waits for the refusal, and its connection with it.
+func newAdmission(most int) admission {
+	return admission{max: most, share: max(1, most/shareOfIssues), clients: map[string]int{}, paced: map[string]time.Time{}, drains: make(chan struct{})}
+}
+
+// A refusal costs a fifth of an answer: taking it off the wire, identity, the log, and putting it on the wire. From a flood that would be more than all
+// answers together. So who is refused more often than this waits for the refusal, and its connection with it.
 const (
-	refusalEvery = 4 * time.Millisecond
+	refusalEvery = 16 * time.Millisecond
 	refusalBurst = 64
-	refusalLate  = time.Second // never more: it is what Retry-After says
+	refusalLate  = 4 * time.Second // never more
 )
 
-// pause holds a refusal back if its client is refused more often than every refusalEvery. A drain is not held up.
+// pause holds a refusal back if its client is refused more often than every refusalEvery. No drain is held up.
 func (a *admission) pause(ctx context.Context, client string) {
 	now := time.Now()
 	a.mu.Lock()
 	if a.draining {
 		a.mu.Unlock()
 		return
-	}
-	if a.paced == nil {
-		a.paced = map[string]time.Time{}
 	}
 	due := a.paced[client]
 	if due.Before(now) {
@@ -56,6 +58,7 @@ func (a *admission) pause(ctx context.Context, client string) {
 	select {
 	case <-t.C:
 	case <-ctx.Done():
+	case <-a.drains:
 	}
 }
 
@@ -86,7 +89,10 @@ func (a *admission) enter(client string) (leave func(), err error) {
 func (a *admission) drain() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.draining = true
+	if !a.draining {
+		a.draining = true
+		close(a.drains)
+	}
 }
 
 func (a *admission) drained() bool {

@@ -187,7 +187,7 @@ func New(o Options) (*Edge, error) {
 		}
 		o.Metrics.Hardening.WithLabelValues(control).Set(v)
 	}
-	e := &Edge{o: o, issues: admission{max: o.MaxIssues, share: max(1, o.MaxIssues/shareOfIssues), clients: map[string]int{}}}
+	e := &Edge{o: o, issues: newAdmission(o.MaxIssues)}
 	e.Present(o.Certificate)
 	return e, nil
 }

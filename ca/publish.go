@@ -169,9 +169,14 @@ const (
 	retryMost  = time.Second // of a list: as long as a lock may take to be seen
 )
 
-// Run keeps lists and CRL published until ctx ends. Changes coalesce: what comes in while a version is being signed is carried by the next
-// one. A failure is tried again, soon and for ever. Nothing stops a lock from being seen but its own list: not another list, not a CRL
-// whose HSM does not answer, not a self test in a full lane.
+// listEvery is the least time from the begin of one version of a list to the next one's. The first change of a quiet list is published at once; those of a
+// busy one share a version. More versions would show them hardly earlier, and take from what else there is to do: each is a signature, two commits and a
+// million entries to pack.
+const listEvery = 100 * time.Millisecond
+
+// Run keeps lists and CRL published until ctx ends. Changes coalesce: what comes in while a version is being signed, or less than listEvery after the one
+// before was begun, is carried by the next one. A failure is tried again, soon and for ever. Nothing stops a lock from being seen but its own
+// list: not another list, not a CRL whose HSM does not answer, not a self test in a full lane.
 func (a *Authority) Run(ctx context.Context) error {
 	var beside sync.WaitGroup
 	beside.Go(func() { a.selftest.run(ctx, a) })
@@ -196,7 +201,7 @@ func (a *Authority) publishLists(ctx context.Context) {
 		id     string
 		urgent bool
 		err    error
-		rested bool // after an error: it may be tried again
+		rested bool // it may be published again
 	}
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
@@ -228,9 +233,13 @@ func (a *Authority) publishLists(ctx context.Context) {
 			rest := min(max(2*pause[id], retryFirst), retryMost)
 			pause[id] = rest
 			tasks.Go(func() {
+				began := time.Now()
 				err := a.publish(ctx, id)
 				tell(news{id: id, urgent: urgent, err: err})
-				if err != nil && sleep(ctx, rest) {
+				if err == nil {
+					rest = listEvery - time.Since(began)
+				}
+				if sleep(ctx, rest) {
 					tell(news{id: id, rested: true})
 				}
 			})
@@ -249,7 +258,6 @@ func (a *Authority) publishLists(ctx context.Context) {
 				delete(busy, n.id)
 			case n.err == nil:
 				places[n.urgent]++
-				delete(busy, n.id)
 				delete(pause, n.id)
 			default:
 				places[n.urgent]++
