@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"slices"
@@ -254,10 +255,20 @@ func (l *Ledger) follow(ctx context.Context, key, tag []byte, line *LineRecord, 
 	f.held = slices.ContainsFunc(moved.Held, func(lock policy.Lock) bool { return slices.Contains(next.Held, lock) })
 	switch {
 	case f.held && flood != nil:
-		// A card waits with the last of its reports. Its row is written anew with each, also in the same batch: a decision that was made before it, on reports
-		// that are no longer the last, finds none of its own.
+		// A card waits with the last of its reports. Its row is written anew with each, also in the same batch: reports that are no longer the last are undone
+		// by nobody, and are confirmed by whoever confirmed the first.
 		f.waits, f.gone, link.Flood = slices.Concat(flood, key), link.Flood, slices.Concat(flood, key)
-		f.rows = append(f.rows, Row{Table: TableHeld, Key: f.waits, Value: encode(HeldRecord{Line: tag}), If: Any})
+		row, cond := HeldRecord{Line: tag}, Any
+		if bytes.Equal(f.gone, f.waits) && slices.ContainsFunc(moved.Held, func(lock policy.Lock) bool { return slices.Contains(before.Held, lock) }) {
+			r, rev, err := get[HeldRecord](ctx, l, TableHeld, f.waits)
+			if err != nil {
+				return f, err
+			}
+			if r != nil {
+				row.Since, cond = cmp.Or(r.Since, rev-1), If(rev)
+			}
+		}
+		f.rows = append(f.rows, Row{Table: TableHeld, Key: f.waits, Value: encode(row), If: cond})
 		if f.gone != nil && !bytes.Equal(f.gone, f.waits) {
 			f.rows = append(f.rows, Row{Table: TableHeld, Key: f.gone, If: Any})
 		}

@@ -371,6 +371,56 @@ func TestReportsAfterADecisionWait(t *testing.T) {
 	}
 }
 
+// A loss that was confirmed and is reported once more before its card's turn is no less confirmed: left held, a later undo would make a lost phone valid.
+func TestAConfirmationOutlastsItsReports(t *testing.T) {
+	for _, kind := range []string{"lost", "ported"} {
+		t.Run(kind, func(t *testing.T) {
+			c := newCarrier(t, 1)
+			c.fills() // nobody is woken by a decision that is made without DecideFlood
+			c.flooded(1, 2, 3)
+			ctx, begin := context.Background(), noon.Truncate(time.Hour)
+			report := func(person int, seq uint64, kind, effect string) {
+				t.Helper()
+				c.clock.Advance(time.Second)
+				c.wantsEffect(effect)(c.event(fmt.Sprint(kind, person, seq), fmt.Sprint("line-", person), seq, kind, c.clock.Now()))
+			}
+			report(1, 1, "lost", EventHeld)
+			report(2, 1, "lost", EventHeld)
+			_, err := c.Ledger.commit(ctx, Leaf{Kind: "flood", At: c.clock.Now(), Name: "carrier-a", Operation: "confirm"}, []Row{{Table: TableFloods, Key: floodKey("carrier-a", begin.Unix()+hour),
+				Value: encode(FloodDecision{Through: c.Ledger.through, Client: "operator", At: c.clock.Now()})}}, false, nil)
+			must(t, err)
+			if _, err := c.event("later", "line-1", 2, kind, c.clock.Now()); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.event("last", "line-1", 3, kind, c.clock.Now()); err != nil {
+				t.Fatal(err)
+			}
+			// Found and lost again, and reported for the first time: nobody confirmed these.
+			report(2, 2, "found", EventApplied)
+			report(2, 3, "lost", EventHeld)
+			report(3, 1, "lost", EventHeld)
+			must(t, c.carryOutFloods(ctx))
+			c.wants(1, "mso_mdoc revoked", "dc+sd-jwt suspended")
+			c.wants(2, "mso_mdoc valid", "dc+sd-jwt suspended")
+			c.wants(3, "mso_mdoc valid", "dc+sd-jwt suspended")
+			if n := c.HeldCards()["carrier-a"]; n != 2 {
+				t.Errorf("%d cards are held, want 2", n)
+			}
+			c.check()
+			_, err = c.DecideFlood(ctx, "operator", "carrier-a", begin, true, nil)
+			must(t, err)
+			must(t, c.carryOutFloods(ctx))
+			c.wants(1, "mso_mdoc revoked", "dc+sd-jwt suspended")
+			c.wants(2, "mso_mdoc valid", "dc+sd-jwt valid")
+			c.wants(3, "mso_mdoc valid", "dc+sd-jwt valid")
+			if len(c.HeldCards()) > 0 {
+				t.Errorf("%v are held", c.HeldCards())
+			}
+			c.check()
+		})
+	}
+}
+
 // What somebody who may lifted meanwhile stays lifted, however the flood is decided on.
 func TestADecisionLocksNothing(t *testing.T) {
 	for _, undo := range []bool{true, false} {

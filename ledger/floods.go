@@ -17,12 +17,22 @@ import (
 
 // Floods. What a carrier reports above its hourly threshold is held: the card is suspended and not refreshed, its MSOs wait. The carrier and
 // the hour name the batch, which an operator confirms or undoes as a whole; reports of the same hour that come later wait for the next
-// decision, and a card that is reported again waits with its last report. A decision is durable before its first card is touched, and is
-// carried out to its end by whatever process finds it. It locks nothing: what somebody who may has unlocked meanwhile stays unlocked.
+// decision, and a card that is reported again waits with its last report: one of the same hour does not undo a confirmation that did not reach
+// it yet. A decision is durable before its first card is touched, and is carried out to its end by whatever process finds it. It locks nothing: what somebody who may has unlocked meanwhile stays unlocked.
 
 // HeldRecord is a phone whose MSOs wait.
 type HeldRecord struct {
-	Line []byte `json:"line"` // key of its LineRecord
+	Line  []byte `json:"line"`           // key of its LineRecord
+	Since uint64 `json:"since,omitzero"` // journal entry of the first of its reports in this batch, if this is not its row
+}
+
+// of says whether a decision is about the phone whose row, of this revision, this is. A loss that is reported once more is no less confirmed; but
+// whoever undid reports knew nothing of those after.
+func (r *HeldRecord) of(d *FloodDecision, revision uint64) bool {
+	if !d.Undo && r.Since != 0 {
+		return r.Since <= d.Through
+	}
+	return revision-1 <= d.Through
 }
 
 // FloodDecision is a decision that is being carried out.
@@ -254,7 +264,12 @@ func (l *Ledger) carryOutFlood(ctx context.Context, decision Entry) error {
 	var wg sync.WaitGroup
 	places := make(chan struct{}, floodAtOnce)
 	err = scan(ctx, l.store, TableHeld, decision.Key, func(e Entry) error {
-		if e.Revision-1 > d.Through {
+		r, err := decode[HeldRecord](TableHeld, e.Value)
+		if err != nil {
+			failed.add(err)
+			return nil
+		}
+		if !r.of(d, e.Revision) {
 			return nil
 		}
 		if failed.hopeless() {
@@ -267,7 +282,7 @@ func (l *Ledger) carryOutFlood(ctx context.Context, decision Entry) error {
 		}
 		wg.Go(func() {
 			defer func() { <-places }()
-			failed.add(l.decideCard(ctx, e, d))
+			failed.add(l.decideCard(ctx, e.Key, r.Line, d))
 		})
 		return nil
 	})
@@ -286,12 +301,8 @@ func (l *Ledger) carryOutFlood(ctx context.Context, decision Entry) error {
 }
 
 // decideCard confirms or undoes what is held of one card. What was decided or overtaken meanwhile changes nothing.
-func (l *Ledger) decideCard(ctx context.Context, e Entry, d *FloodDecision) error {
-	r, err := decode[HeldRecord](TableHeld, e.Value)
-	if err != nil {
-		return err
-	}
-	_, _, key, err := splitFlood(e.Key)
+func (l *Ledger) decideCard(ctx context.Context, held, tag []byte, d *FloodDecision) error {
+	_, _, key, err := splitFlood(held)
 	if err != nil {
 		return err
 	}
@@ -300,7 +311,7 @@ func (l *Ledger) decideCard(ctx context.Context, e Entry, d *FloodDecision) erro
 		return err
 	}
 	for {
-		again, err := l.decideCardOnce(ctx, secrets, e, r, key, d)
+		again, err := l.decideCardOnce(ctx, secrets, held, key, tag, d)
 		if err != nil || !again {
 			return err
 		}
@@ -317,13 +328,14 @@ func (l *Ledger) lifted(ctx context.Context, key, line []byte, s state.State) ([
 	return slices.DeleteFunc(link.Held, func(lock policy.Lock) bool { return slices.Contains(s.Locks, lock) }), nil
 }
 
-func (l *Ledger) decideCardOnce(ctx context.Context, secrets *Secrets, e Entry, r *HeldRecord, key []byte, d *FloodDecision) (again bool, err error) {
-	defer l.slots.lock("\x00line" + string(r.Line))()
+func (l *Ledger) decideCardOnce(ctx context.Context, secrets *Secrets, held, key, tag []byte, d *FloodDecision) (again bool, err error) {
+	defer l.slots.lock("\x00line" + string(tag))()
 	defer l.slots.lock(string(key))()
-	if _, rev, err := get[HeldRecord](ctx, l, TableHeld, e.Key); err != nil || rev != e.Revision { // found, or replaced
+	r, heldRev, err := get[HeldRecord](ctx, l, TableHeld, held)
+	if err != nil || r == nil || !bytes.Equal(r.Line, tag) || !r.of(d, heldRev) { // found, or replaced
 		return false, err
 	}
-	line, rev, err := get[LineRecord](ctx, l, TableLines, r.Line)
+	line, rev, err := get[LineRecord](ctx, l, TableLines, tag)
 	if err != nil {
 		return false, err
 	}
@@ -335,7 +347,7 @@ func (l *Ledger) decideCardOnce(ctx context.Context, secrets *Secrets, e Entry, 
 		if err != nil {
 			return false, err
 		}
-		lifted, err := l.lifted(ctx, key, r.Line, s)
+		lifted, err := l.lifted(ctx, key, tag, s)
 		if err != nil {
 			return false, err
 		}
@@ -343,13 +355,13 @@ func (l *Ledger) decideCardOnce(ctx context.Context, secrets *Secrets, e Entry, 
 			for _, lock := range slices.Concat(s.Held, lifted) {
 				line.Line = line.Line.Undo(lock)
 			}
-			rows = append(rows, Row{Table: TableLines, Key: r.Line, Value: encode(line), If: If(rev)})
+			rows = append(rows, Row{Table: TableLines, Key: tag, Value: encode(line), If: If(rev)})
 		}
 		standing := *line
 		for _, lock := range lifted {
 			standing.Line = standing.Line.Undo(lock)
 		}
-		if done, err = l.follow(ctx, key, r.Line, &standing, leaf.At, d.Undo, nil); err != nil {
+		if done, err = l.follow(ctx, key, tag, &standing, leaf.At, d.Undo, nil); err != nil {
 			return false, err
 		}
 		rows = append(rows, done.rows...)
@@ -362,8 +374,8 @@ func (l *Ledger) decideCardOnce(ctx context.Context, secrets *Secrets, e Entry, 
 		}
 		rows = append(rows, Row{Table: TableCommitments, Key: leaf.Subject, Value: salt[:]})
 	}
-	if !bytes.Equal(done.gone, e.Key) {
-		rows = append(rows, Row{Table: TableHeld, Key: e.Key, If: If(e.Revision)})
+	if !bytes.Equal(done.gone, held) {
+		rows = append(rows, Row{Table: TableHeld, Key: held, If: If(heldRev)})
 	}
 	status, _, shown, err := l.statusRows(done.changes)
 	if err != nil {
@@ -372,8 +384,8 @@ func (l *Ledger) decideCardOnce(ctx context.Context, secrets *Secrets, e Entry, 
 	out, err := l.commit(ctx, leaf, append(rows, status...), false, func(seq uint64) {
 		shown(seq)
 		done.count(&l.floods)
-		if !bytes.Equal(done.gone, e.Key) {
-			l.floods.add(e.Key, -1)
+		if !bytes.Equal(done.gone, held) {
+			l.floods.add(held, -1)
 		}
 	})
 	if err != nil {
