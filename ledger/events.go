@@ -116,6 +116,10 @@ func (l *Ledger) Event(ctx context.Context, a *policy.Approval) (EventResult, er
 
 	// What lifts a lock has a budget. What adds one is counted, and never refused: with a clock so far back that the hour is not counted any more, it counts as a flood.
 	var flood []byte
+	how := state.Confirm
+	if sort == state.LineFound {
+		how = state.Keep
+	}
 	taken, err := l.charge(secrets, a, &leaf)
 	if err != nil && sort == state.LineFound {
 		return EventResult{}, err
@@ -125,7 +129,7 @@ func (l *Ledger) Event(ctx context.Context, a *policy.Approval) (EventResult, er
 	}
 	defer taken.end()
 	if sort != state.LineFound && (err != nil || l.usedBefore(taken) >= e.Flood) {
-		flood = floodKey(e.Authority, windowAt("", hour, a.At().Unix()).end)
+		flood, how = floodKey(e.Authority, windowAt("", hour, a.At().Unix()).end), state.Hold
 	}
 
 	line, rev, err := get[LineRecord](ctx, l, TableLines, tag)
@@ -160,7 +164,7 @@ func (l *Ledger) Event(ctx context.Context, a *policy.Approval) (EventResult, er
 				}
 				key := slotKey(name, line.Subject)
 				defer l.slots.lock(string(key))()
-				f, err := l.follow(ctx, key, tag, line, a.At(), flood != nil, flood)
+				f, err := l.follow(ctx, key, tag, line, a.At(), how, flood)
 				if err != nil {
 					return EventResult{}, err
 				}
@@ -228,9 +232,8 @@ func (f followed) count(to *floods) {
 	}
 }
 
-// follow makes a slot what its line's reports ask for, with new locks held or not. The caller holds the slot. flood is the batch of the report
-// that is followed, if it is held.
-func (l *Ledger) follow(ctx context.Context, key, tag []byte, line *LineRecord, at time.Time, hold bool, flood []byte) (f followed, err error) {
+// follow makes a slot what its line's reports ask for. The caller holds the slot. flood is the batch of the report that is followed, if it is held.
+func (l *Ledger) follow(ctx context.Context, key, tag []byte, line *LineRecord, at time.Time, how state.Following, flood []byte) (f followed, err error) {
 	link, linkRev, err := get[LinkRecord](ctx, l, TableLinks, key)
 	if err != nil || link == nil || !bytes.Equal(link.Line, tag) {
 		return f, err
@@ -239,7 +242,7 @@ func (l *Ledger) follow(ctx context.Context, key, tag []byte, line *LineRecord, 
 	if err != nil {
 		return f, err
 	}
-	next, moved, changes, err := before.Follow(line.Line, link.Link, at, hold)
+	next, moved, changes, err := before.Follow(line.Line, link.Link, at, how)
 	if err != nil {
 		return f, refuseState(err)
 	}

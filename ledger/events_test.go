@@ -251,6 +251,9 @@ func TestFloods(t *testing.T) {
 	waits(4, 4, "")
 	report(5, 2, "found", EventApplied) // its own report
 	c.wants(5, "mso_mdoc valid", "dc+sd-jwt valid")
+	report(4, 2, "found", EventNone) // nobody said that it was lost
+	c.wants(4, "mso_mdoc valid", "dc+sd-jwt suspended")
+	waits(3, 3, "")
 	c.change("ministry", policy.OpLock, 6, "admin_hold") // somebody else's lock is none of the flood
 	c.wants(6, "mso_mdoc revoked", "dc+sd-jwt suspended")
 	waits(3, 2, "")

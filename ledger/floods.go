@@ -351,7 +351,9 @@ func (l *Ledger) decideCardOnce(ctx context.Context, secrets *Secrets, held, key
 		if err != nil {
 			return false, err
 		}
+		how := state.Confirm
 		if d.Undo {
+			how = state.Hold
 			for _, lock := range slices.Concat(s.Held, lifted) {
 				line.Line = line.Line.Undo(lock)
 			}
@@ -361,7 +363,7 @@ func (l *Ledger) decideCardOnce(ctx context.Context, secrets *Secrets, held, key
 		for _, lock := range lifted {
 			standing.Line = standing.Line.Undo(lock)
 		}
-		if done, err = l.follow(ctx, key, tag, &standing, leaf.At, d.Undo, nil); err != nil {
+		if done, err = l.follow(ctx, key, tag, &standing, leaf.At, how, nil); err != nil {
 			return false, err
 		}
 		rows = append(rows, done.rows...)

@@ -102,10 +102,18 @@ func (l Line) wants(since time.Time) (locks []policy.Lock) {
 // Good reports whether what a carrier vouched for at an instant still stands.
 func (l Line) Good(since time.Time) bool { return len(l.wants(since)) == 0 }
 
+// Following is what a change of a line's reports, or of what was decided on them, does to locks that are held.
+type Following uint8
+
+const (
+	Confirm Following = iota // no lock of the line is held any more: a loss that is none of a flood, a flood that is confirmed
+	Hold                     // new ones are held: a loss in a flood. And those that are held stay so
+	Keep                     // those that are held stay so: a line that is found says nothing about what else was reported of it
+)
+
 // Follow makes the linked phone's locks what the line's reports ask for, without touching s. What somebody else locked stays locked, and a
-// phone that does not have the card any more is left alone: a late found never revives it, a late loss never locks the next one. With hold,
-// new locks are held; without, none of the line's stays held.
-func (s State) Follow(l Line, link Link, at time.Time, hold bool) (State, Link, []Change, error) {
+// phone that does not have the card any more is left alone: a late found never revives it, a late loss never locks the next one.
+func (s State) Follow(l Line, link Link, at time.Time, how Following) (State, Link, []Change, error) {
 	if !s.bound(link.Device) {
 		return s, link, nil, nil
 	}
@@ -122,10 +130,10 @@ func (s State) Follow(l Line, link Link, at time.Time, hold bool) (State, Link, 
 		return nil
 	}
 	for _, lock := range want { // first, so that the card is never unlocked in between
-		if slices.Contains(next.Locks, lock) && (hold || !slices.Contains(next.Held, lock)) {
+		if slices.Contains(next.Locks, lock) && (how != Confirm || !slices.Contains(next.Held, lock)) {
 			continue
 		}
-		if err := apply(Event{Lock: &Lock{Lock: lock, Device: link.Device, Held: hold}}); err != nil {
+		if err := apply(Event{Lock: &Lock{Lock: lock, Device: link.Device, Held: how == Hold}}); err != nil {
 			return s, link, nil, err
 		}
 		link.Held = append(slices.DeleteFunc(link.Held, func(h policy.Lock) bool { return h == lock }), lock)

@@ -24,12 +24,12 @@ type follower struct {
 	link  Link
 	now   time.Time
 	n     int
-	hold  bool
+	how   Following
 }
 
 func (f *follower) follow(t interface{ Fatalf(string, ...any) }) {
 	before := f.state
-	next, link, changes, err := f.state.Follow(f.line, f.link, f.now, f.hold)
+	next, link, changes, err := f.state.Follow(f.line, f.link, f.now, f.how)
 	if err != nil {
 		t.Fatalf("following: %v", err)
 	}
@@ -226,7 +226,7 @@ func TestAFoundRemovesOnlyItsOwn(t *testing.T) {
 // A flood: SD-JWT VCs are suspended, MSOs wait. Undone, the card is what it was; a report after the flood confirms.
 func TestAFloodWaits(t *testing.T) {
 	for name, lost := range map[string]Report{"lost": {Sort: LineLost, Seq: 1, At: second(2), Lock: lineLost}, "ported": {Sort: LineVoid, Seq: 1, At: second(2), Lock: lineChanged}} {
-		f := &follower{now: second(1), hold: true}
+		f := &follower{now: second(1), how: Hold}
 		f.issue(t, second(1))
 		f.report(t, lost)
 		shows := func(when string, mso, vc byte) {
@@ -243,16 +243,23 @@ func TestAFloodWaits(t *testing.T) {
 			t.Errorf("%s: the report that was undone locks again", name)
 		}
 		again := lost
-		again.Seq, again.At, f.hold = 2, second(3), false
+		again.Seq, again.At, f.how = 2, second(3), Confirm
 		f.report(t, again)
 		shows("after the flood", Invalid, Suspended)
 
-		f = &follower{now: second(1), hold: true}
+		f = &follower{now: second(1), how: Hold}
 		f.issue(t, second(1))
 		f.report(t, lost)
-		f.hold = false
+		f.how = Confirm
 		f.report(t, again)
 		shows("confirmed by a report after the flood", Invalid, Suspended)
+
+		f = &follower{now: second(1), how: Hold}
+		f.issue(t, second(1))
+		f.report(t, Report{Sort: LineVoid, Seq: 1, At: second(2), Lock: lineChanged})
+		f.how = Keep
+		f.report(t, Report{Sort: LineFound, Seq: 2, At: second(3), Lock: lineLost})
+		shows("not confirmed by a line that is found", Valid, Suspended)
 	}
 }
 
