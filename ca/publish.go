@@ -172,7 +172,7 @@ const (
 // listEvery is the least time from the begin of one version of a list to the next one's. The first change of a quiet list is published at once; those of a
 // busy one share a version. More versions would show them hardly earlier, and take from what else there is to do: each is a signature, two commits and a
 // million entries to pack.
-const listEvery = 100 * time.Millisecond
+const listEvery = 200 * time.Millisecond
 
 // Run keeps lists and CRL published until ctx ends. Changes coalesce: what comes in while a version is being signed, or less than listEvery after the one
 // before was begun, is carried by the next one. A failure is tried again, soon and for ever. Nothing stops a lock from being seen but its own

@@ -46,21 +46,30 @@ func (b *bench) floors(ctx context.Context, a *appliance) (f floor, err error) {
 
 // verifying measures a P-256 verification again and again until it is asked, for a fiftieth of one processor: a shared machine's speed changes from
 // second to second, and what a request costs is compared with what a verification cost while it was served.
-func verifying() (ended func() (micros float64, err error), err error) {
+func verifying() (ended func() (micros float64, err error), err error) { return verifyingOn(nil) }
+
+// verifyingOn does it on these CPUs; nil: on any.
+func verifyingOn(cpus *unix.CPUSet) (ended func() (micros float64, err error), err error) {
 	verify, _, err := operations()
 	if err != nil {
 		return nil, err
 	}
-	return again(25*time.Millisecond, func() (float64, error) { return thread(4, verify) }), nil
+	return again(25*time.Millisecond, cpus, func() (float64, error) { return thread(4, verify) }), nil
 }
 
 // again measures again and again until it is asked, and then says the mean.
-func again(every time.Duration, measure func() (micros float64, err error)) (ended func() (micros float64, err error)) {
+func again(every time.Duration, cpus *unix.CPUSet, measure func() (micros float64, err error)) (ended func() (micros float64, err error)) {
 	var all []float64
 	var failed error
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
+		if cpus != nil {
+			runtime.LockOSThread() // and the thread ends with this
+			if failed = unix.SchedSetaffinity(0, cpus); failed != nil {
+				return
+			}
+		}
 		t := time.NewTicker(every)
 		defer t.Stop()
 		for failed == nil {
@@ -127,7 +136,7 @@ func (s *signatures) meanwhile() (ended func() (micros float64, err error)) {
 	if s == nil {
 		return func() (float64, error) { return 0, nil }
 	}
-	return again(50*time.Millisecond, func() (micros float64, err error) {
+	return again(50*time.Millisecond, nil, func() (micros float64, err error) {
 		if _, err = io.WriteString(s.ask, "\n"); err == nil {
 			_, err = fmt.Fscanln(s.out, &micros)
 		}

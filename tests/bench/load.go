@@ -40,6 +40,10 @@ type result struct {
 
 func (r result) perSecond() float64         { return float64(r.done) / r.wall.Seconds() }
 func (r result) perCPU() float64            { return float64(r.done) / r.cpu.Seconds() }
+
+// worth is what is done in the CPU time of a verification: the machine's speed, which changes from second to second, is not in it.
+func (r result) worth() float64 { return r.perCPU() * r.verify }
+
 func (r result) quantile(q float64) float64 { return quantile(r.latency, q) }
 
 // line is one client's kept-alive connection. It writes requests that are bytes already, so that the load generator takes as little of the

@@ -106,7 +106,7 @@ type size struct {
 }
 
 var (
-	full  = size{3, map[int]int{1: 800, 8: 2500, 32: 5000, 64: 6000}, 200, 3, 60000, 5 * time.Second, 9, 1000}
+	full  = size{3, map[int]int{1: 800, 8: 2500, 32: 5000, 64: 6000}, 200, 3, 60000, 3 * time.Second, 9, 1000}
 	short = size{1, map[int]int{1: 300, 8: 1000, 32: 2000, 64: 4000}, 40, 1, 20000, 2 * time.Second, 1, 800}
 )
 
@@ -308,7 +308,7 @@ func (b *bench) run(ctx context.Context) error {
 		return err
 	}
 	b.progress("overload")
-	if err := b.overload(ctx, a, b.size.overload, 1); err != nil {
+	if err := b.overload(ctx, a, b.size.overload, b.size.rounds); err != nil {
 		return err
 	}
 	return b.write()
