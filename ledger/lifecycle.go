@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -71,13 +72,19 @@ func (l *Ledger) Due(ctx context.Context, at time.Time) (done int, next time.Tim
 		var work sync.WaitGroup
 		results := make(chan result, duePage)
 		for _, e := range entries {
-			if due := time.Unix(int64(binary.BigEndian.Uint64(e.Key)), 0); due.After(at) {
-				next, more = due, false
-				break
-			}
 			row := string(e.Key)
 			if tried[row] {
 				continue
+			}
+			due, err := dueAt(e.Key)
+			if err != nil {
+				failed.add(err)
+				tried[row] = true
+				continue
+			}
+			if due.After(at) {
+				next, more = due, false
+				break
 			}
 			if _, err := l.unlocked(); err != nil { // nor is any other order carried out
 				return done, next, err
@@ -122,7 +129,15 @@ func (l *Ledger) OldestDue(ctx context.Context) (time.Time, error) {
 	if err != nil || len(first) == 0 {
 		return time.Time{}, err
 	}
-	return time.Unix(int64(binary.BigEndian.Uint64(first[0].Key)), 0), nil
+	due, _ := dueAt(first[0].Key) // what can't be read is late
+	return due, nil
+}
+
+func dueAt(key []byte) (time.Time, error) {
+	if len(key) < 8 {
+		return time.Unix(0, 0), fmt.Errorf("a key of table %s has %d bytes and no instant", TableDue, len(key))
+	}
+	return time.Unix(int64(binary.BigEndian.Uint64(key)), 0), nil
 }
 
 // carryOut does what is due for one subject.

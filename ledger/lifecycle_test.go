@@ -102,8 +102,12 @@ func TestOrdersBehindDamagedOnes(t *testing.T) {
 	for i := range 2*duePage + 1 {
 		rows = append(rows, Row{Table: TableDue, Key: fmt.Appendf(binary.BigEndian.AppendUint64(nil, uint64(noon.Unix())), "row %d", i), Value: []byte("broken")})
 	}
+	rows[0].Key = []byte("\x00short") // the first of them all
 	_, err := w.Ledger.commit(context.Background(), Leaf{Kind: "meta"}, rows, false, nil)
 	must(t, err)
+	if due, err := w.OldestDue(context.Background()); err != nil || due.IsZero() || due.After(noon) {
+		t.Errorf("the oldest order is due at %v, %v", due, err)
+	}
 	w.clock.Advance(time.Hour)
 	for _, shows := range []string{"suspended", "valid"} {
 		done, _, err := w.Due(context.Background(), w.clock.Now())
