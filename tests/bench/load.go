@@ -38,8 +38,8 @@ type result struct {
 	sign      float64   // CPU µs of a signature of the HSM meanwhile, 0 where it isn't measured
 }
 
-func (r result) perSecond() float64         { return float64(r.done) / r.wall.Seconds() }
-func (r result) perCPU() float64            { return float64(r.done) / r.cpu.Seconds() }
+func (r result) perSecond() float64 { return float64(r.done) / r.wall.Seconds() }
+func (r result) perCPU() float64    { return float64(r.done) / r.cpu.Seconds() }
 
 // worth is what is done in the CPU time of a verification: the machine's speed, which changes from second to second, is not in it.
 func (r result) worth() float64 { return r.perCPU() * r.verify }
