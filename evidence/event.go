@@ -76,7 +76,7 @@ func (v *Verifier) LineEvent(client string, at time.Time, text string) (LineEven
 		Kind     string  `json:"kind"`
 		Occurred *int64  `json:"occurred_at"`
 	}
-	if err := strict.JSON(t.payload, statementPayload, &p); err != nil || p.Iss == "" || len(p.JTI) < 16 || len(p.JTI) > 128 || p.Line == "" || len(p.Line) > 128 {
+	if err := strict.JSON(t.payload, statementPayload, &p); err != nil || p.Iss == "" || len(p.JTI) < 16 || len(p.JTI) > 128 || p.Line == "" || len(p.Line) > maxLine {
 		return LineEvent{}, malformed("the event's payload is not one strict JSON object of iss, a jti of 16 to 128 characters, iat, a line of 1 to 128, seq, kind and occurred_at")
 	}
 	if p.Seq == nil || *p.Seq > maxLineSeq {

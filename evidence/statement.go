@@ -24,6 +24,8 @@ const MaxStatements = 16
 
 const maxStatement = 8 << 10 // bytes of text
 
+const maxLine = 128 // bytes of a carrier's name of a line, in statements and in events
+
 var (
 	statementHeader  = strict.Limits{Bytes: 1 << 10, Depth: 2}
 	statementPayload = strict.Limits{Bytes: 6 << 10, Depth: 4}
@@ -238,7 +240,8 @@ func (v *Verifier) readStatement(item Item) (*statement, error) {
 	if s.expires, known = instant(c.Exp); !known {
 		return nil, malformed("the statement has no exp in whole seconds")
 	}
-	// An absent member would compare like an empty one, which names no district, no lost card and no day: every check of it would pass.
+	// An absent member would compare like an empty one, which names no district, no lost card and no day: every check of it would pass. A line
+	// that no event can name would be linked in vain: the loss of the phone would lock nothing.
 	switch {
 	case s.InPerson != nil && s.InPerson.District == "", s.RegistryMatch != nil && s.RegistryMatch.District == "":
 		return nil, malformed("the statement has no district")
@@ -246,6 +249,8 @@ func (v *Verifier) readStatement(item Item) (*statement, error) {
 		return nil, malformed("the statement has no card")
 	case s.ChipRead != nil && s.ChipRead.CardExpiry == "":
 		return nil, malformed("the statement has no card_expiry")
+	case s.LineOwnership != nil && (s.LineOwnership.Line == "" || len(s.LineOwnership.Line) > maxLine):
+		return nil, malformed("the statement has no line of 1 to 128 bytes")
 	}
 	if s.RegistryMatch != nil {
 		m, ok := s.RegistryMatch, false

@@ -252,7 +252,7 @@ func TestMixAndMatchOfStatements(t *testing.T) {
 		})
 	}
 	t.Run("members that checks stand on", func(t *testing.T) {
-		for i, names := range map[int][]string{0: {"district"}, 1: {"district"}, 3: {"card", "card_expiry"}} {
+		for i, names := range map[int][]string{0: {"district"}, 1: {"district"}, 3: {"card", "card_expiry"}, 4: {"line"}} {
 			for _, name := range names {
 				for _, bend := range []func(map[string]any){
 					func(p map[string]any) { delete(p, name) },
@@ -267,6 +267,16 @@ func TestMixAndMatchOfStatements(t *testing.T) {
 					}
 					refused(t, kinds[i]+"_malformed", swap(i, as(kinds[i], evidence.Item{Token: text})))
 				}
+			}
+		}
+	})
+	t.Run("lines", func(t *testing.T) { // what no event could name is linked to no phone
+		for n, good := range map[int]bool{1: true, 128: true, 129: false} {
+			items := swap(4, a.sign(t, kinds[4], w.common(kinds[4], about.Session), evidence.LineOwnership{Line: strings.Repeat("l", n), Subscriber: "self", LineKind: "personal"}))
+			if !good {
+				refused(t, "line_ownership_malformed", items)
+			} else if _, err := w.verifier.Verify(about, with(b, items)); err != nil {
+				t.Errorf("a line of %d bytes: %v", n, err)
 			}
 		}
 	})
