@@ -8,8 +8,8 @@
 //	ok := err == nil && status == verifier.Valid
 //
 // It is strict on purpose. A credential that only some readers understand is worse than one that none accepts, so duplicate members,
-// unreferenced disclosures, indefinite lengths, padded base64 and anchors inside a chain are refused; sizes and depths are bounded before
-// anything is decoded.
+// unreferenced disclosures, indefinite lengths, padded base64, anchors inside a chain and keys in it that are neither EC nor Ed25519 are
+// refused; sizes and depths are bounded before anything is decoded.
 package verifier
 
 import (
@@ -73,6 +73,13 @@ func checkChain(ders [][]byte, roots []*x509.Certificate, at time.Time) (*x509.C
 		}
 		if bytes.Equal(c.RawSubject, c.RawIssuer) {
 			return nil, errors.New("the signer's chain contains a trust anchor or a self-signed signer (HAIP 6.1, ISO/IEC 18013-5 B.1.1)")
+		}
+		// Signatures are verified from the leaf upwards, before anything shows that the chain leads to a root: with a key that anybody chose.
+		// A modulus of RSA may be as long as the credential.
+		switch c.PublicKey.(type) {
+		case *ecdsa.PublicKey, ed25519.PublicKey:
+		default:
+			return nil, fmt.Errorf("certificate %d of the signer's chain has a key that is neither EC nor Ed25519", i)
 		}
 		if i == 0 {
 			leaf = c

@@ -241,6 +241,9 @@ func chain(leaf, between, root *x509.Certificate, at time.Time) error {
 	if leaf.IsCA {
 		return refuse("chain_untrusted", "the assertion key's certificate is a CA")
 	}
+	if _, ok := between.PublicKey.(*ecdsa.PublicKey); !ok { // before it verifies anything: anybody may have chosen it, and RSA's may be of any length
+		return refuse("chain_untrusted", "the CA's key is not EC, as those of Apple's CAs are")
+	}
 	roots, cas := x509.NewCertPool(), x509.NewCertPool()
 	roots.AddCert(root)
 	cas.AddCert(between)

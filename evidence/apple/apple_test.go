@@ -3,12 +3,18 @@ package apple
 import (
 	"bytes"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"os"
 	"reflect"
 	"slices"
@@ -264,6 +270,45 @@ func TestEachStepRefuses(t *testing.T) {
 	}
 	if _, err := Verify(make([]byte, maxObject+1), want, trust, rules); code(err) != "object_too_large" {
 		t.Error(err)
+	}
+}
+
+// A CA whose key is not EC is no CA of Apple's, even where its root signed it: its key is not used.
+func TestCAHasAnECKey(t *testing.T) {
+	ec := func() crypto.Signer {
+		k, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	modulus, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certify := func(name string, key crypto.Signer, by *x509.Certificate, with crypto.Signer, ca bool) *x509.Certificate {
+		c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: now.AddDate(-1, 0, 0), NotAfter: now.AddDate(1, 0, 0),
+			BasicConstraintsValid: true, IsCA: ca}
+		if by == nil {
+			by = c
+		}
+		der, err := x509.CreateCertificate(rand.Reader, c, by, key.Public(), with)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c, err = x509.ParseCertificate(der); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	key := ec()
+	root := certify("root", key, nil, key, true)
+	for name, between := range map[string]crypto.Signer{"EC": ec(), "RSA": modulus} {
+		ca := certify("CA", between, root, key, true)
+		err := chain(certify("leaf", ec(), ca, between, false), ca, root, now)
+		if good := name == "EC"; (err == nil) != good || !good && (code(err) != "chain_untrusted" || !strings.Contains(err.Error(), "not EC")) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
