@@ -305,6 +305,11 @@ func (f ruleFacts) key(turns []int64) string {
 	for _, l := range f.locks {
 		text(l.Reason)
 	}
+	if f.asker.enrolment != nil { // what rules see of a client that the bundle names goes with its id
+		text(f.asker.Role)
+		text(f.asker.Class)
+		text(f.asker.channel)
+	}
 	return string(b)
 }
 

@@ -30,6 +30,7 @@ func TestRememberedJudgements(t *testing.T) {
 		`permit(principal is Client, action, resource == DocumentType::"kr-resident") when { principal.role == "issuance" && context.copies < 3 };`,
 		`forbid(principal, action, resource) when { context has age && context.age < 19 };`,
 		`forbid(principal, action, resource) when { context.locks.contains("lost") || context.app == "bad" };`,
+		`permit(principal, action, resource) when { principal.channel == "a" && principal.class == "b" };`,
 		`forbid(principal, action, resource) when { context.at < datetime("1970-01-01T00:00:02Z") || datetime("1970-01-01T00:00:04Z") == context["at"] || context.at > datetime("1970-01-01T00:00:06Z") };`)
 	if b.rules.known == nil {
 		t.Fatal("nothing is remembered of rules that only compare the instant")
@@ -41,6 +42,10 @@ func TestRememberedJudgements(t *testing.T) {
 			typ: rapid.SampledFrom([]string{"kr-resident", "mdl"}).Draw(t, "type"), at: time.UnixMilli(rapid.Int64Range(0, 16).Draw(t, "at") * 500), replace: rapid.Bool().Draw(t, "replace"),
 			bound: rapid.Bool().Draw(t, "bound"), copies: rapid.IntRange(0, 4).Draw(t, "copies"), evidence: lists.Draw(t, "evidence"), storage: lists.Draw(t, "storage"),
 			user: lists.Draw(t, "user"), issuer: names.Draw(t, "issuer"), identity: names.Draw(t, "identity"), app: names.Draw(t, "app"), age: rapid.IntRange(-1, 30).Draw(t, "age")}
+		if rapid.Bool().Draw(t, "enrolled") {
+			f.client, f.asker = "office-7", client{ClientInfo: ClientInfo{ID: "office-7", Role: rapid.SampledFrom([]string{"issuance", "desk"}).Draw(t, "role"), Class: names.Draw(t, "class")},
+				channel: names.Draw(t, "channel"), enrolment: &Enrolment{}}
+		}
 		for range rapid.IntRange(0, 2).Draw(t, "formats") {
 			f.formats = append(f.formats, rapid.SampledFrom([]Format{MDoc, SDJWT}).Draw(t, "format"))
 		}
@@ -63,12 +68,45 @@ func TestFactsHaveTheirOwnKeys(t *testing.T) {
 	all := []ruleFacts{{}, {client: "ab"}, {client: "a", operation: "b"}, {operation: "ab"}, {typ: "ab"}, {issuer: "ab"}, {identity: "ab"}, {app: "ab"}, {replace: true}, {bound: true},
 		{copies: 1}, {copies: -1}, {age: 1}, {age: -1}, {formats: []Format{"a"}}, {evidence: []string{"a"}}, {evidence: []string{"a", ""}}, {evidence: []string{"", "a"}}, {storage: []string{"a"}},
 		{user: []string{"a"}}, {locks: []Lock{{Reason: "a"}}}, {evidence: []string{"a"}, storage: []string{"b"}}, {evidence: []string{"a", "b"}}, {storage: []string{"a", "b"}}}
+	for _, c := range []client{{}, {ClientInfo: ClientInfo{Role: "ab"}}, {ClientInfo: ClientInfo{Class: "ab"}}, {channel: "ab"}, {ClientInfo: ClientInfo{Role: "a", Class: "b"}}} {
+		c.enrolment = &Enrolment{}
+		all = append(all, ruleFacts{asker: c})
+	}
 	seen := map[string]int{}
 	for i, f := range all {
 		if j, twice := seen[f.key(nil)]; twice {
 			t.Errorf("%+v and %+v have one key", all[j], f)
 		}
 		seen[f.key(nil)] = i
+	}
+}
+
+// Of a client that officers enrolled the id says nothing: a bundle's tests may have one of the same id in every channel, and none gets the other's answer.
+func TestJudgementsOfEnrolledClients(t *testing.T) {
+	var f BundleFile
+	if err := json.Unmarshal([]byte(read(t, "demo.json")), &f); err != nil {
+		t.Fatal(err)
+	}
+	for _, channel := range []string{"office", "online"} {
+		f.Enrolled = append(f.Enrolled, GroupSpec{Role: "issuance", Channel: channel, Issuer: "https://offices.example", May: map[string][]Operation{"kr-resident": {OpIssue}}})
+	}
+	f.Rules = []RuleSpec{{ID: "office", Cedar: `permit(principal, action, resource) when { principal.channel == "office" };`}}
+	s := aScene("kr-resident")
+	claims, err := json.Marshal(s.claims)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := Input{At: noon, Client: "office-7", Operation: OpIssue, DocumentType: "kr-resident", Claims: claims,
+		Evidence: EvidenceInput{KeyStorage: s.facts.KeyStorage, UserAuthentication: s.facts.UserAuthentication}}
+	for _, order := range [][]string{{"office", "online"}, {"online", "office"}} {
+		b := parse(t, f)
+		for _, channel := range order {
+			in.Enrolled = &Enrolment{ID: in.Client, Role: "issuance", Channel: channel, Life: 3600}
+			want := map[string]string{"online": "policy.denied"}[channel]
+			if d, err := b.Decide(in); err != nil || d.Code != want || (d.Result == Allowed) != (want == "") {
+				t.Errorf("in %v, %s: %v %+v, want %q", order, channel, err, d, want)
+			}
+		}
 	}
 }
 
