@@ -67,7 +67,7 @@ var Codes = append([]Code{
 	{"evidence.previous_proof", "The proof by a key that the phone had before is not a good proof over the nonce of the request's own proof."},
 
 	{"evidence.attestation_missing", "There is no key attestation, neither in the proof's header nor beside the proof."},
-	{"evidence.attestation_ambiguous", "The key attestation in the proof's header and the one beside the proof differ."},
+	{"evidence.attestation_ambiguous", "The request has attestations of two kinds or two that differ, or nothing shows that the keys of its Android chains are one phone's: the detail says which."},
 	{"evidence.attestation_too_large", "The key attestation is larger than 128 KiB."},
 	{"evidence.attestation_malformed", "The key attestation is not a compact JWS of canonical base64url whose header and payload are strict JSON objects."},
 	{"evidence.attestation_type", "The key attestation's typ must be key-attestation+jwt, or keyattestation+jwt where the document type's profile says so."},

@@ -1,6 +1,7 @@
 package evidence
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -81,7 +82,8 @@ func readChains(chains [][]string, maxKeys int) ([][][]byte, error) {
 }
 
 // byAndroid judges raw chains, one for each key. The challenge is the nonce's text: what a session binds (person, key, nonce), secure hardware
-// then signed the nonce of.
+// then signed the nonce of. That several keys are one phone's nobody vouches for but the attestation key: one that came over the air is one app's on one
+// phone, a factory's is that of 100,000 phones.
 func (v *Verifier) byAndroid(about About, p *proof, beside string, texts [][]string) (*holder, error) {
 	if p.attestation != "" || beside != "" {
 		return nil, refuse("attestation_ambiguous", "the request has Android key attestations and a wallet provider's: send one or the other")
@@ -111,6 +113,14 @@ func (v *Verifier) byAndroid(about About, p *proof, beside string, texts [][]str
 		}
 		if slices.ContainsFunc(h.keys, func(o Key) bool { return o.Thumbprint == k.Thumbprint }) {
 			return nil, refuse("attestation_keys_repeated", "two Android key attestations are of one key")
+		}
+		switch {
+		case i == 0:
+		case !proven.Facts().Remote:
+			return nil, refuse("attestation_ambiguous", "a factory's attestation key is that of many phones, so nothing shows that the keys are one phone's: send one key")
+		case !slices.EqualFunc(chain[1:], chains[0][1:], bytes.Equal):
+			return nil, refuse("attestation_ambiguous",
+				"the keys are not attested by one attestation key, so nothing shows that they are one phone's: send one key, or make all of them again at once, in the same secure hardware")
 		}
 		h.keys = append(h.keys, k)
 		h.facts.addAndroid(proven.Facts(), i == 0)

@@ -35,7 +35,7 @@ type phoneWorld struct {
 func newPhoneWorld(t testing.TB) *phoneWorld {
 	w := &phoneWorld{world: newWorld(t), t: t, about: about()}
 	var err1, err2 error
-	w.android, err1 = phone.NewAndroid(now, phone.AndroidBend{})
+	w.android, err1 = phone.NewAndroid(now, phone.AndroidBend{Remote: true})
 	w.apple, err2 = phone.NewApple(now)
 	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
@@ -180,6 +180,54 @@ func TestAndroidInRequests(t *testing.T) {
 	w.verifier = evidence.NewVerifier(w.trust)
 	if _, got := w.verify(evidence.Bundle{Proof: w.prove(0), Android: w.chains(1, w.nonce, nil)}); got != "android_unconfigured" {
 		t.Errorf("under a policy without Android: %q", got)
+	}
+}
+
+// Of several keys in a request somebody has to say that they are one phone's, or two phones would have one card. Nobody does of Android phones but
+// their attestation key: the same one, and no factory's, which a hundred thousand phones have.
+func TestAndroidKeysAreOnePhones(t *testing.T) {
+	w := newPhoneWorld(t)
+	android := func(bend phone.AndroidBend) *phone.Android {
+		t.Helper()
+		bend.Root = w.android
+		a, err := phone.NewAndroid(now, bend)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	factory, other, strongBox := android(phone.AndroidBend{}), android(phone.AndroidBend{Remote: true}), android(phone.AndroidBend{Remote: true, StrongBox: true})
+	by := func(a *phone.Android, key int) []string {
+		return a.Attestation(w.phone, 2, w.nonce, "org.example.wallet", signer, now, nil)[key]
+	}
+	for name, c := range map[string]struct {
+		first, second []string
+		want          string
+	}{
+		"one attestation key that came over the air": {by(w.android, 0), by(w.android, 1), ""},
+		"another phone's":                 {by(w.android, 0), by(other, 1), "attestation_ambiguous"},
+		"of the phone's other hardware":   {by(w.android, 0), by(strongBox, 1), "attestation_ambiguous"},
+		"one factory key":                 {by(factory, 0), by(factory, 1), "attestation_ambiguous"},
+		"one of a factory's":              {by(w.android, 0), by(factory, 1), "attestation_ambiguous"},
+		"a factory's and one that is not": {by(factory, 0), by(w.android, 1), "attestation_ambiguous"},
+	} {
+		if _, got := w.verify(evidence.Bundle{Proof: w.prove(0), Android: [][]string{c.first, c.second}}); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+	if _, got := w.verify(evidence.Bundle{Proof: w.prove(0), Android: [][]string{by(factory, 0)}}); got != "" {
+		t.Errorf("one key by a factory's: %q", got)
+	}
+	// The chains of before are judged alike.
+	w.about.Profile.Reuse = true
+	before := func(a *phone.Android, key int) []string {
+		return a.Attestation(w.phone, 2, "another nonce", "org.example.wallet", signer, now, nil)[key]
+	}
+	if v, got := w.verify(evidence.Bundle{Proof: w.prove(0), Android: [][]string{before(w.android, 0), before(w.android, 1)}}); got != "" || !v.Facts().Reused {
+		t.Errorf("chains of before: %q", got)
+	}
+	if _, got := w.verify(evidence.Bundle{Proof: w.prove(0), Android: [][]string{before(w.android, 0), by(other, 1)}}); got != "attestation_ambiguous" {
+		t.Errorf("one of before and another phone's: %q", got)
 	}
 }
 

@@ -290,6 +290,10 @@ func TestAndroidPhones(t *testing.T) {
 		"one key twice": {"attestation_keys_repeated", changed(func(r *contract.IssueRequest, _ *phone.Phone) {
 			r.AndroidAttestation = append(r.AndroidAttestation, r.AndroidAttestation[0])
 		})},
+		"another phone's key beside it": {"attestation_ambiguous", changed(func(r *contract.IssueRequest, h *phone.Phone) {
+			r.AndroidAttestation = append(r.AndroidAttestation, p.sent.Attestation(h, 2, nonceOf(t, r.Proof), walletApp, walletSigner, now, nil)[1])
+		})},
+		"two keys by a factory's": {"attestation_ambiguous", p.request(p.factory, newPhone(t, 2), 2, "900101-1000001", nil)},
 		"and a wallet provider's": {"attestation_ambiguous", changed(func(r *contract.IssueRequest, h *phone.Phone) {
 			r.KeyAttestation = h.Attest(harness.Provider, nonceOf(t, r.Proof), now)
 		})},
