@@ -13,10 +13,10 @@ import (
 	"time"
 )
 
-// connections bounds the open connections of one listener (F24, F38). When it is full, the oldest connection that has not sent a whole
-// header yet is closed for the new one. Then it is one of the client that holds the most: the one that has been idle longest, or whose
-// body has been on its way longest. So who only holds connections loses them to who uses them, and a carrier gets in however many an
-// issuance service has opened. If the appliance works on every one, the new one is closed.
+// connections bounds the open connections of one listener (F24, F38). When it is full, one is closed for the new one: of those that have not sent a whole
+// header yet the oldest, if they are an eighth of all or more. Else it is one of the client that holds the most: the one that has been idle longest, or whose
+// body has been on its way or whose refusal has been waiting longest. So who only holds connections loses them to who uses them, and a carrier gets in however
+// many an issuance service has opened, and however fast others knock. If the appliance works on every one, the new one is closed.
 type connections struct {
 	net.Listener
 	most           int
@@ -217,9 +217,11 @@ func (b *connections) Accept() (net.Conn, error) {
 	}
 }
 
-// victim is the connection that a new one may replace. The caller holds mu.
+// victim is the connection that a new one may replace. The caller holds mu. Few that are new are in the middle of their handshakes, which takes some ms: were they
+// closed first, a listener that somebody fills would let nobody in any more.
 func (b *connections) victim() (v *boundConn) {
-	if e := b.waiting[0].Front(); e != nil {
+	e := b.waiting[0].Front()
+	if e != nil && b.waiting[0].Len() >= max(1, b.most/8) {
 		return e.Value.(*boundConn)
 	}
 	for _, q := range b.waiting[1:] {
@@ -228,6 +230,9 @@ func (b *connections) victim() (v *boundConn) {
 				v = c
 			}
 		}
+	}
+	if v == nil && e != nil {
+		return e.Value.(*boundConn)
 	}
 	return v
 }

@@ -161,3 +161,62 @@ func TestPulse(t *testing.T) {
 		}
 	}
 }
+
+// A full listener lets in who comes next, however fast others knock after it: who has been there for some ms has its handshake under way, and those who hold many
+// connections lose one of them first.
+func TestWhoJustCameIsNotClosedForTheNext(t *testing.T) {
+	e := &Edge{o: Options{Metrics: metrics.New()}}
+	raw, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })}
+	const most = 64
+	go s.Serve(e.Bound("test", raw, s, most))
+	defer s.Close()
+	dial := func() net.Conn {
+		c, err := net.Dial("tcp", raw.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	ask := func(c net.Conn) error {
+		if _, err := fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+			return err
+		}
+		r, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err == nil {
+			_, err = io.ReadAll(r.Body)
+		}
+		return err
+	}
+	for range most { // all places, by connections that were used once
+		if err := ask(dial()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	evicted := e.o.Metrics.Evicted.WithLabelValues("test")
+	knock := func(n int) {
+		t.Helper()
+		for range n {
+			before := testutil.ToFloat64(evicted)
+			for dial(); testutil.ToFloat64(evicted) == before; time.Sleep(time.Millisecond) {
+				if t.Context().Err() != nil {
+					t.Fatal("nobody was closed")
+				}
+			}
+		}
+	}
+	carrier := dial()
+	knock(most/8 - 2)
+	if err := ask(carrier); err != nil {
+		t.Errorf("a connection that was %d knocks old: %v", most/8-2, err)
+	}
+	// Those who only knock don't take the places of all others.
+	knock(10 * most)
+	if err := ask(carrier); err != nil {
+		t.Errorf("after %d knocks: %v", 11*most, err)
+	}
+}
