@@ -9,8 +9,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -195,6 +197,40 @@ func (a *Authority) Run(ctx context.Context) error {
 	return nil
 }
 
+// lineup are the lists that wait for a place to be published in, in the order in which they began to wait. By their names, those that change all the time would let
+// others wait for ever.
+type lineup []waitingList
+
+type waitingList struct {
+	id     string
+	urgent bool
+}
+
+// join makes it the lists that are due, and whether they are urgent. One that became urgent since begins to wait anew, for another kind of place.
+func (l *lineup) join(due map[string]bool) {
+	*l = slices.DeleteFunc(*l, func(w waitingList) bool { urgent, still := due[w.id]; return !still || urgent != w.urgent })
+	for _, w := range *l {
+		delete(due, w.id)
+	}
+	for _, id := range slices.Sorted(maps.Keys(due)) {
+		*l = append(*l, waitingList{id, due[id]})
+	}
+}
+
+// take are the first ones for whom there is a place, which they take.
+func (l *lineup) take(places map[bool]int) map[string]bool {
+	taken := map[string]bool{}
+	*l = slices.DeleteFunc(*l, func(w waitingList) bool {
+		if places[w.urgent] == 0 {
+			return false
+		}
+		places[w.urgent]--
+		taken[w.id] = w.urgent
+		return true
+	})
+	return taken
+}
+
 // publishLists publishes every list that has changes, was never signed, or is past half its life.
 func (a *Authority) publishLists(ctx context.Context) {
 	type news struct {
@@ -214,8 +250,10 @@ func (a *Authority) publishLists(ctx context.Context) {
 	}
 	places := map[bool]int{false: publishers, true: publishers}
 	busy, pause := map[string]bool{}, map[string]time.Duration{}
+	var row lineup
 	for {
 		now, next := a.o.Guard.ForLists(), time.Minute
+		due := map[string]bool{}
 		for _, id := range a.o.Ledger.ListsAt(now) {
 			urgent, wait := a.due(id, now)
 			if busy[id] {
@@ -225,10 +263,10 @@ func (a *Authority) publishLists(ctx context.Context) {
 				next = min(next, wait)
 				continue
 			}
-			if places[urgent] == 0 {
-				continue
-			}
-			places[urgent]--
+			due[id] = urgent
+		}
+		row.join(due)
+		for id, urgent := range row.take(places) {
 			busy[id] = true
 			rest := min(max(2*pause[id], retryFirst), retryMost)
 			pause[id] = rest
