@@ -69,10 +69,10 @@ type Authority struct {
 	refused    atomic.Pointer[string] // the last bundle that was offered since, and why it was refused; nil: none
 	past       past
 
-	officers   sync.Mutex  // one saying or execution at a time
-	journalled time.Time   // the last refused saying that was; under officers
-	alarms     int         // refused sayings since the start; under officers
-	retired    []time.Time // when registration authorities revoked a client; under officers
+	officers   sync.Mutex   // one saying or execution at a time
+	journalled time.Time    // the last refused saying that was; under officers
+	retired    []time.Time  // when registration authorities revoked a client; under officers
+	alarms     atomic.Int64 // refused sayings since the start; not under officers, which an execution holds for as long as its HSM takes
 
 	phones  atomic.Pointer[policy.PhoneStatus] // what was fed last; nil: nothing
 	feeding sync.Mutex                         // one at a time

@@ -298,7 +298,7 @@ func (a *Authority) heard(ctx context.Context, c Caller, what, proposal string, 
 	a.o.Log.Error("ALARM: what an officer signed was refused", "what", what, "client", c.ID, "proposal", proposal, "error", err)
 	a.officers.Lock()
 	defer a.officers.Unlock()
-	a.alarms++
+	a.alarms.Add(1)
 	if now := a.o.Clock.Now(); now.Sub(a.journalled).Abs() >= time.Second {
 		a.journalled = now
 		if lost := a.o.Ledger.RefusedSaying(ctx, c.ID, proposal, code); lost != nil {

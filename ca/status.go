@@ -59,10 +59,7 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 	if stop := a.o.Ledger.Stopped(); stop != nil {
 		wrong("issuing-stopped", "find out why from the officers who stopped it; a quorum resumes: sealctl propose issuing.resume", "officers stopped issuing at %s: %s", stop.At.UTC().Format(time.RFC3339), stop.Reason)
 	}
-	a.officers.Lock()
-	alarms := a.alarms
-	a.officers.Unlock()
-	if alarms > 0 {
+	if alarms := a.alarms.Load(); alarms > 0 {
 		note("officers-refused", Critical, "ask every officer what they sent: somebody holds a key or a signature that should not count", "%d things that officers signed were refused since the start", alarms)
 	}
 	for _, h := range a.o.Signer.Health() {
