@@ -41,6 +41,7 @@ const (
 	deadline      = 10 * time.Second // of one request in the authority
 	readHeader    = 5 * time.Second  // T13, F24: a client that drips its header or body is closed
 	readRequest   = 10 * time.Second
+	readAdmitted  = 3 * time.Second // the body of a request that holds a place for issuing, or two clients that drip would hold all of them
 	writeAnswer   = 30 * time.Second
 	idle          = 60 * time.Second
 	defaultIssues = 256

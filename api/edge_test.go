@@ -778,3 +778,80 @@ func TestRequestsOwnWhatTheySay(t *testing.T) {
 		t.Errorf("%d requests arrived", len(k.kept))
 	}
 }
+
+// at serves the house on a socket, to one caller, and sends texts to it.
+func (h *house) at(t *testing.T, returned func(path string)) (send func(text string) net.Conn) {
+	handler := h.edge.IssuanceHandler()
+	s := h.edge.server(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.TLS = connection("urn:sealkeeper:client:issuance:c")
+		path := r.Header.Get("X-Test")
+		handler.ServeHTTP(w, r)
+		returned(path)
+	}))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = s.Serve(l) }()
+	t.Cleanup(func() { s.Close() })
+	return func(text string) net.Conn {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		if _, err := io.WriteString(c, text); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+}
+
+func posted(path, name, body string, length int) string {
+	return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nX-Test: %s\r\nContent-Type: application/json\r\nIdempotency-Key: %s\r\nContent-Length: %d\r\n\r\n%s", path, name, goodKey, length, body)
+}
+
+// Whoever drips the body of an issue gives its place back long before a request without a place would be given up.
+func TestAPlaceIsNotHeldByADrip(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, 2) // one client may hold 1
+	first := make(chan string, 2)
+	send := h.at(t, func(name string) { first <- name })
+	send(posted("/v1/locks", "lock", "{", 100))
+	held := send(posted("/v1/credentials", "issue", "{", 100))
+	r, err := http.ReadResponse(bufio.NewReader(held), nil)
+	if err != nil || r.StatusCode != http.StatusRequestTimeout {
+		t.Fatalf("%v %v", r, err)
+	}
+	if name := <-first; name != "issue" {
+		t.Errorf("the %s ended first", name)
+	}
+	body := bodies["/v1/credentials"]
+	r, err = http.ReadResponse(bufio.NewReader(send(posted("/v1/credentials", "next", body, len(body)))), nil)
+	if err != nil || r.StatusCode != http.StatusOK {
+		t.Errorf("the place is gone: %v %v", r, err)
+	}
+}
+
+// A refusal that waits ends with its client.
+func TestNoRefusalWaitsForAClientThatIsGone(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, 2)
+	leave, err := h.edge.issues.enter("c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer leave()
+	h.edge.issues.paced["c"] = time.Now().Add(time.Hour)
+	first := make(chan string, 2)
+	send := h.at(t, func(name string) { first <- name })
+	body := bodies["/v1/credentials"]
+	send(posted("/v1/credentials", "patient", body, len(body)))
+	time.Sleep(200 * time.Millisecond) // it began before
+	gone := send(posted("/v1/credentials", "gone", body, len(body)))
+	time.Sleep(100 * time.Millisecond) // or it is gone before it was heard, which is another case
+	gone.Close()
+	if name := <-first; name != "gone" {
+		t.Errorf("the %s one ended first", name)
+	}
+}

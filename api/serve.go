@@ -121,11 +121,14 @@ func serve[Req, Resp any](e *Edge, h how, valid func(*Req) string, do func(conte
 			leave, err := e.issues.enter(x.caller.ID)
 			if err != nil {
 				e.o.Metrics.Shed.WithLabelValues("issue").Inc()
+				// The body first, which the server would take off the wire before the answer anyway: until then nobody notices that the client is gone.
+				_, _ = io.Copy(io.Discard, http.MaxBytesReader(x.ResponseWriter, r.Body, int64(h.limit)))
 				e.issues.pause(r.Context(), x.caller.ID)
 				x.fail(err)
 				return
 			}
 			defer leave()
+			_ = http.NewResponseController(x.ResponseWriter).SetReadDeadline(time.Now().Add(readAdmitted)) // until the body's end; a test's recorder has none
 		}
 		c := call{Caller: x.caller}
 		if h.keyed {
