@@ -361,7 +361,7 @@ func writeFile(path string, content io.Reader) error {
 
 // Restore puts a backup back where neither ledger nor tokens are. Nothing is put before every file was compared with its checksum; the ledger
 // comes last, beside a mark that has it fenced until somebody accepted that. What is published meanwhile and newer stays, and so does a high-water
-// record. One that was killed is begun again with the same file.
+// record. One that was killed is begun again with the same file: only while it says that it is under way are tokens put again that are there.
 func Restore(ctx context.Context, in Installation, path string, o *Opener, now time.Time, report func(string)) (*Inspected, error) {
 	if err := os.MkdirAll(in.Data, 0o700); err != nil {
 		return nil, err
@@ -374,7 +374,7 @@ func Restore(ctx context.Context, in Installation, path string, o *Opener, now t
 	if err := in.Free(); err != nil {
 		return nil, err
 	}
-	begun, err := ledger.ReadRestored(in.Ledger)
+	begun, err := ledger.ReadRestoring(in.Ledger)
 	if err != nil {
 		return nil, err
 	}
@@ -401,7 +401,7 @@ func Restore(ctx context.Context, in Installation, path string, o *Opener, now t
 		return nil, err
 	}
 	mark := ledger.Restored{Backup: i.SHA256, Made: i.Made, Size: i.Size, Root: i.Root, At: now.UTC().Truncate(time.Second)}
-	if err := mark.Write(in.Ledger); err != nil {
+	if err := mark.Begin(in.Ledger); err != nil {
 		return nil, err
 	}
 	crashpoint.Here("restore.begun")
@@ -449,8 +449,14 @@ func Restore(ctx context.Context, in Installation, path string, o *Opener, now t
 		return nil, err
 	}
 	crashpoint.Here("restore.ledger-put")
+	if err := durable.SyncDir(filepath.Dir(in.Ledger)); err != nil { // or there may be neither the ledger nor what says that it has to come
+		return nil, err
+	}
+	if err := ledger.EndRestore(in.Ledger); err != nil {
+		return nil, err
+	}
 	report(fmt.Sprintf("ledger with %d entries, root %.16s…: it is FENCED", i.Size, i.Root))
-	return i, durable.SyncDir(filepath.Dir(in.Ledger))
+	return i, nil
 }
 
 // Free: no ledger would be overwritten.

@@ -143,3 +143,53 @@ func TestNothingIsPutOfADamagedBackup(t *testing.T) {
 		}
 	}
 }
+
+// A restore is begun again over tokens that one of the same backup put and did not end; one that ended is over, and what is on the tokens since then is
+// not its own.
+func TestRestoreThatEndedOverwritesNothing(t *testing.T) {
+	ctx := context.Background()
+	token := func(i Installation) Installation {
+		i.Tokens = []Token{{Name: "online", Dir: filepath.Join(i.Data, "tokens", "online")}}
+		return i
+	}
+	from := token(place(t, "demo"))
+	put(t, filepath.Join(from.Tokens[0].Dir, "tokens", "a.object"), "key of before")
+	must(t, os.Mkdir(filepath.Join(from.Tokens[0].Dir, "saved"), 0o700))
+	from.list(t, "q", 4)
+	l, err := ledger.Open(ctx, ledger.Options{Path: from.Ledger})
+	must(t, err)
+	must(t, l.Close())
+	k, shares := newKey(t, 2, "kim", "lee")
+	file := filepath.Join(t.TempDir(), "a.backup")
+	_, err = Make(ctx, from, k, file, noon, quiet)
+	must(t, err)
+	o, err := k.Open(shares)
+	must(t, err)
+
+	to := token(place(t, "demo"))
+	dir := to.Tokens[0].Dir
+	stop := filepath.Join(to.Publish, "status-lists")
+	put(t, stop, "in the way of a directory")
+	if _, err = Restore(ctx, to, file, o, noon, quiet); err == nil {
+		t.Fatal("a restore went on over what was in its way")
+	}
+	if got := get(t, filepath.Join(dir, "tokens", "a.object")); got != "key of before" {
+		t.Errorf("the token has %q", got)
+	}
+	must(t, os.Remove(stop))
+	_, err = Restore(ctx, to, file, o, noon, quiet) // begun again
+	must(t, err)
+
+	put(t, filepath.Join(dir, "tokens", "b.object"), "key of since")
+	must(t, os.Rename(to.Ledger, to.Ledger+".lost"))
+	_, err = Restore(ctx, to, file, o, noon.Add(time.Hour), quiet)
+	says(t, err, "is not empty: nothing is overwritten")
+	if got := get(t, filepath.Join(dir, "tokens", "b.object")); got != "key of since" {
+		t.Errorf("the key of since is %q", got)
+	}
+	mark, err := ledger.ReadRestored(to.Ledger)
+	must(t, err)
+	if !mark.At.Equal(noon) {
+		t.Errorf("what was refused left the mark %+v", mark)
+	}
+}

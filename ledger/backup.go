@@ -116,14 +116,37 @@ type Restored struct {
 // RestoredFile is where the mark of a restored ledger lies.
 func RestoredFile(ledger string) string { return ledger + ".restored" }
 
-// Write puts the mark beside the ledger at path, before the ledger itself is there.
-func (r Restored) Write(path string) error {
-	return durable.WriteFile(RestoredFile(path), encode(r), 0o600)
+// RestoringFile is where a restore says that it is under way: while it is there what is on the tokens is of that backup, and may be put again. It goes
+// when the ledger is put, and at the latest before anything is signed, since tokens get keys from then on that no backup has.
+func RestoringFile(ledger string) string { return ledger + ".restoring" }
+
+// Begin puts the mark beside the ledger at path, before the ledger itself is there, and says after it that the restore is under way.
+func (r Restored) Begin(path string) error {
+	if err := durable.WriteFile(RestoredFile(path), encode(r), 0o600); err != nil {
+		return err
+	}
+	return durable.WriteFile(RestoringFile(path), encode(r), 0o600)
+}
+
+// EndRestore says, durably, that no restore is under way. It may be called again.
+func EndRestore(path string) error {
+	switch err := os.Remove(RestoringFile(path)); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	return durable.SyncDir(filepath.Dir(path))
 }
 
 // ReadRestored reads the mark beside the ledger at path; nil: there is none.
-func ReadRestored(path string) (*Restored, error) {
-	b, err := os.ReadFile(RestoredFile(path))
+func ReadRestored(path string) (*Restored, error) { return readRestored(RestoredFile(path)) }
+
+// ReadRestoring reads which backup is being put back at path; nil: none is.
+func ReadRestoring(path string) (*Restored, error) { return readRestored(RestoringFile(path)) }
+
+func readRestored(file string) (*Restored, error) {
+	b, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -132,7 +155,7 @@ func ReadRestored(path string) (*Restored, error) {
 	}
 	r, err := parseRestored(b)
 	if err != nil {
-		return nil, fmt.Errorf("%s is damaged: %w", RestoredFile(path), err)
+		return nil, fmt.Errorf("%s is damaged: %w", file, err)
 	}
 	return &r, nil
 }

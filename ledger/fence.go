@@ -294,6 +294,9 @@ func (l *Ledger) unfence(ctx context.Context, x *Execution, report []byte) error
 		return ErrConflict
 	}
 	crashpoint.Here("ledger.unfence.after-commit")
+	if err := EndRestore(l.o.Path); err != nil { // tokens get other keys from now on
+		return err
+	}
 	l.fenced.Store(nil)
 	l.o.Metrics.Fenced.Set(0)
 	l.wake()

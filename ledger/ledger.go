@@ -229,6 +229,11 @@ func open(ctx context.Context, o Options, s Store) (_ *Ledger, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(reasons) == 0 { // tokens get other keys from now on
+		if err = EndRestore(o.Path); err != nil {
+			return nil, err
+		}
+	}
 	disk := &diskReserve{path: o.Path + ".reserve", bytes: o.Reserve, log: o.Log}
 	if err := disk.hold(); noRoom(err) {
 		o.Log.Warn("no room is kept for locks", "error", err)

@@ -3,6 +3,7 @@ package ledger
 import (
 	"bytes"
 	"context"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -217,21 +218,36 @@ func TestWhatCantComeBackIsTold(t *testing.T) {
 	}
 }
 
-// A ledger with the mark of a restore is fenced, even if nothing outside is ahead; once that is accepted it is not, and another mark fences again.
+// A ledger with the mark of a restore is fenced, even if nothing outside is ahead; once that is accepted it is not, no restore is under way any more, and
+// another mark fences again.
 func TestRestoredIsFenced(t *testing.T) {
 	w := newTown(t)
 	w.issue(w.request(policy.OpIssue, 1, w.phone(), false))
 	must(t, w.Close())
 	mark := Restored{Backup: strings.Repeat("ab", 32), Made: noon, Size: 3, Root: strings.Repeat("cd", 32), At: noon}
-	must(t, mark.Write(w.o.Path))
+	must(t, mark.Begin(w.o.Path))
 	w.fenced("the ledger was restored at 2026-11-20T12:00:00Z from the backup of 2026-11-20T12:00:00Z")
 	must(t, w.Close())
 	w.fenced()
+	under := func(want bool) {
+		t.Helper()
+		if r, err := ReadRestoring(w.o.Path); err != nil || (r != nil) != want {
+			t.Errorf("a restore is under way: %+v, %v", r, err)
+		}
+	}
+	under(true) // whoever looked at the fence did not end it
 	_, err := w.Lift(context.Background(), Published{}, nil, nil)
 	must(t, err)
+	under(false)
 	w.again()
 	must(t, w.Close())
+	was, err := os.ReadFile(RestoredFile(w.o.Path)) // killed after the fence was lifted, and before that was said
+	must(t, err)
+	must(t, os.WriteFile(RestoringFile(w.o.Path), was, 0o600))
+	w.again()
+	must(t, w.Close())
+	under(false)
 	mark.At = noon.Add(time.Second)
-	must(t, mark.Write(w.o.Path))
+	must(t, mark.Begin(w.o.Path))
 	w.fenced("the ledger was restored")
 }

@@ -792,6 +792,9 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 			t.Errorf("a restored daemon ended with %d and not FENCED", code)
 		}
 		a.Command(0, "accept", "fence")
+		if exists(ledger.RestoringFile(filepath.Join(data, "ledger.db"))) {
+			t.Error("the fence is lifted, and the restore is still under way")
+		}
 		recovered(t, a, nil)
 		a.Start()
 		l.verify()
