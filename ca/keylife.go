@@ -42,12 +42,13 @@ type keyring struct {
 	mu       sync.Mutex
 	loaded   map[string]bool          // the workers have it
 	problems map[string]string        // why a key does not take its next step
+	making   map[string]time.Duration // a token was asked for it, and may be at it until then
 	orphans  map[string][]string      // by token: keys on it that the registry does not know
 	due      map[string]time.Duration // by token: when it is compared with the registry again; of makeKeys alone
 }
 
 func (r *keyring) init(keys []ledger.Key, now time.Time) {
-	r.orphans, r.due = map[string][]string{}, map[string]time.Duration{}
+	r.orphans, r.due, r.making = map[string][]string{}, map[string]time.Duration{}, map[string]time.Duration{}
 	r.wake, r.make, r.rooted, r.loaded, r.problems = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1), map[string]bool{}, map[string]string{}
 	for _, k := range keys {
 		if !k.Ended() && k.State != ledger.KeyPlanned || k.Finishes(now) { // the workers were started with these
@@ -77,6 +78,24 @@ func (r *keyring) load(ids []string, there bool) {
 			delete(r.loaded, id)
 		}
 	}
+}
+
+// asking notes until when a token may be at the making of a key; zero: it is not, or not any more.
+func (r *keyring) asking(id string, until time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if until == 0 {
+		delete(r.making, id)
+		return
+	}
+	r.making[id] = until
+}
+
+// idle says that no token is at the making of a key.
+func (r *keyring) idle(id string, now time.Duration) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return now >= r.making[id]
 }
 
 // strangers are keys on tokens that the registry does not know.
@@ -257,8 +276,8 @@ func (a *Authority) stepKeys(ctx context.Context, now time.Time, asking bool) ti
 func (a *Authority) stepKey(ctx context.Context, k ledger.Key, now time.Time) (moved bool, next time.Time, err error) {
 	switch {
 	case k.State == ledger.KeyPlanned && k.Plan != nil:
-		made, err := a.o.Signer.Generate(ctx, k.Token, k.ID, k.Algorithm, k.CKAID, k.Copies)
-		if err != nil {
+		made, err := a.generate(ctx, k)
+		if err != nil || len(made.SPKI) == 0 {
 			return false, next, err
 		}
 		crashpoint.Here("ca.keys.generated")
@@ -317,6 +336,21 @@ func (a *Authority) stepKey(ctx context.Context, k ledger.Key, now time.Time) (m
 		return false, k.Drain, nil
 	}
 	return false, next, nil
+}
+
+// generate has a planned key made, unless officers took it back meanwhile. From before that is looked at until the token answered the key is not
+// destroyed: it would be made after that, and nobody would know it. A worker whom nobody waits for any more is done, or killed, within as long again.
+func (a *Authority) generate(ctx context.Context, k ledger.Key) (none signer.NewKey, _ error) {
+	a.ring.asking(k.ID, a.o.Clock.Elapsed()+2*makeWithin)
+	defer func() {
+		if ctx.Err() == nil {
+			a.ring.asking(k.ID, 0)
+		}
+	}()
+	if is, _ := a.key(k.ID); is.State != ledger.KeyPlanned {
+		return none, nil
+	}
+	return a.o.Signer.Generate(ctx, k.Token, k.ID, k.Algorithm, k.CKAID, k.Copies)
 }
 
 // certificateFor has a key certified by the IACA, or a root by itself, as its plan says; or finds the certificate that was made before a crash.
@@ -596,7 +630,7 @@ func (a *Authority) activateKey(ctx context.Context, _ Caller, q *officer.Quorum
 	return err
 }
 
-// deactivateKey takes a key out of use for good.
+// deactivateKey takes a key out of use for good. One that is planned is not made any more; if its token has it already, it stays known until it is destroyed.
 func (a *Authority) deactivateKey(ctx context.Context, _ Caller, q *officer.Quorum, x *ledger.Execution) error {
 	p, now := q.Parameters().(*officer.Deactivate), a.o.Guard.ForLists()
 	_, _, err := a.changeKeys(ctx, now, x, func() ([]ledger.KeyChange, error) {
@@ -659,6 +693,8 @@ func (a *Authority) destroyKey(ctx context.Context, _ Caller, q *officer.Quorum,
 		switch {
 		case k.State != ledger.KeyDeactivated && k.State != ledger.KeyCompromised:
 			return nil, keyProblem("state", "key %s is %s: deactivate it first", k.ID, k.State)
+		case !a.ring.idle(k.ID, a.o.Clock.Elapsed()):
+			return nil, keyProblem("state", "key %s is being made: execute it again in a minute", k.ID)
 		case a.ring.has(k.ID):
 			return nil, keyProblem("state", "the workers still have key %s, which they let go when what was reserved for it is finished: execute it again in a minute", k.ID)
 		}

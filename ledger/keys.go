@@ -38,7 +38,7 @@ type Key struct {
 	Purpose   policy.Purpose `json:"purpose"`
 	Algorithm string         `json:"algorithm"` // "ES256", "ES384", "EdDSA"
 	CKAID     []byte         `json:"cka_id"`
-	SPKI      []byte         `json:"spki"`           // pinned, DER; empty while planned
+	SPKI      []byte         `json:"spki"`           // pinned, DER; empty while planned, and of one that was taken back then
 	Chain     [][]byte       `json:"chain"`          // DER, leaf first; the anchor is not part of it (the root's own chain is itself)
 	Link      []byte         `json:"link,omitempty"` // of a root: the certificate by which its predecessor vouches for it, DER
 	State     KeyState       `json:"state"`
@@ -267,7 +267,7 @@ func (l *Ledger) keyRows(ctx context.Context, at time.Time, c KeyChange) (k Key,
 	if !slices.Contains(state.KeyStates(), k.State) {
 		return k, nil, nil, fmt.Errorf("key %q has state %q, which does not exist", k.ID, k.State)
 	}
-	if k.ID == "" || k.Token == "" || k.Purpose == "" || k.Algorithm == "" || len(k.CKAID) == 0 || len(k.SPKI) == 0 && k.State != KeyPlanned && k.State != KeyDestroyed {
+	if k.ID == "" || k.Token == "" || k.Purpose == "" || k.Algorithm == "" || len(k.CKAID) == 0 || len(k.SPKI) == 0 && k.State != KeyPlanned && !k.Ended() {
 		return k, nil, nil, fmt.Errorf("key %q: id, token, purpose, algorithm, CKA_ID and SPKI are all needed", k.ID)
 	}
 	was := Key{}

@@ -183,6 +183,19 @@ func TestKeysLives(t *testing.T) {
 			t.Errorf("%s: %s", s, says)
 		}
 	}
+	h := governed(t) // one that was taken back before it was made, and what its token may have of it destroyed
+	k, _ := h.rotate(ledger.KeyPlanned)
+	step := func(to ledger.KeyState, a officer.Action, p officer.Parameters) {
+		x := h.decided(a, p)
+		h.clock.Advance(24 * time.Hour)
+		k.State = to
+		must(t, h.l.ChangeKeys(t.Context(), h.clock.Now(), []ledger.KeyChange{{Key: k, Cause: ledger.CauseOfficers, Proposal: x.ID, By: x.By}}, x))
+	}
+	step(ledger.KeyDeactivated, officer.KeyDeactivate, &officer.Deactivate{ID: "ds-2", Reason: "its token refuses it"})
+	step(ledger.KeyDestroyed, officer.KeyDestroy, &officer.Destroy{ID: "ds-2", Reason: "of no use"})
+	if says := h.says(nil); says != "" {
+		t.Errorf("taken back: %s", says)
+	}
 	for name, c := range map[string]struct {
 		says string
 		bend func(h *house, k ledger.Key, x *ledger.Execution, commit func(string, ...ledger.Row))

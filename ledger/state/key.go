@@ -21,10 +21,12 @@ const (
 	KeyDestroyed   KeyState = "destroyed"   // no token has it any more
 )
 
-// keySteps are all steps that there are. A key that was never used can be deactivated: officers thought better of it. A key that was destroyed can turn out to be compromised: a copy of its token was found.
+// keySteps are all steps that there are. A key that was never used can be deactivated: officers thought better of it. One that was not made, too: its token
+// may refuse it for good, or have made it already, which nobody uses and which is taken off when it is destroyed. A key that was destroyed can turn out to be
+// compromised: a copy of its token was found.
 var keySteps = map[KeyState][]KeyState{
 	"":             {KeyPlanned, KeyGenerated},
-	KeyPlanned:     {KeyGenerated, KeyDestroyed},
+	KeyPlanned:     {KeyGenerated, KeyDeactivated, KeyDestroyed},
 	KeyGenerated:   {KeyCertified, KeyDeactivated, KeyCompromised, KeyDestroyed},
 	KeyCertified:   {KeyAnnounced, KeyActive, KeyDeactivated, KeyCompromised, KeyDestroyed},
 	KeyAnnounced:   {KeyActive, KeyDeactivated, KeyCompromised, KeyDestroyed},

@@ -11,7 +11,7 @@ import (
 func TestKeySteps(t *testing.T) {
 	const allowed = `
 		- planned, - generated,
-		planned generated, planned destroyed,
+		planned generated, planned deactivated, planned destroyed,
 		generated certified, generated deactivated, generated compromised, generated destroyed,
 		certified announced, certified active, certified deactivated, certified compromised, certified destroyed,
 		announced active, announced deactivated, announced compromised, announced destroyed,

@@ -274,3 +274,96 @@ func TestKeysTakeOverWhileTheHSMHangs(t *testing.T) {
 	b.Stop()
 	b.Check()
 }
+
+// A planned key that its token refuses for good is taken back, and another takes its place in the plan: a root, a CA of clients, a signer. One that is taken back
+// while its token is at it is destroyed when that has ended, so that nothing is left there that nobody knows.
+func TestAPlannedKeyIsTakenBack(t *testing.T) {
+	t.Parallel()
+	b := boarded(t)
+	s := newShim(t, b.Appliance, workers)
+	b.Start()
+	now := time.Now().UTC().Truncate(time.Second)
+	refused := func(id, says string) {
+		t.Helper()
+		if _, err := b.As("officers").Execute(t.Context(), id); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("it was not refused with %q: %v", says, err)
+		}
+	}
+	troubled := func(id string) {
+		t.Helper()
+		for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+			for _, k := range b.Operations().Keys {
+				if k.ID == id && k.State == "planned" && k.Trouble != "" {
+					return
+				}
+			}
+			if time.Since(began) > patience {
+				t.Fatalf("key %s has no trouble: %+v", id, b.Operations().Keys)
+			}
+		}
+	}
+	back := func(id string) {
+		t.Helper()
+		b.execute(b.approved(officer.KeyDeactivate, &officer.Deactivate{ID: id, Reason: "its token refuses it"}))
+		if s := b.state(id); s != "deactivated" {
+			t.Errorf("key %s is %s", id, s)
+		}
+	}
+	root := func(a officer.Action, ca string, n int) string {
+		r := officer.Rollover{ID: fmt.Sprintf("%s-%d", ca, n), Succeeds: ca + "-1", Algorithm: "ES384", Name: fmt.Sprintf("%s %d", ca, n), Announce: now, Activate: now, UseUntil: now.AddDate(4, 0, 0), Until: now.AddDate(5, 0, 0), Reason: "its time comes"}
+		if a == officer.ClientRollover {
+			c := officer.ClientCA(r)
+			return b.approved(a, &c)
+		}
+		return b.approved(a, &r)
+	}
+	key := func(id string) string {
+		return b.approved(officer.KeyGenerate, &officer.Generate{ID: id, Purpose: policy.PurposeMDoc, Token: "online", Algorithm: "ES256", Name: id, Succeeds: "ds-1", Announce: now, Activate: now, UseUntil: now.Add(300 * 24 * time.Hour),
+			Until: now.Add(400 * 24 * time.Hour), Reason: "rotation"})
+	}
+	s.set("C_GenerateKeyPair fault=error rv=0x70")
+	cas := map[string]officer.Action{"iaca": officer.IACARollover, "client-ca": officer.ClientRollover}
+	for ca, a := range cas {
+		b.execute(root(a, ca, 2))
+		troubled(ca + "-2")
+		third := root(a, ca, 3)
+		refused(third, "is on its way")
+		back(ca + "-2")
+		b.execute(third)
+	}
+	b.execute(key("ds-2"))
+	troubled("ds-2")
+	back("ds-2")
+	s.set()
+	for ca := range cas {
+		b.until(ca+"-3", "active")
+	}
+
+	s.set("C_GenerateKeyPair fault=slow ms=5000 times=1")
+	b.execute(key("ds-3"))
+	for began := time.Now(); s.fired() == 0; time.Sleep(20 * time.Millisecond) {
+		if time.Since(began) > patience {
+			t.Fatal("the fault never came: this test proves nothing")
+		}
+	}
+	back("ds-3")
+	destroy := b.approved(officer.KeyDestroy, &officer.Destroy{ID: "ds-3", Reason: "of no use"})
+	refused(destroy, "is being made")
+	for began := time.Now(); b.state("ds-3") != "destroyed"; time.Sleep(100 * time.Millisecond) {
+		if _, err := b.As("officers").Execute(t.Context(), destroy); err != nil && time.Since(began) > patience {
+			t.Fatal(err)
+		}
+	}
+	for _, id := range []string{"iaca-2", "ds-2"} {
+		b.execute(b.approved(officer.KeyDestroy, &officer.Destroy{ID: id, Reason: "of no use"}))
+	}
+	b.Issue(appliance.NewPhone(t, 1), "after-what-did-not-come", false)
+	b.Stop()
+	b.Check()
+	b.Start() // looks over the tokens
+	time.Sleep(time.Second)
+	if s := b.Operations(); len(s.Orphans) != 0 || b.state("ds-1") != "active" || b.state("client-ca-2") != "deactivated" {
+		t.Errorf("%+v, orphans %v", s.Keys, s.Orphans)
+	}
+	b.Stop()
+}
