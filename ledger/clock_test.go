@@ -37,6 +37,57 @@ func TestJumpOfTheWallForgetsNothing(t *testing.T) {
 	w.wants(1, "mso_mdoc revoked", "dc+sd-jwt suspended", "mso_mdoc revoked", "dc+sd-jwt suspended")
 }
 
+// What is decided elsewhere and carried out while the wall is ahead forgets nothing either: a decision on a flood, officers who lift a lock, a fence that is lifted.
+func TestJumpOfTheWallForgetsNothingThatIsCarriedOut(t *testing.T) {
+	const jump = 2 * 365 * 24 * time.Hour
+	ctx := t.Context()
+	for _, undo := range []bool{true, false} {
+		t.Run(decisionName(undo), func(t *testing.T) {
+			c := newCarrier(t, 1)
+			c.fills() // nobody is woken by a decision
+			c.flooded(1)
+			c.wantsEffect(EventHeld)(c.event("1", "line-1", 1, "lost", c.clock.Now()))
+			c.publishAll()
+			c.clock.Jump(jump)
+			_, err := c.DecideFlood(ctx, "operator", "carrier-a", noon.Truncate(time.Hour), undo, nil)
+			must(t, err)
+			must(t, c.carryOutFloods(ctx))
+			c.clock.Jump(-jump)
+			if undo {
+				c.wants(1, "mso_mdoc valid", "dc+sd-jwt valid")
+			} else {
+				c.wants(1, "mso_mdoc revoked", "dc+sd-jwt suspended")
+			}
+			c.check()
+		})
+	}
+	t.Run("lift of a lock", func(t *testing.T) {
+		w := newTown(t)
+		w.issue(w.request(policy.OpIssue, 1, w.phone(), false))
+		w.change("telecom-a", policy.OpLock, 1, "telecom_lost")
+		w.publishAll()
+		x := w.proposed("lock.lift")
+		w.clock.Jump(jump)
+		lifted, err := w.LiftLock(ctx, resident, policy.Pseudonym{1}, "telecom_lost", "a mistake", x)
+		if must(t, err); !lifted {
+			t.Error("the lock is not lifted")
+		}
+		w.clock.Jump(-jump)
+		w.wants(1, "mso_mdoc revoked", "dc+sd-jwt valid")
+		w.check()
+	})
+	t.Run("lift of a fence", func(t *testing.T) {
+		w, shown := lost(t)
+		w.clock.Jump(jump)
+		_, err := w.Lift(ctx, shown, nil, nil)
+		must(t, err)
+		w.clock.Jump(-jump)
+		w.wants(1, "mso_mdoc revoked", "dc+sd-jwt suspended")
+		w.wants(2, "mso_mdoc revoked", "dc+sd-jwt revoked")
+		w.check()
+	})
+}
+
 // While the wall is ahead no burn is forgotten: what was used is used when it comes back.
 func TestJumpOfTheWallFreesNothing(t *testing.T) {
 	w := newTown(t)

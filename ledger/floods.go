@@ -363,7 +363,7 @@ func (l *Ledger) decideCardOnce(ctx context.Context, secrets *Secrets, held, key
 		for _, lock := range lifted {
 			standing.Line = standing.Line.Undo(lock)
 		}
-		if done, err = l.follow(ctx, key, tag, &standing, leaf.At, how, nil); err != nil {
+		if done, err = l.follow(ctx, key, tag, &standing, l.notAhead(), how, nil); err != nil {
 			return false, err
 		}
 		rows = append(rows, done.rows...)

@@ -202,6 +202,16 @@ func (l *Ledger) LastIssued() time.Time {
 	return l.issued
 }
 
+// notAhead is the instant of a change that nobody decided at a trusted time: the newest iat of any signed list, unless the wall is behind it. A wall that jumped
+// ahead would drop credentials of the holder as expired, and what the change says of them would reach no list. An earlier instant only keeps them longer.
+func (l *Ledger) notAhead() time.Time {
+	at := l.o.Clock.Now()
+	if last := l.LastIssued(); !last.IsZero() && last.Before(at) {
+		return last
+	}
+	return at
+}
+
 // ListSnapshot is a list's state at one commit: enough to decide, draft and publish its next version.
 type ListSnapshot struct {
 	Facts policy.ListFacts // without Version, IssuedAt, Expires, TTL

@@ -241,7 +241,7 @@ func (l *Ledger) compare(ctx context.Context, p Published) (*regain, *Difference
 		}) {
 			a.event.Suspended = true // the list that would say whether it is still locked says nothing
 		}
-		after, _, err := before.Apply(state.Event{At: l.o.Clock.Now(), Restore: &a.event})
+		after, _, err := before.Apply(state.Event{At: l.notAhead(), Restore: &a.event})
 		if err != nil {
 			return nil, nil, refuseState(err)
 		}
@@ -541,7 +541,7 @@ func (l *Ledger) takeBack(ctx context.Context, back *regain, page []string) erro
 		if err != nil {
 			return err
 		}
-		next, made, err := before.Apply(state.Event{At: l.o.Clock.Now(), Restore: &a.event})
+		next, made, err := before.Apply(state.Event{At: l.notAhead(), Restore: &a.event})
 		if err != nil {
 			return refuseState(err)
 		}

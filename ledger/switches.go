@@ -192,8 +192,7 @@ func (l *Ledger) LiftLock(ctx context.Context, documentType string, p policy.Pse
 	if !slices.ContainsFunc(before.Locks, func(k policy.Lock) bool { return k.Reason == lockReason }) {
 		return false, nil
 	}
-	at := l.o.Clock.Now()
-	next, changes, err := before.Apply(state.Event{At: at, Unlock: &state.Unlock{Lock: policy.Lock{Reason: lockReason, Class: "officers"}, Any: true}})
+	next, changes, err := before.Apply(state.Event{At: l.notAhead(), Unlock: &state.Unlock{Lock: policy.Lock{Reason: lockReason, Class: "officers"}, Any: true}})
 	if err != nil {
 		return false, refuseState(err)
 	}
