@@ -108,7 +108,7 @@ type Following uint8
 const (
 	Confirm Following = iota // no lock of the line is held any more: a loss that is none of a flood, a flood that is confirmed
 	Hold                     // new ones are held: a loss in a flood. And those that are held stay so
-	Keep                     // those that are held stay so: a line that is found says nothing about what else was reported of it
+	Keep                     // none is added, and those that are held stay so: a line that is found says nothing about what else was reported of it
 )
 
 // Follow makes the linked phone's locks what the line's reports ask for, without touching s. What somebody else locked stays locked, and a
@@ -130,7 +130,8 @@ func (s State) Follow(l Line, link Link, at time.Time, how Following) (State, Li
 		return nil
 	}
 	for _, lock := range want { // first, so that the card is never unlocked in between
-		if slices.Contains(next.Locks, lock) && (how != Confirm || !slices.Contains(next.Held, lock)) {
+		there, held := slices.Contains(next.Locks, lock), slices.Contains(next.Held, lock)
+		if there && (how != Confirm || !held) || !there && how == Keep { // whoever may, unlocked it
 			continue
 		}
 		if err := apply(Event{Lock: &Lock{Lock: lock, Device: link.Device, Held: how == Hold}}); err != nil {

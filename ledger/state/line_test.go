@@ -223,6 +223,28 @@ func TestAFoundRemovesOnlyItsOwn(t *testing.T) {
 	}
 }
 
+// What somebody who may has unlocked stays unlocked when the line is found, until it is reported again.
+func TestAFoundLocksNothing(t *testing.T) {
+	for _, how := range []Following{Confirm, Hold} {
+		f := &follower{now: second(1), how: how}
+		f.issue(t, second(1))
+		f.report(t, Report{Sort: LineVoid, Seq: 1, At: second(2), Lock: lineChanged})
+		var err error
+		if f.state, _, err = f.state.Apply(Event{At: f.now, Unlock: &Unlock{Lock: lineChanged}}); err != nil {
+			t.Fatal(err)
+		}
+		before := f.state
+		f.how = Keep
+		if f.report(t, Report{Sort: LineFound, Seq: 2, At: second(3), Lock: lineLost}); !reflect.DeepEqual(f.state, before) {
+			t.Errorf("the found locks %v", f.state.Locks)
+		}
+		f.how = how
+		if f.report(t, Report{Sort: LineVoid, Seq: 3, At: second(4), Lock: lineChanged}); !slices.Equal(f.state.Locks, []policy.Lock{lineChanged}) {
+			t.Errorf("changed again, and the locks are %v", f.state.Locks)
+		}
+	}
+}
+
 // A flood: SD-JWT VCs are suspended, MSOs wait. Undone, the card is what it was; a report after the flood confirms.
 func TestAFloodWaits(t *testing.T) {
 	for name, lost := range map[string]Report{"lost": {Sort: LineLost, Seq: 1, At: second(2), Lock: lineLost}, "ported": {Sort: LineVoid, Seq: 1, At: second(2), Lock: lineChanged}} {
