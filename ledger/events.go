@@ -286,6 +286,24 @@ func (l *Ledger) follow(ctx context.Context, key, tag []byte, line *LineRecord, 
 	return f, nil
 }
 
+// claim makes a held lock of a phone's line one of whoever locked it beside: what becomes of the line's reports does not lift it any more. The card waits for a
+// decision only if another lock of it is held. The caller holds the slot, which next is.
+func (l *Ledger) claim(ctx context.Context, key []byte, lock policy.Lock, next state.State) (f followed, err error) {
+	link, rev, err := get[LinkRecord](ctx, l, TableLinks, key)
+	if err != nil || link == nil || !slices.Contains(link.Held, lock) {
+		return f, err
+	}
+	if link.Held = slices.DeleteFunc(link.Held, func(h policy.Lock) bool { return h == lock }); len(link.Held) == 0 {
+		link.Held = nil
+	}
+	if link.Flood != nil && !slices.ContainsFunc(link.Held, func(h policy.Lock) bool { return slices.Contains(next.Held, h) }) {
+		f.gone, link.Flood = link.Flood, nil
+		f.rows = append(f.rows, Row{Table: TableHeld, Key: f.gone, If: Any})
+	}
+	f.rows = append(f.rows, Row{Table: TableLinks, Key: key, Value: encode(link), If: If(rev)})
+	return f, nil
+}
+
 // letter keeps a report of a line that nobody is linked to.
 func (l *Ledger) letter(ctx context.Context, tag []byte, r state.Report, at time.Time) ([]Row, func(uint64), error) {
 	kept, rev, err := get[LetterRecord](ctx, l, TableLetters, tag)

@@ -424,6 +424,75 @@ func TestAConfirmationOutlastsItsReports(t *testing.T) {
 	}
 }
 
+// Who locks a card that a flood holds is not held: its MSOs are revoked, and neither a found nor a decision lifts that lock. Unlocked again, it stays so.
+func TestALockOfACardThatIsHeld(t *testing.T) {
+	for _, undo := range []bool{true, false} {
+		t.Run(decisionName(undo), func(t *testing.T) {
+			c := newCarrier(t, 1)
+			c.fills()
+			c.flooded(1, 2, 3, 4)
+			ctx := context.Background()
+			report := func(person int, seq uint64, kind, effect string) {
+				t.Helper()
+				c.clock.Advance(time.Second)
+				c.wantsEffect(effect)(c.event(fmt.Sprint(kind, person, seq), fmt.Sprint("line-", person), seq, kind, c.clock.Now()))
+			}
+			waits := func(n int) {
+				t.Helper()
+				if rows := c.rows(TableHeld); c.HeldCards()["carrier-a"] != n || rows != n {
+					t.Errorf("%v cards are held in %d rows, want %d", c.HeldCards(), rows, n)
+				}
+			}
+			locked := func(person byte, reasons ...string) {
+				t.Helper()
+				var got []string
+				for _, lock := range c.locks(person) {
+					got = append(got, lock.Reason)
+				}
+				if !slices.Equal(got, reasons) {
+					t.Errorf("locks of %d: %v, want %v", person, got, reasons)
+				}
+			}
+			for person := 1; person <= 4; person++ {
+				report(person, 1, "lost", EventHeld)
+			}
+			report(2, 2, "ported", EventHeld)
+			waits(4)
+			for _, person := range []byte{1, 2, 4} {
+				if r := c.change("telecom-a", policy.OpLock, person, "telecom_lost"); !r.Changed || len(r.Lists) == 0 {
+					t.Errorf("the lock of %d: %+v", person, r)
+				}
+				c.wants(person, "mso_mdoc revoked", "dc+sd-jwt suspended")
+				if r := c.change("telecom-a", policy.OpLock, person, "telecom_lost"); r.Changed {
+					t.Errorf("the lock of %d again: %+v", person, r)
+				}
+			}
+			waits(2) // 2 with its other lock, and 3
+			c.check()
+			report(1, 2, "found", EventNone)
+			report(4, 2, "lost", EventNone)
+			c.change("telecom-a", policy.OpUnlock, 2, "telecom_lost")
+			waits(2)
+			_, err := c.DecideFlood(ctx, "operator", "carrier-a", noon.Truncate(time.Hour), undo, nil)
+			must(t, err)
+			must(t, c.carryOutFloods(ctx))
+			waits(0)
+			locked(1, "telecom_lost")
+			locked(4, "telecom_lost")
+			if undo {
+				locked(2)
+				c.wants(3, "mso_mdoc valid", "dc+sd-jwt valid")
+			} else {
+				locked(2, "line_changed")
+				c.wants(3, "mso_mdoc revoked", "dc+sd-jwt suspended")
+			}
+			c.check()
+			c.change("telecom-a", policy.OpUnlock, 1, "telecom_lost")
+			locked(1)
+		})
+	}
+}
+
 // What somebody who may lifted meanwhile stays lifted, however the flood is decided on.
 func TestADecisionLocksNothing(t *testing.T) {
 	for _, undo := range []bool{true, false} {

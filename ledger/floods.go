@@ -351,9 +351,9 @@ func (l *Ledger) decideCardOnce(ctx context.Context, secrets *Secrets, held, key
 		if err != nil {
 			return false, err
 		}
-		how := state.Confirm
+		how := state.Release
 		if d.Undo {
-			how = state.Hold
+			how = state.Keep
 			for _, lock := range slices.Concat(s.Held, lifted) {
 				line.Line = line.Line.Undo(lock)
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -242,6 +243,13 @@ func (l *Ledger) Change(ctx context.Context, a *policy.Approval) (ChangeResult, 
 	if err != nil {
 		return ChangeResult{}, err
 	}
+	var own followed
+	if changed && c.Operation == policy.OpLock && slices.Contains(before.Held, c.Lock) {
+		if own, err = l.claim(ctx, key, c.Lock, next); err != nil {
+			return ChangeResult{}, err
+		}
+		rows = append(rows, own.rows...)
+	}
 	leaf := decided("change", a)
 	leaf.Subject, leaf.Operation, leaf.Effect = commitment, string(c.Operation), "none"
 	leaf.Reason, leaf.Class = c.Reason, c.Lock.Class
@@ -266,6 +274,7 @@ func (l *Ledger) Change(ctx context.Context, a *policy.Approval) (ChangeResult, 
 	crashpoint.Here("ledger.change.before-commit")
 	out, err := l.commit(ctx, leaf, rows, a.Lane() == policy.LaneLock, func(seq uint64) {
 		applied(seq)
+		own.count(&l.floods)
 		taken.applied(&l.budgets)
 	})
 	if err != nil {

@@ -386,7 +386,7 @@ func (b *Bundle) judgeChange(r ChangeRequest, s Slot, at time.Time) (*Approval, 
 	case r.Operation == OpRevoke && !s.Bound && !change.Close:
 		change.Effect = "none"
 	case r.Operation == OpLock && there:
-		if !slices.Contains(s.Scheduled, change.Lock) && (r.Card == "" || slices.Contains(s.Stopped, r.Card)) { // one that an order holds is to stay after the order's end
+		if !slices.Contains(s.Scheduled, change.Lock) && (r.Card == "" || slices.Contains(s.Stopped, r.Card)) { // one that an order holds is to stay after the order's end, and one that waits for a decision is confirmed
 			change.Effect = "none"
 		}
 	case r.Operation == OpLock && !s.Bound && slices.Contains(deviceLocks, r.Reason):

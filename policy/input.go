@@ -85,7 +85,7 @@ type SlotInput struct {
 	Renew      []string    `json:"renew,omitempty"`     // why the card has to be made anew
 	Attributes uint64      `json:"attributes,omitzero"` // the register's count of changes
 	Outdated   int         `json:"outdated,omitzero"`   // of Live
-	Scheduled  []LockInput `json:"scheduled,omitempty"` // of Locks, those that an order alone holds
+	Scheduled  []LockInput `json:"scheduled,omitempty"` // of Locks, those that an order alone holds, or that wait for a decision on a flood
 }
 
 // LockInput is one lock.

@@ -118,7 +118,7 @@ type Slot struct {
 	Renew      []string `json:",omitzero"` // why the card has to be made anew
 	Outdated   int      `json:",omitzero"` // of Live, those that say something that has changed
 	Stopped    []string `json:",omitzero"` // plastic cards that are lost, by their readers' pseudonyms
-	Scheduled  []Lock   `json:",omitzero"` // of Locks, those that are there for an order alone
+	Scheduled  []Lock   `json:",omitzero"` // of Locks, those that are there for an order alone, or are held: to lock again is no repetition
 	Orders     []Order  `json:",omitzero"`
 }
 

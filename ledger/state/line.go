@@ -106,9 +106,10 @@ func (l Line) Good(since time.Time) bool { return len(l.wants(since)) == 0 }
 type Following uint8
 
 const (
-	Confirm Following = iota // no lock of the line is held any more: a loss that is none of a flood, a flood that is confirmed
+	Confirm Following = iota // no lock of the line is held any more: a loss that is none of a flood
 	Hold                     // new ones are held: a loss in a flood. And those that are held stay so
-	Keep                     // none is added, and those that are held stay so: a line that is found says nothing about what else was reported of it
+	Keep                     // none is added, and those that are held stay so: a line that is found, a flood that is undone, which say nothing about what else was reported of it
+	Release                  // none is added, and none is held any more: a flood that is confirmed
 )
 
 // Follow makes the linked phone's locks what the line's reports ask for, without touching s. What somebody else locked stays locked, and a
@@ -131,7 +132,7 @@ func (s State) Follow(l Line, link Link, at time.Time, how Following) (State, Li
 	}
 	for _, lock := range want { // first, so that the card is never unlocked in between
 		there, held := slices.Contains(next.Locks, lock), slices.Contains(next.Held, lock)
-		if there && (how != Confirm || !held) || !there && how == Keep { // whoever may, unlocked it
+		if there && (!held || how == Hold || how == Keep) || !there && (how == Keep || how == Release) { // whoever may, unlocked it
 			continue
 		}
 		if err := apply(Event{Lock: &Lock{Lock: lock, Device: link.Device, Held: how == Hold}}); err != nil {

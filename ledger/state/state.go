@@ -257,7 +257,7 @@ func (s State) Status(c Credential) byte {
 // Slot is what policy may see at an instant: credentials expired by then don't count; a device whose credentials all expired is still bound.
 // Live, MSOs and Newest count unrevoked credentials, suspended and reserved ones included.
 func (s State) Slot(at time.Time) policy.Slot {
-	p := policy.Slot{Epoch: s.Epoch, Locks: slices.Clone(s.Locks), Closed: s.Closed, Attributes: s.Attributes, Renew: s.renewing(at), Stopped: slices.Clone(s.Stopped), Scheduled: s.held(), Orders: s.orders()}
+	p := policy.Slot{Epoch: s.Epoch, Locks: slices.Clone(s.Locks), Closed: s.Closed, Attributes: s.Attributes, Renew: s.renewing(at), Stopped: slices.Clone(s.Stopped), Scheduled: append(s.held(), s.Held...), Orders: s.orders()}
 	if s.Device != nil {
 		p.Bound, p.Device, p.Keys, p.Since = true, s.Device.ID, slices.Clone(s.Device.Keys), s.Device.Since
 	}
