@@ -37,7 +37,12 @@ func (a *Authority) Event(ctx context.Context, c Caller, r contract.EventRequest
 		}
 	}
 	if err != nil {
-		return none, problem(fmt.Errorf("committing the event: %w", err), nil)
+		err = problem(fmt.Errorf("committing the event: %w", err), nil)
+		var p *Problem
+		if errors.As(err, &p) && slices.Contains(passing, p.Code) {
+			return none, a.bury(ctx, c, r, at, err)
+		}
+		return none, err
 	}
 	crashpoint.Here("ca.event.committed")
 	if err := a.o.Ledger.Raise(ctx, r.Event); err != nil { // it stays among the dead letters, and is answered as before when it is sent again
@@ -62,6 +67,9 @@ func (a *Authority) bury(ctx context.Context, c Caller, r contract.EventRequest,
 	}
 	return refusal
 }
+
+// passing are the ledger's refusals of events that nothing is wrong with: there is no room for them now.
+var passing = []string{"budget.exhausted", "event.letters_full"}
 
 // hopeless are the refusals of events that are none, or too old for ever.
 var hopeless = []string{"evidence.line_event_malformed", "evidence.line_event_type", "evidence.line_event_expired", "client.unknown", "internal"}

@@ -151,7 +151,7 @@ var inTests = map[string][]allowed{
 		{"internal/...", "fake clock"},
 	},
 	"api":      {{"policy", "roles and operations for the route table"}, {"ledger", "a real appliance behind the edge"}, {"client", "a caller"}},
-	"ca":       {{"signer/...", "a real worker"}, {"ledger/...", "a real ledger"}, {"client", "a caller"}},
+	"ca":       {{"signer/...", "a real worker"}, {"ledger/...", "a real ledger"}, {"client", "a caller"}, {"evidence/statement", "events as a carrier makes them"}},
 	"signer":   {{"signer/worker", "the worker process is the test binary run again"}, {"evidence", "a request"}},
 	"release":  {{"signer/...", "the worker process is the test binary run again"}, {"evidence", "a request"}, {"policy", "approvals to reserve with"}},
 	"ledger":   {{"ledger/...", "the conformance suite, fsck"}, {"evidence/statement", "events as a carrier makes them"}},
