@@ -248,11 +248,11 @@ func (l *Ledger) follow(ctx context.Context, key, tag []byte, line *LineRecord, 
 	}
 	f.changes, f.changed = changes, next.Epoch != before.Epoch
 	if f.changed {
-		documentType, _, err := split(TableSlots, key, len(line.Subject))
+		documentType, subject, err := split(TableSlots, key, len(policy.Pseudonym{})) // the line may be somebody else's by now
 		if err != nil {
 			return f, err
 		}
-		f.rows = append(f.rows, Row{Table: TableSlots, Key: key, Value: encode(SlotRecord{DocumentType: documentType, Subject: line.Subject, State: next}), If: rev})
+		f.rows = append(f.rows, Row{Table: TableSlots, Key: key, Value: encode(SlotRecord{DocumentType: documentType, Subject: policy.Pseudonym(subject), State: next}), If: rev})
 	}
 	was := link.Flood
 	f.held = slices.ContainsFunc(moved.Held, func(lock policy.Lock) bool { return slices.Contains(next.Held, lock) })

@@ -493,6 +493,50 @@ func TestALockOfACardThatIsHeld(t *testing.T) {
 	}
 }
 
+// A held card whose number went to somebody else is decided on as any other, and stays its holder's; what was reported of the line since is none of it.
+func TestADecisionOnALineThatIsSomebodyElses(t *testing.T) {
+	for _, undo := range []bool{true, false} {
+		t.Run(decisionName(undo), func(t *testing.T) {
+			c := newCarrier(t, 1)
+			c.fills()
+			c.flooded(1)
+			ctx := context.Background()
+			c.wantsEffect(EventHeld)(c.event("1", "line-1", 1, "lost", c.clock.Now()))
+			c.clock.Advance(time.Hour)
+			c.issue(c.request(policy.OpIssue, 2, c.phone(), false))
+			c.vouch(2, "line-1", c.clock.Now())
+			c.clock.Advance(time.Second)
+			c.wantsEffect(EventApplied)(c.event("2", "line-1", 2, "lost", c.clock.Now()))
+			_, err := c.DecideFlood(ctx, "operator", "carrier-a", noon.Truncate(time.Hour), undo, nil)
+			must(t, err)
+			must(t, c.carryOutFloods(ctx))
+			if undo {
+				c.wants(1, "mso_mdoc valid", "dc+sd-jwt valid")
+			} else {
+				c.wants(1, "mso_mdoc revoked", "dc+sd-jwt suspended")
+			}
+			for person := byte(1); person <= 2; person++ {
+				r, _, err := get[SlotRecord](ctx, c.Ledger, TableSlots, slotKey(resident, policy.Pseudonym{person}))
+				must(t, err)
+				if r.Subject != (policy.Pseudonym{person}) {
+					t.Errorf("the card of %d is written as that of %x", person, r.Subject[:1])
+				}
+			}
+			if len(c.HeldCards()) > 0 {
+				t.Errorf("%v are held", c.HeldCards())
+			}
+			c.clock.Advance(time.Minute)
+			if _, err := c.event("3", "line-1", 3, "ported", c.clock.Now()); err != nil {
+				t.Fatal(err)
+			}
+			if locks := c.locks(2); len(locks) != 2 {
+				t.Errorf("locks of 2: %v", locks)
+			}
+			c.check()
+		})
+	}
+}
+
 // What somebody who may lifted meanwhile stays lifted, however the flood is decided on.
 func TestADecisionLocksNothing(t *testing.T) {
 	for _, undo := range []bool{true, false} {

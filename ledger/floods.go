@@ -351,13 +351,20 @@ func (l *Ledger) decideCardOnce(ctx context.Context, secrets *Secrets, held, key
 		if err != nil {
 			return false, err
 		}
+		_, owner, err := split(TableSlots, key, len(policy.Pseudonym{}))
+		if err != nil {
+			return false, err
+		}
+		subject := policy.Pseudonym(owner)
 		how := state.Release
 		if d.Undo {
 			how = state.Keep
 			for _, lock := range slices.Concat(s.Held, lifted) {
 				line.Line = line.Line.Undo(lock)
 			}
-			rows = append(rows, Row{Table: TableLines, Key: tag, Value: encode(line), If: If(rev)})
+			if line.Subject == subject { // else it is somebody else's by now, whose reports were none of this flood
+				rows = append(rows, Row{Table: TableLines, Key: tag, Value: encode(line), If: If(rev)})
+			}
 		}
 		standing := *line
 		for _, lock := range lifted {
@@ -371,7 +378,7 @@ func (l *Ledger) decideCardOnce(ctx context.Context, secrets *Secrets, held, key
 			leaf.Effect = "apply"
 		}
 		var salt [16]byte
-		if leaf.Subject, salt, err = l.commitment(secrets, line.Subject); err != nil {
+		if leaf.Subject, salt, err = l.commitment(secrets, subject); err != nil {
 			return false, err
 		}
 		rows = append(rows, Row{Table: TableCommitments, Key: leaf.Subject, Value: salt[:]})
