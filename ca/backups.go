@@ -53,7 +53,11 @@ func LiftFence(ctx context.Context, l *ledger.Ledger, c clock.Clock, p ledger.Pu
 		return nil, err
 	}
 	want := quorum.Parameters().(*officer.Fence)
-	return l.Lift(ctx, p, &ledger.Execution{ID: quorum.ID(), Action: string(quorum.Action()), By: quorum.By()}, func(d *ledger.Difference) error {
+	next, err := r.Beyond(c.Now()).JSON()
+	if err != nil {
+		return nil, err
+	}
+	return l.Lift(ctx, p, &ledger.Execution{ID: quorum.ID(), Action: string(quorum.Action()), By: quorum.By(), Registry: next}, func(d *ledger.Difference) error {
 		if d.Size != want.Size || d.Root != want.Root || !slices.Equal(d.Lines(), want.Lost) {
 			return fmt.Errorf("fence.changed: the officers signed for %d entries and root %.16s…; there are %d and %.16s…, or what is lost is not what they read: sealctl fence request", want.Size, want.Root, d.Size, d.Root)
 		}

@@ -467,6 +467,7 @@ func (l Leaf) write(w *jsonwrite.Object) {
 	w.TextIf("latch", l.Latch)
 	w.BytesIf("decision", l.Decision)
 	w.TextIf("proposal", l.Proposal)
+	w.BytesIf("registry", l.Registry)
 	w.TextIf("about", l.About)
 	w.NumberIf("dropped", l.Dropped)
 	if len(l.Keys) > 0 {

@@ -214,7 +214,8 @@ func (l *Ledger) Unfence(ctx context.Context) error { return l.unfence(ctx, nil,
 
 // unfence accepts what is outside: it is journalled, every list opened before is closed for new credentials, and list versions jump above
 // anything that was seen outside. What the lost part of the ledger had reserved, revoked or locked is not known but for what Lift got back from
-// published lists; only new lists keep an index from being used twice.
+// published lists; only new lists keep an index from being used twice. Nor is it known what officers rejected there, or had carried out: the registry
+// that x brings voids whatever was proposed to the one in use.
 func (l *Ledger) unfence(ctx context.Context, x *Execution, report []byte) error {
 	f := l.fenced.Load()
 	if f == nil {
@@ -247,6 +248,15 @@ func (l *Ledger) unfence(ctx context.Context, x *Execution, report []byte) error
 	if report != nil {
 		rows = append(rows, Row{Table: TableMeta, Key: []byte(reportMeta), Value: report, If: Any})
 		leaf.Digest = hashed(report)
+	}
+	switch _, rev, err := l.store.Get(ctx, TableOfficers, registryKey); {
+	case err != nil:
+		return l.readFailed(err)
+	case rev != 0 && (x == nil || len(x.Registry) == 0):
+		return errors.New("officers are registered, and nothing voids what was proposed to them before")
+	case rev != 0:
+		rows = append(rows, Row{Table: TableOfficers, Key: registryKey, Value: x.Registry, If: If(rev)})
+		leaf.Registry = hashed(x.Registry)
 	}
 	if rows, err = l.executed(ctx, x, &leaf, rows); err != nil {
 		return err

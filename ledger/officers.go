@@ -45,6 +45,9 @@ type Execution struct {
 	ID     string
 	Action string
 	By     []string // who approved it
+
+	// Registry of officers that takes the place of the one in use when a fence is lifted. Its epoch is one that nothing was signed for.
+	Registry []byte
 }
 
 // keepProposals is how long what has ended, or expired, is kept beside the journal; maxProposals bounds what is open at once.

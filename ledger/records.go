@@ -208,6 +208,7 @@ type Leaf struct {
 	Latch         string        `json:"latch,omitempty"`    // the phase that begins with this reservation
 	Decision      []byte        `json:"decision,omitempty"` // SHA-256 of the decision's row; of many denials, of the SHA-256 of each
 	Proposal      string        `json:"proposal,omitempty"` // of officers
+	Registry      []byte        `json:"registry,omitempty"` // SHA-256 of the registry of officers that the lifting of a fence put into the place of the one before
 	About         string        `json:"about,omitempty"`    // the client that a token, a certificate or a revocation is about
 	Dropped       uint64        `json:"dropped,omitzero"`   // denials that were one too many since the last
 	Keys          []LeafKey     `json:"keys,omitempty"`     // steps of keys' lives, in their order

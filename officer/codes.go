@@ -11,7 +11,7 @@ var Codes = []Code{
 	{"officer.unknown", "A signature is by nobody who may approve: the registry has no such officer, or not any more."},
 	{"officer.duplicate", "The officer has approved or rejected this proposal before."},
 	{"officer.installation", "The proposal was made for another installation, whose officers may be the same people."},
-	{"officer.epoch", "The proposal was made under another registry of officers: propose it again."},
+	{"officer.epoch", "The proposal was made under another registry of officers, or before a fence was lifted: propose it again."},
 	{"officer.future", "The proposal says that it was made later than now: a clock is wrong."},
 	{"officer.expired", "The proposal's time is over: propose it again."},
 	{"officer.proposer", "The proposal lacks the signature of the officer who it says made it."},

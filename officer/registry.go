@@ -54,7 +54,7 @@ type Rule struct {
 	Life  time.Duration // from its making to its end, the delay included, at most
 }
 
-// Registry is who may decide on what. Every change of it adds one to the epoch, and what was approved in an earlier epoch counts no more.
+// Registry is who may decide on what. Every change of it adds one to the epoch, the lifting of a fence far more, and what was approved in an earlier epoch counts no more.
 type Registry struct {
 	Installation string // drawn when the first one is registered; what is proposed to one installation is nothing in another with the same officers
 	Epoch        uint64
@@ -192,6 +192,14 @@ func (r *Registry) check() error {
 		}
 	}
 	return nil
+}
+
+// Beyond is the same registry in an epoch that no proposal was made for. The registry of a restored ledger is an old one: the lost part may have had others,
+// and what was rejected or carried out there is open again. The time makes the epoch another one each time that the same backup is restored.
+func (r *Registry) Beyond(now time.Time) *Registry {
+	next := *r
+	next.Epoch += 1000 + uint64(max(0, now.Unix()))
+	return &next
 }
 
 // JSON is the registry as ParseRegistry reads it.

@@ -27,6 +27,8 @@ func (f *run) kept(seq uint64, leaf ledger.Leaf) {
 	switch leaf.Kind {
 	case "officers":
 		f.custody.registries[string(leaf.Digest)] = struct{}{}
+	case "unfence":
+		f.custody.registries[string(leaf.Registry)] = struct{}{} // none where no officers are
 	case "proposal":
 		if f.custody.proposed == 0 {
 			f.custody.proposed = seq + 1

@@ -237,6 +237,34 @@ func TestKeysLives(t *testing.T) {
 	}
 }
 
+// Lifting a fence puts another registry in use: what is decided under it counts, and what was decided before still does.
+func TestKeysLivesPastAFence(t *testing.T) {
+	h := governed(t)
+	h.rotate(ledger.KeyCertified)
+	h.l.Fence("an old one")
+	if err := h.l.Unfence(t.Context()); err == nil || !strings.Contains(err.Error(), "officers are registered") {
+		t.Fatalf("the fence was lifted without a registry: %v", err)
+	}
+	d, err := h.l.Difference(t.Context(), ledger.Published{})
+	must(t, err)
+	x := h.decided(officer.FenceLift, &officer.Fence{Size: d.Size, Root: d.Root, Lost: d.Lines(), Reason: "the disk is gone"})
+	h.r = h.r.Beyond(h.clock.Now())
+	x.Registry, err = h.r.JSON()
+	must(t, err)
+	_, err = h.l.Lift(t.Context(), ledger.Published{}, x, nil)
+	must(t, err)
+	for _, k := range h.l.Keys() {
+		if k.ID == "ds-1" {
+			k.State = ledger.KeyDeactivated
+			x := h.decided(officer.KeyDeactivate, &officer.Deactivate{ID: "ds-1", Reason: "over"})
+			must(t, h.l.ChangeKeys(t.Context(), h.clock.Now(), []ledger.KeyChange{{Key: k, Cause: ledger.CauseOfficers, Proposal: x.ID, By: x.By}}, x))
+		}
+	}
+	if says := h.says(nil); says != "" {
+		t.Error(says)
+	}
+}
+
 // Whoever holds the ledger can write steps and leaves; what officers signed they can't.
 func TestNoStepWithoutItsQuorum(t *testing.T) {
 	for name, c := range map[string]struct {

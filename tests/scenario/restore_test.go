@@ -126,6 +126,7 @@ func TestRestoreDrill(t *testing.T) {
 	})
 	untouched := g.Issue(newPhone(t, 1), "drill-untouched", false)
 
+	stop := g.officer(0, "lee", "propose", "issuing.stop", "reason=rejected after the backup")
 	g.Command(0, "backup", "--out", file)
 	g.Command(1, "backup", "--out", file) // nothing is overwritten
 	var seen struct {
@@ -145,6 +146,9 @@ func TestRestoreDrill(t *testing.T) {
 	has(t, g.sealctl(0, append([]string{"backup", "prove", file}, g.shares("kim", "park")...)...), `"ledger_problems": []`)
 
 	// What the backup does not know.
+	if p := g.officer(0, "park", "reject", stop.ID); p.State != "rejected" {
+		t.Errorf("%+v", p)
+	}
 	each(t, n, func(i int) error {
 		_, err := g.As("telecom-a").Lock(context.Background(), contract.ChangeRequest{DocumentType: harness.KR, Subject: subject(i), Reason: "telecom_lost"})
 		return err
@@ -250,6 +254,10 @@ func TestRestoreDrill(t *testing.T) {
 	has(t, g.Command(0, "accept", "fence", "--approvals", approvals), "not fenced")
 
 	g.start()
+	has(t, g.execute(1, stop.ID).Why, "officer.epoch") // the backup has it open
+	if p := g.officer(0, "lee", "propose", "issuing.resume", "reason=nothing is stopped"); p.State != "open" {
+		t.Errorf("a proposal of after the fence: %+v", p)
+	}
 	for i, c := range cards {
 		g.Eventually(c.sd, verifier.Suspended)
 		if got := g.Status(c.mdoc); got != verifier.Invalid {
