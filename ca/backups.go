@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"sealkeeper/backup"
 	"sealkeeper/internal/clock"
@@ -44,7 +45,8 @@ func LiftFence(ctx context.Context, l *ledger.Ledger, c clock.Clock, p ledger.Pu
 	if err != nil {
 		return nil, fmt.Errorf("the ledger's registry of officers: %w", err)
 	}
-	quorum, err := fenceQuorum(ctx, l, c, r, approvals)
+	now := c.Now().UTC()
+	quorum, err := fenceQuorum(ctx, l, now, r, approvals)
 	if err != nil {
 		var refusal *officer.Refusal
 		if errors.As(err, &refusal) && slices.Contains(loud, refusal.Code()) {
@@ -53,11 +55,11 @@ func LiftFence(ctx context.Context, l *ledger.Ledger, c clock.Clock, p ledger.Pu
 		return nil, err
 	}
 	want := quorum.Parameters().(*officer.Fence)
-	next, err := r.Beyond(c.Now()).JSON()
+	next, err := r.Beyond(now).JSON()
 	if err != nil {
 		return nil, err
 	}
-	return l.Lift(ctx, p, &ledger.Execution{ID: quorum.ID(), Action: string(quorum.Action()), By: quorum.By(), Registry: next}, func(d *ledger.Difference) error {
+	return l.Lift(ctx, p, &ledger.Execution{ID: quorum.ID(), Action: string(quorum.Action()), By: quorum.By(), At: now, Registry: next}, func(d *ledger.Difference) error {
 		if d.Size != want.Size || d.Root != want.Root || !slices.Equal(d.Lines(), want.Lost) {
 			return fmt.Errorf("fence.changed: the officers signed for %d entries and root %.16s…; there are %d and %.16s…, or what is lost is not what they read: sealctl fence request", want.Size, want.Root, d.Size, d.Root)
 		}
@@ -65,7 +67,7 @@ func LiftFence(ctx context.Context, l *ledger.Ledger, c clock.Clock, p ledger.Pu
 	})
 }
 
-func fenceQuorum(ctx context.Context, l *ledger.Ledger, c clock.Clock, r *officer.Registry, approvals []byte) (*officer.Quorum, error) {
+func fenceQuorum(ctx context.Context, l *ledger.Ledger, now time.Time, r *officer.Registry, approvals []byte) (*officer.Quorum, error) {
 	named, _, err := officer.Payload(approvals)
 	if err != nil {
 		return nil, err
@@ -78,19 +80,19 @@ func fenceQuorum(ctx context.Context, l *ledger.Ledger, c clock.Clock, r *office
 		return nil, err
 	}
 	if e == nil {
-		e = &ledger.ProposalEntry{ID: named.ID(), ProposalRecord: ledger.ProposalRecord{Action: string(named.Action), State: ledger.ProposalOpen, At: c.Now().UTC(), Expires: named.Expires}}
+		e = &ledger.ProposalEntry{ID: named.ID(), ProposalRecord: ledger.ProposalRecord{Action: string(named.Action), State: ledger.ProposalOpen, At: now, Expires: named.Expires}}
 	}
 	if e.State != ledger.ProposalOpen {
 		return nil, &Problem{Code: "proposal." + e.State, Detail: "the proposal was " + e.State + " before"}
 	}
-	said, _, refused := r.Gather(caseOf(*e), approvals, c.Now())
+	said, _, refused := r.Gather(caseOf(*e), approvals, now)
 	for _, s := range said {
 		e.Approvals, e.Since = s.Case.Approvals, s.Case.Since
 		kind := "approval"
 		if s.New {
 			kind = "proposal"
 		}
-		if err := l.Said(ctx, *e, kind, s.By); err != nil {
+		if err := l.Said(ctx, time.Time{}, *e, kind, s.By); err != nil {
 			return nil, err
 		}
 		if e, err = l.Proposal(ctx, e.ID); err != nil || e == nil {
@@ -100,5 +102,5 @@ func fenceQuorum(ctx context.Context, l *ledger.Ledger, c clock.Clock, r *office
 	if refused != nil {
 		return nil, refused
 	}
-	return r.Decide(caseOf(*e), c.Now())
+	return r.Decide(caseOf(*e), now)
 }

@@ -8,13 +8,16 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"sealkeeper/contract"
 	"sealkeeper/internal/clock"
+	"sealkeeper/internal/metrics"
 	"sealkeeper/ledger"
 	"sealkeeper/officer"
 )
@@ -111,13 +114,13 @@ func (w *council) approved(a officer.Action, p officer.Parameters) (id string, f
 	proposal, signed := w.signed(r, a, p, "kim", "lee")
 	c, _, err := r.Open(signed[0], w.clock.Now())
 	w.must(err)
-	w.must(w.l.Said(w.t.Context(), ledger.ProposalEntry{ID: proposal.ID(), ProposalRecord: ledger.ProposalRecord{Action: string(a), State: ledger.ProposalOpen, Approvals: c.Approvals, At: w.clock.Now(), Expires: proposal.Expires}}, "proposal", "kim"))
+	w.must(w.l.Said(w.t.Context(), w.clock.Now(), ledger.ProposalEntry{ID: proposal.ID(), ProposalRecord: ledger.ProposalRecord{Action: string(a), State: ledger.ProposalOpen, Approvals: c.Approvals, At: w.clock.Now(), Expires: proposal.Expires}}, "proposal", "kim"))
 	c, _, err = r.Add(c, signed[1], false, w.clock.Now())
 	w.must(err)
 	e, err := w.l.Proposal(w.t.Context(), proposal.ID())
 	w.must(err)
 	e.Approvals, e.Since = c.Approvals, c.Since
-	w.must(w.l.Said(w.t.Context(), *e, "approval", "lee"))
+	w.must(w.l.Said(w.t.Context(), w.clock.Now(), *e, "approval", "lee"))
 	return e.ID, signed[0]
 }
 
@@ -173,7 +176,7 @@ func TestARestoreVoidsProposals(t *testing.T) {
 	w.must(err)
 	rejected := *e
 	rejected.State, rejected.Ended = ledger.ProposalRejected, w.clock.Now()
-	w.must(w.l.Said(t.Context(), rejected, "rejection", "park"))
+	w.must(w.l.Said(t.Context(), w.clock.Now(), rejected, "rejection", "park"))
 	w.clock.Advance(2 * time.Hour)
 
 	approved()
@@ -204,5 +207,36 @@ func TestARestoreVoidsProposals(t *testing.T) {
 	w.must(err)
 	if _, err := w.registry().Decide(caseOf(*e), w.clock.Now()); err != nil {
 		t.Errorf("a proposal of after the fence: %v", err)
+	}
+}
+
+// What was carried out is remembered for as long as the time by which proposals are judged lets anybody send it again, and says when it was by that time,
+// whatever the wall clock shows.
+func TestProposalsGoByTheTimeOfLists(t *testing.T) {
+	for _, jump := range []time.Duration{45 * day, -45 * day} {
+		t.Run(jump.String(), func(t *testing.T) {
+			w := newCouncil(t)
+			a := &Authority{o: Options{Ledger: w.l, Clock: w.clock, Guard: clock.NewGuard(w.clock, w.clock.Now(), time.Hour, false), Metrics: metrics.New(), Log: slog.New(slog.DiscardHandler)}}
+			lists := w.clock.Now()
+			propose := func(envelope []byte) contract.Proposal {
+				t.Helper()
+				p, err := a.Propose(t.Context(), Caller{}, contract.ProposeRequest{Proposal: envelope})
+				w.must(err)
+				return p
+			}
+			_, first := w.signed(w.registry(), officer.IssuingStop, &officer.Reason{Reason: "wrong photographs"}, "kim")
+			_, second := w.signed(w.registry(), officer.IssuingStop, &officer.Reason{Reason: "another"}, "lee")
+			id := propose(first[0]).ID
+			w.clock.Jump(jump)
+			p, err := a.Execute(t.Context(), Caller{}, contract.ProposalQuery{ID: id})
+			w.must(err)
+			if !p.Ended.Equal(lists) {
+				t.Errorf("carried out at %s, and the time of lists is %s", p.Ended, lists)
+			}
+			propose(second[0])
+			if p := propose(first[0]); p.State != ledger.ProposalExecuted {
+				t.Errorf("what was carried out is %s when it is sent again", p.State)
+			}
+		})
 	}
 }

@@ -275,7 +275,7 @@ func (a *Authority) say(ctx context.Context, judge func(*officer.Registry) (e *l
 		return none, err
 	}
 	if by != "" {
-		if err := a.o.Ledger.Said(ctx, *e, kind, by); err != nil {
+		if err := a.o.Ledger.Said(ctx, a.o.Guard.ForLists(), *e, kind, by); err != nil {
 			return none, fmt.Errorf("committing what the officer said: %w", err)
 		}
 		a.o.Log.Info("an officer spoke", "kind", kind, "officer", by, "action", e.Action, "proposal", e.ID)
@@ -368,7 +368,8 @@ func (a *Authority) execute(ctx context.Context, c Caller, id string) (none cont
 	if e.State != ledger.ProposalOpen {
 		return none, &Problem{Code: "proposal." + e.State, Detail: "the proposal was " + e.State + " before"}
 	}
-	quorum, err := r.Decide(caseOf(*e), a.timeFor(officer.Action(e.Action)))
+	now := a.timeFor(officer.Action(e.Action)).UTC()
+	quorum, err := r.Decide(caseOf(*e), now)
 	if err != nil {
 		return none, err
 	}
@@ -376,7 +377,7 @@ func (a *Authority) execute(ctx context.Context, c Caller, id string) (none cont
 	if run == nil {
 		return none, &Problem{Code: "proposal.unsupported", Detail: "nothing carries out " + e.Action + " in this version"}
 	}
-	if err := run(a, ctx, c, quorum, &ledger.Execution{ID: id, Action: e.Action, By: quorum.By()}); err != nil {
+	if err := run(a, ctx, c, quorum, &ledger.Execution{ID: id, Action: e.Action, By: quorum.By(), At: now}); err != nil {
 		return none, err
 	}
 	a.o.Log.Warn("officers had an action carried out", "action", e.Action, "proposal", id, "officers", quorum.By(), "client", c.ID)

@@ -24,7 +24,7 @@ func (w *town) proposed(action string) *Execution {
 	w.t.Helper()
 	w.requests++
 	id := fmt.Sprintf("%x", sha256.Sum256([]byte(fmt.Sprint(action, w.requests, w.clock.Now()))))
-	must(w.t, w.Said(context.Background(), ProposalEntry{ID: id, ProposalRecord: ProposalRecord{Action: action, State: ProposalOpen, At: w.clock.Now(), Expires: w.clock.Now().Add(time.Hour)}}, "proposal", "kim"))
+	must(w.t, w.Said(context.Background(), w.clock.Now(), ProposalEntry{ID: id, ProposalRecord: ProposalRecord{Action: action, State: ProposalOpen, At: w.clock.Now(), Expires: w.clock.Now().Add(time.Hour)}}, "proposal", "kim"))
 	return &Execution{ID: id, Action: action, By: []string{"kim", "lee"}}
 }
 

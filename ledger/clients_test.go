@@ -74,7 +74,7 @@ func (g *registry) proposal(action string) *Execution {
 	g.made++
 	id := fmt.Sprintf("proposal-%d", g.made)
 	now := g.clock.Now()
-	must(g.t, g.Said(context.Background(), ProposalEntry{ID: id, ProposalRecord: ProposalRecord{Action: action, State: ProposalOpen, At: now, Expires: now.Add(time.Hour)}}, "proposal", "kim"))
+	must(g.t, g.Said(context.Background(), now, ProposalEntry{ID: id, ProposalRecord: ProposalRecord{Action: action, State: ProposalOpen, At: now, Expires: now.Add(time.Hour)}}, "proposal", "kim"))
 	return &Execution{ID: id, Action: action, By: []string{"kim", "lee"}}
 }
 

@@ -44,7 +44,8 @@ type ProposalEntry struct {
 type Execution struct {
 	ID     string
 	Action string
-	By     []string // who approved it
+	By     []string  // who approved it
+	At     time.Time // by which it was judged that they are enough: that of lists, which no step of the wall moves
 
 	// Registry of officers that takes the place of the one in use when a fence is lifted. Its epoch is one that nothing was signed for.
 	Registry []byte
@@ -142,24 +143,29 @@ func (l *Ledger) Proposals(ctx context.Context) (all []ProposalEntry, err error)
 	return all, nil
 }
 
-// Said keeps a new proposal, or what an officer said to one. kind is the leaf's: proposal, approval or rejection.
-func (l *Ledger) Said(ctx context.Context, p ProposalEntry, kind, by string) error {
+// Said keeps a new proposal, or what an officer said to one. kind is the leaf's: proposal, approval or rejection. at is the time of lists, by which proposals
+// expire: what ended is kept until by that time, and by the wall clock, which judges clock.accept, nobody can send it again. Without one (zero) nothing is
+// forgotten, and nothing counted.
+func (l *Ledger) Said(ctx context.Context, at time.Time, p ProposalEntry, kind, by string) error {
 	if err := l.ready(); err != nil && (l.dead.Load() || p.Action != fenceLift) { // the fence is lifted by what officers say behind it
 		return err
 	}
 	now := l.o.Clock.Now()
 	rows := []Row{{Table: TableProposals, Key: []byte(p.ID), Value: encode(p.ProposalRecord), If: If(p.revision)}}
-	if p.revision == 0 { // room for it is made of what nobody asks for any more
+	if p.revision == 0 && !at.IsZero() { // room for it is made of what nobody asks for any more
 		all, err := l.Proposals(ctx)
 		if err != nil {
 			return err
 		}
-		open := 0
+		open, over := 0, at
+		if now.Before(at) {
+			over = now
+		}
 		for _, o := range all {
 			switch {
-			case o.Expires.Add(keepProposals).Before(now):
+			case o.Expires.Add(keepProposals).Before(over):
 				rows = append(rows, Row{Table: TableProposals, Key: []byte(o.ID), If: If(o.revision)})
-			case o.State == ProposalOpen && now.Before(o.Expires):
+			case o.State == ProposalOpen && at.Before(o.Expires):
 				open++
 			}
 		}
@@ -201,7 +207,7 @@ func (l *Ledger) executed(ctx context.Context, x *Execution, leaf *Leaf, rows []
 		return nil, refuse("proposal."+p.State, "proposal %s was %s before", x.ID, p.State)
 	}
 	r := p.ProposalRecord
-	r.State, r.Ended = ProposalExecuted, leaf.At
+	r.State, r.Ended = ProposalExecuted, x.At
 	leaf.Proposal, leaf.Signers = x.ID, x.By
 	if leaf.Operation == "" {
 		leaf.Operation = x.Action
@@ -212,7 +218,7 @@ func (l *Ledger) executed(ctx context.Context, x *Execution, leaf *Leaf, rows []
 		if err != nil {
 			return nil, err
 		}
-		m := MandateRecord{Action: x.Action, Approvals: r.Approvals, Since: r.Since, At: leaf.At, Registry: registry}
+		m := MandateRecord{Action: x.Action, Approvals: r.Approvals, Since: r.Since, At: x.At, Registry: registry}
 		rows = append(rows, Row{Table: TableMandates, Key: []byte(x.ID), Value: encode(m)})
 	}
 	return rows, nil

@@ -87,14 +87,14 @@ func (h *house) decided(a officer.Action, p officer.Parameters) *ledger.Executio
 	c, _, err := h.r.Open(sign("kim"), now)
 	must(h.t, err)
 	e := ledger.ProposalEntry{ID: proposal.ID(), ProposalRecord: ledger.ProposalRecord{Action: string(a), State: ledger.ProposalOpen, Approvals: c.Approvals, At: now, Expires: proposal.Expires}}
-	must(h.t, h.l.Said(h.t.Context(), e, "proposal", "kim"))
+	must(h.t, h.l.Said(h.t.Context(), h.clock.Now(), e, "proposal", "kim"))
 	kept, err := h.l.Proposal(h.t.Context(), proposal.ID())
 	must(h.t, err)
 	c, _, err = h.r.Add(c, sign("lee"), false, now)
 	must(h.t, err)
 	kept.Approvals, kept.Since = c.Approvals, c.Since
-	must(h.t, h.l.Said(h.t.Context(), *kept, "approval", "lee"))
-	return &ledger.Execution{ID: proposal.ID(), Action: string(a), By: []string{"kim", "lee"}}
+	must(h.t, h.l.Said(h.t.Context(), h.clock.Now(), *kept, "approval", "lee"))
+	return &ledger.Execution{ID: proposal.ID(), Action: string(a), By: []string{"kim", "lee"}, At: now}
 }
 
 // rotate plans ds-2, and goes with it as far as it should.
@@ -237,6 +237,20 @@ func TestKeysLives(t *testing.T) {
 	}
 }
 
+// The wall clock may be wrong when something is carried out: what counts is the time by which it was judged.
+func TestMandatesGoByTheTimeOfTheirJudge(t *testing.T) {
+	for _, jump := range []time.Duration{-time.Hour, 40 * 24 * time.Hour} {
+		h := governed(t)
+		x, k := h.decided(officer.KeyDeactivate, &officer.Deactivate{ID: "ds-1", Reason: "over"}), h.l.Keys()[0]
+		h.clock.Jump(jump)
+		k.State = ledger.KeyDeactivated
+		must(t, h.l.ChangeKeys(t.Context(), x.At, []ledger.KeyChange{{Key: k, Cause: ledger.CauseOfficers, Proposal: x.ID, By: x.By}}, x))
+		if says := h.says(nil); says != "" {
+			t.Errorf("with the wall %s off: %s", jump, says)
+		}
+	}
+}
+
 // Lifting a fence puts another registry in use: what is decided under it counts, and what was decided before still does.
 func TestKeysLivesPastAFence(t *testing.T) {
 	h := governed(t)
@@ -300,7 +314,7 @@ func TestNoStepWithoutItsQuorum(t *testing.T) {
 			p, _, _ := officer.Read(officer.Case{Approvals: kept.Approvals})
 			kept.Approvals, err = officer.Approve(p.Payload(), "kim", h.keys["kim"], rand.Reader)
 			must(h.t, err)
-			must(h.t, h.l.Said(h.t.Context(), *kept, "approval", "lee"))
+			must(h.t, h.l.Said(h.t.Context(), h.clock.Now(), *kept, "approval", "lee"))
 			k := h.l.Keys()[0]
 			k.State = ledger.KeyDeactivated
 			must(h.t, h.l.ChangeKeys(h.t.Context(), noon, []ledger.KeyChange{{Key: k, Cause: ledger.CauseOfficers, Proposal: x.ID, By: x.By}}, x))
