@@ -45,6 +45,11 @@ func LiftFence(ctx context.Context, l *ledger.Ledger, c clock.Clock, p ledger.Pu
 	if err != nil {
 		return nil, fmt.Errorf("the ledger's registry of officers: %w", err)
 	}
+	if named, _, err := officer.Payload(approvals); err == nil {
+		if report, err := l.Finish(ctx, named.ID()); err != nil || report != nil { // what they signed was done, and not to its end
+			return report, err
+		}
+	}
 	now := c.Now().UTC()
 	quorum, err := fenceQuorum(ctx, l, now, r, approvals)
 	if err != nil {

@@ -240,3 +240,35 @@ func TestProposalsGoByTheTimeOfLists(t *testing.T) {
 		})
 	}
 }
+
+// Killed between the commit that lifts the fence and the high-water record, the same command with the same file ends it. The file counts for nothing else.
+func TestLiftingIsFinished(t *testing.T) {
+	w := newCouncil(t)
+	restore := w.backup()
+	w.approved(officer.IssuingResume, &officer.Reason{Reason: "lost"})
+	restore()
+	w.open(true)
+	old, err := os.ReadFile(w.o.HighWater)
+	w.must(err)
+	killed := func() {
+		t.Helper()
+		w.must(w.l.Close())
+		w.must(os.WriteFile(w.o.HighWater, old, 0o600))
+		w.open(true)
+	}
+	approvals := w.lifts()
+	epoch := w.registry().Epoch
+	killed()
+	w.lift(approvals)
+	if again := w.registry().Epoch; again != epoch {
+		t.Errorf("registry %d is in use after %d", again, epoch)
+	}
+	w.must(w.l.Close())
+	w.open(false)
+	w.approved(officer.IssuingResume, &officer.Reason{Reason: "the ledger goes on"})
+	killed()
+	_, err = LiftFence(t.Context(), w.l, w.clock, ledger.Published{}, approvals)
+	if p := new(Problem); !errors.As(err, &p) || p.Code != "proposal.executed" {
+		t.Errorf("a fence of later is lifted by what was signed for another: %v", err)
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"sealkeeper/internal/crashpoint"
@@ -304,6 +305,10 @@ func (l *Ledger) unfence(ctx context.Context, x *Execution, report []byte) error
 		return ErrConflict
 	}
 	crashpoint.Here("ledger.unfence.after-commit")
+	return l.unfenced()
+}
+
+func (l *Ledger) unfenced() error {
 	if err := EndRestore(l.o.Path); err != nil { // tokens get other keys from now on
 		return err
 	}
@@ -311,6 +316,38 @@ func (l *Ledger) unfence(ctx context.Context, x *Execution, report []byte) error
 	l.o.Metrics.Fenced.Set(0)
 	l.wake()
 	return l.writeHighWater()
+}
+
+// Finish ends the lifting of a fence by a proposal that was killed after its commit, before the high-water record was written: the journal ends with that
+// commit, and what is outside is what it accepted. Otherwise nothing is done, and there is no report.
+func (l *Ledger) Finish(ctx context.Context, proposal string) (*Report, error) {
+	if l.fenced.Load() == nil || l.dead.Load() {
+		return nil, nil
+	}
+	r, err := l.LastReport(ctx)
+	if err != nil || r == nil || r.Proposal != proposal || r.Done.IsZero() {
+		return nil, err
+	}
+	o := l.outside
+	if o.restored != nil || len(o.versions) > 0 || len(o.numbers) > 0 || o.seen != nil && (r.Difference == nil || o.seen.Size != r.Difference.Seen) {
+		return nil, nil
+	}
+	size, _, err := l.settledHead(ctx)
+	if err != nil || size == 0 {
+		return nil, err
+	}
+	b, err := l.store.Journal(ctx, size-1, 1)
+	if err != nil {
+		return nil, l.readFailed(err)
+	}
+	var leaf Leaf
+	if err := json.Unmarshal(b[0], &leaf); err != nil {
+		return nil, fmt.Errorf("journal entry %d is damaged: %w", size-1, err)
+	}
+	if leaf.Kind != "unfence" || leaf.Proposal != proposal {
+		return nil, nil
+	}
+	return r, l.unfenced()
 }
 
 // highWater keeps the record at most a good second behind the journal. It ends with the ledger.
