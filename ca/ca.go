@@ -121,6 +121,9 @@ func New(ctx context.Context, o Options) (*Authority, error) {
 	if err := a.compareCRLs(ctx); err != nil {
 		return nil, err
 	}
+	if err := a.adoptCRLs(ctx); err != nil {
+		return nil, err
+	}
 	if err := a.shelveCertificates(ctx); err != nil {
 		return nil, err
 	}

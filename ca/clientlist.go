@@ -18,12 +18,10 @@ func (a *Authority) Clients(context.Context) (contract.Clients, error) {
 	for _, e := range a.o.Ledger.Clients() {
 		i := contract.ClientInfo{Client: e.ID, Role: e.Role, State: string(e.State), Office: e.Office, District: e.District, Carrier: e.Carrier, Enrolled: !e.Named,
 			May: map[string][]string{}, Until: e.Ends(), Seen: a.LastSeen(e.ID), Revoked: e.Revoked, Reason: e.Reason, Certificates: []contract.ClientCertificate{}}
-		held := false
 		for _, c := range e.Certificates {
 			if now.Before(c.NotAfter) {
 				r, _ := a.o.Ledger.RevokedCertificate(pad(c.Serial))
 				i.Certificates = append(i.Certificates, contract.ClientCertificate{Serial: hex.EncodeToString(pad(c.Serial)), Until: c.NotAfter, Revoked: string(r.Reason)})
-				held = held || r.Reason == policy.CertificateHold
 			}
 		}
 		if w, ok := a.WhoAmI(Caller{ID: e.ID, Role: e.Role}); ok {
@@ -31,8 +29,13 @@ func (a *Authority) Clients(context.Context) (contract.Clients, error) {
 		} else if e.State != ledger.ClientRevoked {
 			i.State = "unknown"
 		}
-		if held && e.State == ledger.ClientActive {
-			i.State = "held"
+		if revoked, held := a.withheld(e, now); e.State == ledger.ClientActive {
+			switch {
+			case revoked:
+				i.State = "revoked"
+			case held:
+				i.State = "held"
+			}
 		}
 		out.Clients = append(out.Clients, i)
 	}
@@ -43,7 +46,7 @@ func (a *Authority) Clients(context.Context) (contract.Clients, error) {
 // another day.
 func (a *Authority) newest(now time.Time, each func(id string, c ledger.ClientCertificate)) {
 	for _, e := range a.o.Ledger.Clients() {
-		if e.State != ledger.ClientActive || len(e.Certificates) == 0 {
+		if revoked, _ := a.withheld(e, now); revoked || e.State != ledger.ClientActive || len(e.Certificates) == 0 {
 			continue
 		}
 		newest := e.Certificates[0]

@@ -46,10 +46,21 @@ func (a *Authority) facts(id string, now time.Time) policy.ClientFacts {
 		return policy.ClientFacts{}
 	}
 	f := e.Facts(now)
-	for _, c := range e.Certificates {
-		f.Held = f.Held || now.Before(c.NotAfter) && a.onHold(pad(c.Serial))
-	}
+	var withdrawn bool
+	withdrawn, f.Held = a.withheld(e, now)
+	f.Revoked = f.Revoked || withdrawn
 	return f
+}
+
+// withheld says of a client's certificates that have not ended whether one is revoked for good, and whether one is on hold. A client's certificate is revoked
+// for good with the client alone: if the client is not revoked here, the ledger is one of before that, and a published list brought back the certificate only.
+func (a *Authority) withheld(e *ledger.ClientEntry, now time.Time) (revoked, held bool) {
+	for _, c := range e.Certificates {
+		if r, known := a.o.Ledger.RevokedCertificate(pad(c.Serial)); known && now.Before(c.NotAfter) {
+			revoked, held = revoked || r.Reason != policy.CertificateHold, held || r.Reason == policy.CertificateHold
+		}
+	}
+	return revoked, held
 }
 
 // onHold says whether a certificate is.

@@ -11,7 +11,7 @@ type Clients struct {
 type ClientInfo struct {
 	Client   string              `json:"client"`
 	Role     string              `json:"role"`
-	State    string              `json:"state"` // approved (it has no key yet), active, held (a certificate of it is on hold), revoked, unknown to the policy
+	State    string              `json:"state"` // approved (it has no key yet), active, held (a certificate of it is on hold), revoked (or a certificate of it is, for good), unknown to the policy
 	Office   string              `json:"office,omitempty"`
 	District string              `json:"district,omitempty"`
 	Carrier  string              `json:"carrier,omitempty"`

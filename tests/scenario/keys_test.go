@@ -34,13 +34,14 @@ func (g *governed) plan(id, purpose, succeeds string, announce, activate time.Ti
 }
 
 // together has kim propose, lee approve, and the appliance execute.
-func (g *governed) together(args ...string) {
+func (g *governed) together(args ...string) contract.Proposal {
 	g.t.Helper()
 	p := g.officer(0, "kim", args...)
 	g.officer(0, "lee", "approve", p.ID)
 	if p = g.execute(0, p.ID); p.State != "executed" {
 		g.t.Fatalf("%+v", p)
 	}
+	return p
 }
 
 func (g *governed) trust() *verifier.Trust {

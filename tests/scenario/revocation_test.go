@@ -2,7 +2,11 @@ package scenario
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -13,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"sealkeeper/client"
+	"sealkeeper/contract"
 	"sealkeeper/ledger"
 	"sealkeeper/policy"
 )
@@ -194,4 +200,139 @@ func TestRevokedCertificatesAreListed(t *testing.T) {
 	if data, err := os.ReadFile(filepath.Join(a.Dir, "data/publish/crl/client-ca.json")); err != nil || json.Unmarshal(data, &meta) != nil || fmt.Sprint(meta.Version) != jumped.Number.String() {
 		t.Errorf("%+v beside number %s, %v", meta, jumped.Number, err)
 	}
+}
+
+// copied copies a file or directory to where nothing of that name is.
+func copied(t *testing.T, from, to string) {
+	t.Helper()
+	if out, err := exec.Command("cp", "-a", from, to).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// putBack puts files and directories of the installation back as they were in another place.
+func (a *appliance) putBack(from string, names ...string) {
+	a.t.Helper()
+	for _, name := range append(names, "data/ledger.db-wal", "data/ledger.db-shm") {
+		if err := os.RemoveAll(filepath.Join(a.Dir, name)); err != nil {
+			a.t.Fatal(err)
+		}
+	}
+	for _, name := range names {
+		copied(a.t, filepath.Join(from, filepath.Base(name)), filepath.Join(a.Dir, name))
+	}
+}
+
+// liftFence has two officers sign what is lost.
+func (g *governed) liftFence() {
+	g.t.Helper()
+	config, request, approvals := filepath.Join(g.Dir, "sealkeeper.yaml"), g.path("request.json"), g.path("approvals.json")
+	has(g.t, g.Command(1, "accept", "fence"), "officer.required")
+	g.sealctl(0, "fence", "request", "--config", config, "--out", request)
+	g.sealctl(0, append([]string{"fence", "propose", request, "--reason", "the disk is gone for good", "--out", approvals, "--yes"}, g.key["kim"]...)...)
+	g.sealctl(0, append([]string{"fence", "approve", approvals, "--yes"}, g.key["lee"]...)...)
+	has(g.t, g.Command(0, "accept", "fence", "--approvals", approvals), "the fence is lifted")
+}
+
+// A client is revoked after the backup, and the ledger of before put back. Of the revocation there is what the published list says: the certificate. Whoever has
+// the client's key gets no other one, from the first request on; officers revoke the client again, and enrol another in its place.
+func TestRevokedClientComesBackRevoked(t *testing.T) {
+	t.Parallel()
+	g := withOfficers(t)
+	bundle := strings.Replace(g.bundle(2), `{"id": "auditor",`, `{"id": "ra-1", "role": "ra", "may": {}}, {"id": "auditor",`, 1)
+	g.Write("policy.json", strings.Replace(bundle, `"clients":`, `"enrolled": [{"role": "issuance", "channel": "office", "issuer": "https://offices.example", "may": {"kr-resident": ["issue"]}}], "clients":`, 1))
+	conf, err := os.ReadFile(filepath.Join(g.Dir, "sealkeeper.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.Write("sealkeeper.yaml", string(conf)+"ra_url: https://ra.example:9443\n")
+	g.assemble()
+	g.Command(0, "enrol", "--out", filepath.Join(g.Dir, "clients"), "ra-1")
+	g.start()
+	enrol := func(id string) (spki string) {
+		t.Helper()
+		p := g.together("enrol", "propose", "--client", id, "--role", "issuance", "--channel", "office", "--certificates", "24h", "--reason", "an office")
+		var a struct{ Tokens []struct{ Token string } }
+		if err := json.Unmarshal([]byte(g.sealctl(0, "enrol", "tokens", p.ID)), &a); err != nil || len(a.Tokens) != 1 {
+			t.Fatalf("%v %+v", err, a)
+		}
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		public, err := x509.MarshalPKIXPublicKey(key.Public())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := g.As("ra-1").Register(t.Context(), contract.RegisterRequest{Token: a.Tokens[0].Token, CSR: base64.RawURLEncoding.EncodeToString(csr)}); err != nil {
+			t.Fatal(err)
+		}
+		return base64.RawURLEncoding.EncodeToString(public)
+	}
+	renewed := func(id, spki string) string {
+		t.Helper()
+		_, err := g.As("ra-1").RenewClient(t.Context(), contract.RenewClientRequest{Client: id, Key: spki})
+		return client.Code(err)
+	}
+	state := func(id string) string {
+		t.Helper()
+		all, err := g.As("operator-1").Clients(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range all.Clients {
+			if c.Client == id {
+				return c.State
+			}
+		}
+		return "none"
+	}
+	stolen, other := enrol("office-1"), enrol("office-2")
+	if renewed("office-1", stolen) != "" || state("office-1") != "active" {
+		t.Fatal("the client is not let in before anything happened")
+	}
+	g.Stop()
+	before := t.TempDir()
+	for _, name := range []string{"ledger.db", "tokens"} {
+		copied(t, filepath.Join(g.Dir, "data", name), filepath.Join(before, name))
+	}
+
+	g.start()
+	g.together("propose", "client.revoke", `clients:=["office-1", "telecom-a"]`, "reason=stolen")
+	g.eventuallyCRL("client-ca", func(l *x509.RevocationList) bool { return len(l.RevokedCertificateEntries) == 3 })
+	if code := renewed("office-1", stolen); code != "enrolment.revoked" {
+		t.Errorf("after the revocation: %q", code)
+	}
+	g.Stop()
+	g.putBack(before, "data/ledger.db", "data/tokens")
+	g.Launch()
+	if code := g.Wait(); code != 3 || !strings.Contains(g.Log.String(), "FENCED") {
+		t.Fatalf("the daemon ended with %d\n%s", code, g.Log.String())
+	}
+	g.liftFence()
+	has(t, g.Command(1, "enrol", "--out", filepath.Join(t.TempDir(), "clients"), "telecom-a"), "enrolment.revoked")
+
+	g.start()
+	if code := renewed("office-1", stolen); code != "enrolment.revoked" {
+		t.Errorf("the stolen key, after the fence was lifted: %q", code)
+	}
+	if code := renewed("office-2", other); code != "" {
+		t.Errorf("a client that nobody revoked: %q", code)
+	}
+	if s := state("office-1"); s != "revoked" || state("telecom-a") != "revoked" || state("office-2") != "active" {
+		t.Errorf("it is shown as %s", s)
+	}
+	g.together("propose", "client.revoke", `clients:=["office-1", "telecom-a"]`, "reason=stolen, again")
+	if code := renewed("office-1", stolen); code != "enrolment.revoked" {
+		t.Errorf("after it was revoked again: %q", code)
+	}
+	if again := enrol("office-1-again"); renewed("office-1-again", again) != "" {
+		t.Error("the office is not let in under another id")
+	}
+	g.Stop()
+	g.Check()
 }
