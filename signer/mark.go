@@ -170,11 +170,14 @@ func highest(key []byte, answers []wire.Response) (counter uint64, foreign int, 
 	return counter, foreign, nil
 }
 
-// MarkFence says why the last start ended because of a token's mark ("": it did not). ahead: because the ledger is old, so that it has to be
+// MarkFence says why the last start ended because of a token's mark ("": it did not, or a person accepted it since). ahead: because the ledger is old, so that it has to be
 // accepted as such (Ledger.Fence, Unfence).
 func MarkFence(ctx context.Context, l *ledger.Ledger, token string) (why string, ahead bool, err error) {
 	r, err := readMark(ctx, l, token)
-	return r.Fenced, r.Ahead, err
+	if err != nil || r.Accepted {
+		return "", false, err
+	}
+	return r.Fenced, r.Ahead, nil
 }
 
 // AcceptMark lets the next start take the token as it is, and set its mark anew. An old token that has every key loses nothing: keys never

@@ -116,6 +116,9 @@ func TestMark(t *testing.T) {
 	}
 	must(t, l.Unfence(ctx))
 	must(t, AcceptMark(ctx, l, "online"))
+	if why, ahead, err := MarkFence(ctx, l, "online"); why != "" || ahead || err != nil { // it is not lifted once more
+		t.Fatal(why, ahead, err)
+	}
 	good(6)
 
 	// Marks that somebody else makes count nothing, however high.

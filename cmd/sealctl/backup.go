@@ -23,6 +23,7 @@ import (
 	"sealkeeper/internal/durable"
 	"sealkeeper/ledger"
 	"sealkeeper/ledger/published"
+	"sealkeeper/signer"
 )
 
 func backupCommand(o *options) *cobra.Command {
@@ -337,13 +338,23 @@ func ahead(ctx context.Context, conf *config.Config) (d *ledger.Difference, regi
 	return d, registry, err
 }
 
-// withLedger opens the ledger without taking a fence for an error.
+// withLedger opens the ledger without taking a fence for an error. Like accept fence it knows of one that only the token's mark showed, at the last start.
 func withLedger(ctx context.Context, conf *config.Config, f func(*ledger.Ledger) error) (err error) {
 	l, err := ledger.Open(ctx, ledger.Options{Path: conf.Ledger(), HighWater: conf.HighWater, Publish: conf.PublishDir(), Log: slog.New(slog.DiscardHandler), BaseURL: conf.PublicURL, ListSize: conf.ListEntries})
-	if _, fenced := errors.AsType[*ledger.Fenced](err); err != nil && !fenced {
+	_, fenced := errors.AsType[*ledger.Fenced](err)
+	if err != nil && !fenced {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
+	if !fenced {
+		why, old, err := signer.MarkFence(ctx, l, conf.Online.Name)
+		if err != nil {
+			return err
+		}
+		if old {
+			l.Fence(why)
+		}
+	}
 	return f(l)
 }
 

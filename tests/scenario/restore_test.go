@@ -303,3 +303,30 @@ func TestRestoreDrill(t *testing.T) {
 	}
 	has(t, string(out), "not FENCED", "The last fence was lifted at", fmt.Sprintf("%d cards locked", n))
 }
+
+// Everything but the token comes back from one snapshot of before the last start: nothing but the token's mark says that the ledger is old. The officers are
+// shown that, sign it, and the fence is lifted by what they signed, once.
+func TestOfficersLiftAFenceOfTheMark(t *testing.T) {
+	t.Parallel()
+	g := installGoverned(t)
+	config := filepath.Join(g.Dir, "sealkeeper.yaml")
+	before := t.TempDir()
+	for _, name := range []string{"data/ledger.db", "data/publish", "witness"} {
+		copied(t, filepath.Join(g.Dir, name), filepath.Join(before, filepath.Base(name)))
+	}
+	g.start()
+	g.Stop()
+	g.putBack(before, "data/ledger.db", "data/publish", "witness")
+	has(t, g.sealctl(0, "fence", "show", "--config", config), `"reasons": []`) // no start has looked at the token
+	g.Launch()
+	if code := g.Wait(); code != 3 || !strings.Contains(g.Log.String(), "and the ledger knows") {
+		t.Fatalf("the daemon ended with %d\n%s", code, g.Log.String())
+	}
+	has(t, g.sealctl(0, "fence", "show", "--config", config), `token \"online\" has mark`)
+	g.liftFence()
+	has(t, g.sealctl(0, "fence", "show", "--config", config), `"reasons": []`, `"proposal": "`)
+	has(t, g.Command(0, "accept", "fence"), "not fenced")
+	g.start()
+	g.Stop()
+	g.Check()
+}
