@@ -341,7 +341,8 @@ func (a *Authority) due(id string, now time.Time) (urgent bool, wait time.Durati
 // signs: it is one of the keys by which lists are signed now. A version by another one is signed again.
 func (a *Authority) signs(key string) bool {
 	k, known := a.key(key)
-	return !known || k.State == ledger.KeyActive
+	_, withdrawn := a.o.Ledger.Withdrawn(key)
+	return !known || k.State == ledger.KeyActive && !withdrawn
 }
 
 // current: the newest version says everything, is young, and is by a key that still signs.

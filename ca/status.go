@@ -94,6 +94,10 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 		if k.State != ledger.KeyActive {
 			continue
 		}
+		if r, withdrawn := a.o.Ledger.Withdrawn(k.ID); withdrawn {
+			note("key-use-ending", Critical, "its compromise was lost with the ledger: sealctl propose key.compromise key="+k.ID+", then re-issue what it signed",
+				"key %s signs nothing more: its certificate is revoked since %s, and the key is active here", k.ID, r.At.UTC().Format(time.RFC3339))
+		}
 		if severity := urgency(k.NotAfter.Sub(now)); severity != "" {
 			do := "make its successor before that: sealctl propose key.generate"
 			if root(k) {
@@ -328,7 +332,11 @@ func (a *Authority) look() {
 			m.Signatures.WithLabelValues(k.ID, string(k.Purpose), result)
 		}
 		if k.State == ledger.KeyActive {
-			m.KeyUseEnds.WithLabelValues(k.ID).Set(float64(k.NotAfter.Unix()))
+			ends := k.NotAfter
+			if r, withdrawn := a.o.Ledger.Withdrawn(k.ID); withdrawn {
+				ends = r.At
+			}
+			m.KeyUseEnds.WithLabelValues(k.ID).Set(float64(ends.Unix()))
 			if used, limit := a.used(context.Background(), k); limit > 0 {
 				m.KeyUsed.WithLabelValues(k.ID).Set(float64(used) / float64(limit))
 			}

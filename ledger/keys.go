@@ -84,7 +84,10 @@ func (k Key) Ended() bool {
 }
 
 // Finishes says whether what was reserved for a key may be signed now.
-func (l *Ledger) Finishes(k Key) bool { return k.Finishes(l.o.Clock.Now()) }
+func (l *Ledger) Finishes(k Key) bool {
+	_, withdrawn := l.Withdrawn(k.ID)
+	return !withdrawn && k.Finishes(l.o.Clock.Now())
+}
 
 // migrated is a key as a row of any version says it.
 func (k Key) migrated() Key {

@@ -86,8 +86,9 @@ type Ledger struct {
 	clients   sync.Map                     // id → *ClientEntry
 	serials   sync.Map                     // serial number of a client's certificate → its id
 
-	crls    map[string]uint64 // number of each revocation list; under mu
-	revoked atomic.Pointer[revoked]
+	crls      map[string]uint64 // number of each revocation list; under mu
+	revoked   atomic.Pointer[revoked]
+	withdrawn atomic.Pointer[withdrawn] // nil: nobody asked yet
 
 	pools keyed
 	open  sync.Map // pool name → *pool

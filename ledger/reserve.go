@@ -151,7 +151,7 @@ func (l *Ledger) Reserve(ctx context.Context, a *policy.Approval, d []Draft, c *
 // KeyInactive refuses a draft for a key that does not sign (any more): draft again with the one that does.
 const KeyInactive = "key.inactive"
 
-// checkDraft compares what is true of every draft: an allowed purpose, and an active key made for it.
+// checkDraft compares what is true of every draft: an allowed purpose, and an active key made for it, whose certificate nobody revoked.
 func (l *Ledger) checkDraft(a *policy.Approval, d Draft) (Key, error) {
 	if d.TBSHash == ([32]byte{}) {
 		return Key{}, refuse("draft.hash", "a draft has no hash")
@@ -166,6 +166,9 @@ func (l *Ledger) checkDraft(a *policy.Approval, d Draft) (Key, error) {
 	case k.Purpose != d.Purpose:
 		return k, refuse("key.purpose", "key %q is for %s, not for %s", k.ID, k.Purpose, d.Purpose)
 	case k.State == KeyActive:
+		if _, withdrawn := l.Withdrawn(k.ID); withdrawn {
+			return k, refuse(KeyInactive, "the certificate of key %q is revoked", k.ID)
+		}
 		return k, nil
 	}
 	if a.Kind() == policy.KindCRL && k.Finishes(l.o.Clock.Now()) {

@@ -316,7 +316,7 @@ func (s *Signer) holder(i ledger.Item) (*pool, error) {
 			return nil, fmt.Errorf("key %q is for %s, not for %s", k.ID, k.Purpose, i.Purpose)
 		}
 		if k.State != ledger.KeyGenerated && !s.ledger.Finishes(k) { // a generated root signs itself
-			return nil, fmt.Errorf("%w: key %q is %s", ErrKeyEnded, k.ID, k.State)
+			return nil, fmt.Errorf("%w: key %q is %s, or its certificate is revoked", ErrKeyEnded, k.ID, k.State)
 		}
 		return s.pool(k.Token)
 	}

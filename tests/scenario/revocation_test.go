@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -115,7 +116,21 @@ func TestRevokedCertificatesAreListed(t *testing.T) {
 		}
 		return nil
 	})
-	a.start()
+	a.Launch() // with a signer's certificate revoked, no mdoc can be issued
+	a.UntilUp()
+	// The signer's key is active as before, and signs nothing more: status says what to do.
+	if s := a.Operations(); s.Ready || !slices.ContainsFunc(s.Conditions, func(c contract.Condition) bool {
+		return c.Name == "key-use-ending" && c.Severity == "critical" && strings.Contains(c.Do, "key.compromise key=ds-1")
+	}) {
+		t.Errorf("ready: %t, %+v", s.Ready, s.Conditions)
+	}
+	r, err := a.TryRequest(newPhone(t, 1), "revoked-signer")
+	if err == nil {
+		_, err = a.As("ward-office-1").Issue(t.Context(), client.NewKey(), r)
+	}
+	if client.Code(err) != "key.missing" {
+		t.Errorf("issued by a signer whose certificate is revoked: %v", err)
+	}
 	second := a.eventuallyCRL("iaca", func(l *x509.RevocationList) bool { return len(l.RevokedCertificateEntries) == 1 })
 	if e := second.RevokedCertificateEntries[0]; second.Number.Cmp(first.Number) <= 0 || len(e.Extensions) != 0 || !bytes.Equal(e.SerialNumber.FillBytes(make([]byte, 20)), ds) {
 		t.Errorf("number %s after %s, entry %+v", second.Number, first.Number, e)
@@ -157,7 +172,8 @@ func TestRevokedCertificatesAreListed(t *testing.T) {
 	a.Stop()
 	a.Check()
 	a.behind(func(l *ledger.Ledger) error { return l.LiftHolds(t.Context(), [][]byte{carrier}, nil) })
-	a.start()
+	a.Launch()
+	a.UntilUp()
 	last := a.eventuallyCRL("client-ca", func(l *x509.RevocationList) bool { return len(l.RevokedCertificateEntries) == 1 })
 	verify("revoked OK revoked OK OK OK")
 	a.Stop()
@@ -185,7 +201,8 @@ func TestRevokedCertificatesAreListed(t *testing.T) {
 		}
 	}
 	a.Command(0, "accept", "fence")
-	a.start()
+	a.Launch()
+	a.UntilUp()
 	jumped := a.eventuallyCRL("client-ca", func(l *x509.RevocationList) bool { return l.Number.Cmp(last.Number) > 0 })
 	if jumped.Number.Uint64() < last.Number.Uint64()+1000 || jumped.Number.Cmp(clients.Number) <= 0 || len(jumped.RevokedCertificateEntries) != 1 {
 		t.Errorf("number %s after %s, %d entries", jumped.Number, last.Number, len(jumped.RevokedCertificateEntries))
