@@ -29,7 +29,8 @@ const (
 )
 
 // VerifyStatus checks a fetched status list token, JWT or CWT, and returns the status at an index: the list must be the one that the
-// credential points to, signed under one of the roots, not expired, and long enough.
+// credential points to, signed under one of the roots, not expired, and long enough. The roots are those of the credential's own issuer: any signer below any of
+// them is believed about the list.
 func VerifyStatus(token []byte, uri string, index uint64, roots []*x509.Certificate, at time.Time) (byte, error) {
 	l, err := DecodeStatusList(token, MaxEntries)
 	if err != nil {
