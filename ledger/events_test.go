@@ -495,8 +495,12 @@ func TestALockOfACardThatIsHeld(t *testing.T) {
 
 // A held card whose number went to somebody else is decided on as any other, and stays its holder's; what was reported of the line since is none of it.
 func TestADecisionOnALineThatIsSomebodyElses(t *testing.T) {
-	for _, undo := range []bool{true, false} {
-		t.Run(decisionName(undo), func(t *testing.T) {
+	for name, how := range map[string]struct {
+		undo bool
+		then string // what is reported of the other person's line
+	}{"undo, lost": {true, "lost"}, "confirm, lost": {false, "lost"}, "undo, found": {true, "found"}, "confirm, found": {false, "found"}} {
+		t.Run(name, func(t *testing.T) {
+			undo := how.undo
 			c := newCarrier(t, 1)
 			c.fills()
 			c.flooded(1)
@@ -506,7 +510,11 @@ func TestADecisionOnALineThatIsSomebodyElses(t *testing.T) {
 			c.issue(c.request(policy.OpIssue, 2, c.phone(), false))
 			c.vouch(2, "line-1", c.clock.Now())
 			c.clock.Advance(time.Second)
-			c.wantsEffect(EventApplied)(c.event("2", "line-1", 2, "lost", c.clock.Now()))
+			effect, locked := EventApplied, 2
+			if how.then == "found" {
+				effect, locked = EventNone, 1
+			}
+			c.wantsEffect(effect)(c.event("2", "line-1", 2, how.then, c.clock.Now()))
 			_, err := c.DecideFlood(ctx, "operator", "carrier-a", noon.Truncate(time.Hour), undo, nil)
 			must(t, err)
 			must(t, c.carryOutFloods(ctx))
@@ -529,7 +537,7 @@ func TestADecisionOnALineThatIsSomebodyElses(t *testing.T) {
 			if _, err := c.event("3", "line-1", 3, "ported", c.clock.Now()); err != nil {
 				t.Fatal(err)
 			}
-			if locks := c.locks(2); len(locks) != 2 {
+			if locks := c.locks(2); len(locks) != locked {
 				t.Errorf("locks of 2: %v", locks)
 			}
 			c.check()

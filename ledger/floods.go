@@ -328,6 +328,25 @@ func (l *Ledger) lifted(ctx context.Context, key, line []byte, s state.State) ([
 	return slices.DeleteFunc(link.Held, func(lock policy.Lock) bool { return slices.Contains(s.Locks, lock) }), nil
 }
 
+// own is what a phone's line asked for when it was still its owner's, as far as it is there: without what is held, if that is undone. What is reported of the
+// line since is about somebody else's phone.
+func (l *Ledger) own(ctx context.Context, key []byte, s state.State, undo bool) (line state.Line, err error) {
+	link, _, err := get[LinkRecord](ctx, l, TableLinks, key)
+	if err != nil || link == nil {
+		return line, err
+	}
+	for _, lock := range link.Held {
+		switch r := (&state.Report{Sort: state.LineLost, At: link.Since, Lock: lock}); {
+		case !slices.Contains(s.Locks, lock) || undo && slices.Contains(s.Held, lock):
+		case line.Loss == nil:
+			line.Loss = r
+		default: // a loss and a change of the line: there are no more
+			r.Sort, line.Void = state.LineVoid, r
+		}
+	}
+	return line, nil
+}
+
 func (l *Ledger) decideCardOnce(ctx context.Context, secrets *Secrets, held, key, tag []byte, d *FloodDecision) (again bool, err error) {
 	defer l.slots.lock("\x00line" + string(tag))()
 	defer l.slots.lock(string(key))()
@@ -369,6 +388,11 @@ func (l *Ledger) decideCardOnce(ctx context.Context, secrets *Secrets, held, key
 		standing := *line
 		for _, lock := range lifted {
 			standing.Line = standing.Line.Undo(lock)
+		}
+		if line.Subject != subject {
+			if standing.Line, err = l.own(ctx, key, s, d.Undo); err != nil {
+				return false, err
+			}
 		}
 		if done, err = l.follow(ctx, key, tag, &standing, l.notAhead(), how, nil); err != nil {
 			return false, err
