@@ -440,12 +440,28 @@ func retired(k ledger.Key, now time.Time) ledger.Key {
 	return k
 }
 
+// withdrawn says of a key whether a list revokes its certificate, or the link to it: a ledger of before officers took it back would have it take over all the same.
+func (a *Authority) withdrawn(k ledger.Key) bool {
+	if _, is := a.o.Ledger.Withdrawn(k.ID); is || k.Link == nil {
+		return is
+	}
+	link, err := x509.ParseCertificate(k.Link)
+	if err != nil {
+		return false // whoever announced it has looked
+	}
+	_, is := a.o.Ledger.RevokedCertificate(pad(link.SerialNumber.Bytes()))
+	return is
+}
+
 // turn is the hand-over to a planned successor, in one commit: there is no instant with two active keys or with none.
 func (a *Authority) turn(ctx context.Context, k ledger.Key, now time.Time) (bool, time.Time, error) {
 	return a.changeKeys(ctx, now, nil, func() ([]ledger.KeyChange, error) {
 		is, _ := a.key(k.ID)
 		if is.State != ledger.KeyAnnounced {
 			return nil, nil
+		}
+		if a.withdrawn(is) {
+			return nil, fmt.Errorf("the certificate of key %s, or the link to it, is revoked: officers have to decide (key.compromise or key.deactivate)", k.ID)
 		}
 		if !a.announced(is) {
 			return nil, fmt.Errorf("the certificate of key %s is not published yet", k.ID)
@@ -471,7 +487,7 @@ func (a *Authority) turn(ctx context.Context, k ledger.Key, now time.Time) (bool
 // standby is a key that can take over now.
 func (a *Authority) standby(from ledger.Key, now time.Time) (ledger.Key, bool) {
 	for _, k := range a.o.Ledger.Keys() {
-		if k.StandsBy() && k.Purpose == from.Purpose && k.Token == from.Token && k.ID != from.ID && a.ring.has(k.ID) && !now.Before(k.NotBefore) && now.Before(k.NotAfter) {
+		if k.StandsBy() && !a.withdrawn(k) && k.Purpose == from.Purpose && k.Token == from.Token && k.ID != from.ID && a.ring.has(k.ID) && !now.Before(k.NotBefore) && now.Before(k.NotAfter) {
 			return k, true
 		}
 	}
@@ -612,6 +628,9 @@ func (a *Authority) activateKey(ctx context.Context, _ Caller, q *officer.Quorum
 		}
 		if err := a.activable(k); err != nil {
 			return nil, err
+		}
+		if a.withdrawn(k) {
+			return nil, keyProblem("state", "the certificate of key %s, or the link to it, is revoked: compromise or deactivate it", k.ID)
 		}
 		if now.Before(k.NotBefore) || !now.Before(k.NotAfter) {
 			return nil, keyProblem("state", "key %s may be used from %s to %s", k.ID, k.NotBefore.Format(time.RFC3339), k.NotAfter.Format(time.RFC3339))

@@ -91,12 +91,12 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 		if why := troubles[k.ID]; why != "" {
 			note("key-use-ending", Warning, "mend the cause; it is tried again every second", "key %s does not take its next step: %s", k.ID, why)
 		}
+		if r, withdrawn := a.o.Ledger.Withdrawn(k.ID); withdrawn && !k.Ended() {
+			note("key-use-ending", Critical, "its compromise was lost with the ledger: sealctl propose key.compromise key="+k.ID+", then re-issue what it signed",
+				"key %s signs nothing more: its certificate is revoked since %s, and here it is %s", k.ID, r.At.UTC().Format(time.RFC3339), k.State)
+		}
 		if k.State != ledger.KeyActive {
 			continue
-		}
-		if r, withdrawn := a.o.Ledger.Withdrawn(k.ID); withdrawn {
-			note("key-use-ending", Critical, "its compromise was lost with the ledger: sealctl propose key.compromise key="+k.ID+", then re-issue what it signed",
-				"key %s signs nothing more: its certificate is revoked since %s, and the key is active here", k.ID, r.At.UTC().Format(time.RFC3339))
 		}
 		if severity := urgency(k.NotAfter.Sub(now)); severity != "" {
 			do := "make its successor before that: sealctl propose key.generate"

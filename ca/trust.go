@@ -49,6 +49,10 @@ func (a *Authority) shelveCertificates(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("certificate of %s: %w", k.ID, err)
 		}
+		// What its certificate's revocation says of a key counts also where the ledger is one of before that.
+		if r, withdrawn := a.o.Ledger.Withdrawn(k.ID); withdrawn && k.State != ledger.KeyDestroyed {
+			k.State, k.Since = ledger.KeyCompromised, r.At
+		}
 		if k.State == ledger.KeyActive {
 			a.o.Metrics.CertExpires.WithLabelValues(k.ID).Set(float64(cert.NotAfter.Unix()))
 		}
