@@ -339,7 +339,7 @@ func TestAPlannedKeyIsTakenBack(t *testing.T) {
 		b.until(ca+"-3", "active")
 	}
 
-	s.set("C_GenerateKeyPair fault=slow ms=5000 times=1")
+	s.set("C_GenerateKeyPair fault=slow ms=15000 times=1")
 	b.execute(key("ds-3"))
 	for began := time.Now(); s.fired() == 0; time.Sleep(20 * time.Millisecond) {
 		if time.Since(began) > patience {
