@@ -188,6 +188,7 @@ func TestKeysLives(t *testing.T) {
 	step := func(to ledger.KeyState, a officer.Action, p officer.Parameters) {
 		x := h.decided(a, p)
 		h.clock.Advance(24 * time.Hour)
+		x.At = h.clock.Now()
 		k.State = to
 		must(t, h.l.ChangeKeys(t.Context(), h.clock.Now(), []ledger.KeyChange{{Key: k, Cause: ledger.CauseOfficers, Proposal: x.ID, By: x.By}}, x))
 	}
