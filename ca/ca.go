@@ -371,7 +371,7 @@ func (a *Authority) WhoAmI(c Caller) (contract.WhoAmI, bool) {
 func (a *Authority) activeKey(p policy.Purpose, at time.Time) (ledger.Key, error) {
 	var best ledger.Key
 	for _, k := range a.o.Ledger.Keys() {
-		if _, withdrawn := a.o.Ledger.Withdrawn(k.ID); !withdrawn && k.Purpose == p && k.State == ledger.KeyActive && at.Before(k.NotAfter) && (best.ID == "" || k.Since.After(best.Since)) {
+		if k.Purpose == p && a.o.Ledger.Signs(k) && at.Before(k.NotAfter) && (best.ID == "" || k.Since.After(best.Since)) {
 			best = k
 		}
 	}

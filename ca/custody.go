@@ -267,7 +267,7 @@ func (s *selftests) once(ctx context.Context, a *Authority) {
 	}
 	var errs []error
 	for _, k := range a.o.Ledger.Keys() {
-		if _, withdrawn := a.o.Ledger.Withdrawn(k.ID); withdrawn || k.State != ledger.KeyActive || policy.SelftestBytes(k.Purpose, k.Algorithm) == nil {
+		if !a.o.Ledger.Signs(k) || policy.SelftestBytes(k.Purpose, k.Algorithm) == nil {
 			continue
 		}
 		if at := s.at[k.ID]; at.IsZero() || now.Sub(at) >= policy.SelftestEvery {

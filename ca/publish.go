@@ -341,8 +341,7 @@ func (a *Authority) due(id string, now time.Time) (urgent bool, wait time.Durati
 // signs: it is one of the keys by which lists are signed now. A version by another one is signed again.
 func (a *Authority) signs(key string) bool {
 	k, known := a.key(key)
-	_, withdrawn := a.o.Ledger.Withdrawn(key)
-	return !known || k.State == ledger.KeyActive && !withdrawn
+	return !known || a.o.Ledger.Signs(k)
 }
 
 // current: the newest version says everything, is young, and is by a key that still signs.

@@ -37,3 +37,12 @@ func (l *Ledger) Withdrawn(key string) (Revocation, bool) {
 	r, is := w.of[key]
 	return r, is
 }
+
+// Signs says whether a key signs what is new: it is in use, and nobody revoked its certificate.
+func (l *Ledger) Signs(k Key) bool {
+	if k.State != KeyActive {
+		return false
+	}
+	_, withdrawn := l.Withdrawn(k.ID)
+	return !withdrawn
+}
