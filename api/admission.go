@@ -11,14 +11,13 @@ import (
 // admission bounds how many requests wait for a signature. It refuses early instead of queueing (F39), and one client can't take every
 // place (F41). Locks, unlocks and revocations never pass through it (F40).
 type admission struct {
-	mu       sync.Mutex
-	max      int
-	share    int // of one client
-	held     int
-	clients  map[string]int       // bounded by held
-	paced    map[string]time.Time // client → when its next refusal is due; of clients that have a certificate of ours alone
-	draining bool
-	drains   chan struct{} // closed when it begins
+	mu      sync.Mutex
+	max     int
+	share   int // of one client
+	held    int
+	clients map[string]int       // bounded by held
+	paced   map[string]time.Time // client → when its next refusal is due; of clients that have a certificate of ours alone
+	drains  chan struct{}        // closed when a drain begins
 }
 
 func newAdmission(most int) admission {
@@ -37,10 +36,6 @@ const (
 func (a *admission) pause(ctx context.Context, client string) {
 	now := time.Now()
 	a.mu.Lock()
-	if a.draining {
-		a.mu.Unlock()
-		return
-	}
 	due := a.paced[client]
 	if due.Before(now) {
 		due = now
@@ -67,7 +62,7 @@ func (a *admission) enter(client string) (leave func(), err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
-	case a.draining:
+	case a.drained():
 		return nil, &ca.Problem{Code: "draining", Detail: "this appliance is shutting down", RetryIn: retryDrain}
 	case a.held >= a.max:
 		return nil, &ca.Problem{Code: "overloaded", Detail: "too many issue requests are in flight", RetryIn: retryBusy}
@@ -89,14 +84,16 @@ func (a *admission) enter(client string) (leave func(), err error) {
 func (a *admission) drain() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !a.draining {
-		a.draining = true
+	if !a.drained() {
 		close(a.drains)
 	}
 }
 
 func (a *admission) drained() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.draining
+	select {
+	case <-a.drains:
+		return true
+	default:
+		return false
+	}
 }
