@@ -16,22 +16,29 @@ import (
 	"sealkeeper/internal/metrics"
 )
 
-// Two thousand connections that send nothing, half a header, or one request and then nothing keep nobody out (F24), and never are there
-// more open ones than the bound.
-func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
+// bounded serves "ok" on as many connections.
+func bounded(t *testing.T, most int) (*Edge, *connections) {
+	t.Helper()
 	e := &Edge{o: Options{Metrics: metrics.New()}}
 	raw, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })}
-	const most = 64
 	l := e.Bound("test", raw, s, most)
 	go s.Serve(l)
-	defer s.Close()
+	t.Cleanup(func() { s.Close() })
+	return e, l.(*connections)
+}
+
+// Two thousand connections that send nothing, half a header, or one request and then nothing keep nobody out (F24), and never are there
+// more open ones than the bound.
+func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
+	const most = 64
+	e, b := bounded(t, most)
 
 	for i := range 2000 {
-		c, err := net.Dial("tcp", raw.Addr().String())
+		c, err := net.Dial("tcp", b.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -45,7 +52,7 @@ func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
 		if i%100 != 0 {
 			continue
 		}
-		good, err := net.Dial("tcp", raw.Addr().String())
+		good, err := net.Dial("tcp", b.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -55,7 +62,6 @@ func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
 			t.Fatalf("behind %d others: %v", i, err)
 		}
 		good.Close()
-		b := l.(*connections)
 		b.mu.Lock()
 		open := b.open
 		b.mu.Unlock()
@@ -165,17 +171,10 @@ func TestPulse(t *testing.T) {
 // A full listener lets in who comes next, however fast others knock after it: who has been there for some ms has its handshake under way, and those who hold many
 // connections lose one of them first.
 func TestWhoJustCameIsNotClosedForTheNext(t *testing.T) {
-	e := &Edge{o: Options{Metrics: metrics.New()}}
-	raw, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })}
 	const most = 64
-	go s.Serve(e.Bound("test", raw, s, most))
-	defer s.Close()
+	e, b := bounded(t, most)
 	dial := func() net.Conn {
-		c, err := net.Dial("tcp", raw.Addr().String())
+		c, err := net.Dial("tcp", b.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -686,17 +686,7 @@ func TestSlowClientIsClosed(t *testing.T) {
 	go func() { _ = s.Serve(l) }()
 	defer s.Close()
 
-	send := func(text string) *bufio.Reader {
-		c, err := net.Dial("tcp", l.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { c.Close() })
-		if _, err := io.WriteString(c, text); err != nil {
-			t.Fatal(err)
-		}
-		return bufio.NewReader(c)
-	}
+	send := func(text string) *bufio.Reader { return bufio.NewReader(sent(t, l.Addr(), text)) }
 	half := send("POST /v1/locks HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"docum")
 	w, err := http.ReadResponse(half, nil)
 	if err != nil {
@@ -794,17 +784,21 @@ func (h *house) at(t *testing.T, returned func(path string)) (send func(text str
 	}
 	go func() { _ = s.Serve(l) }()
 	t.Cleanup(func() { s.Close() })
-	return func(text string) net.Conn {
-		c, err := net.Dial("tcp", l.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { c.Close() })
-		if _, err := io.WriteString(c, text); err != nil {
-			t.Fatal(err)
-		}
-		return c
+	return func(text string) net.Conn { return sent(t, l.Addr(), text) }
+}
+
+// sent is a connection on which a text was sent.
+func sent(t *testing.T, to net.Addr, text string) net.Conn {
+	t.Helper()
+	c, err := net.Dial(to.Network(), to.String())
+	if err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { c.Close() })
+	if _, err := io.WriteString(c, text); err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 func posted(path, name, body string, length int) string {
