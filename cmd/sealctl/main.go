@@ -507,7 +507,7 @@ func verifyCommand(o *options) *cobra.Command {
 func fsckCommand(o *options) *cobra.Command {
 	var path, publish, textfile string
 	var repair bool
-	c := &cobra.Command{Use: "fsck --ledger FILE", Short: "Check a ledger's invariants (while the daemon is stopped, or on a copy)", Args: cobra.NoArgs,
+	c := &cobra.Command{Use: "fsck --ledger FILE", Short: "Check a ledger's invariants, also beside a running daemon", Args: cobra.NoArgs,
 		Example: "  sealctl fsck --ledger /var/lib/sealkeeper/ledger.db --publish /var/lib/sealkeeper/publish",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := fsck.Run(cmd.Context(), fsck.Options{Ledger: path, Publish: publish})

@@ -85,7 +85,6 @@ func (r *Report) check(invariant, title string) *Check {
 // run is the state of one check-up.
 type run struct {
 	ctx          context.Context
-	o            Options
 	a            *ledger.Audit
 	r            *Report
 	leaves       map[string]leafAt              // "reserve" leaves by reservation
@@ -109,6 +108,7 @@ type run struct {
 	executed     map[string][]uint64    // entries that carried a proposal out
 	set          map[string]bool        // what officers set, by what the journal says last
 	clock        string                 // the last that was accepted
+	outside      map[string][]outside   // what is published, by kind
 	begun        map[string]bool        // campaigns in leaves
 	done, marked map[string]int         // their cards, at their end and one by one
 	ended        map[string]time.Time   // when campaigns came to their end
@@ -165,17 +165,21 @@ type again struct {
 	one, other string // reservations
 }
 
-// Run checks a ledger file. The error says that it could not be read at all; what is wrong in it is in the report.
+// Run checks a ledger file. The error says that it could not be read at all; what is wrong in it is in the report. A daemon may run meanwhile.
 func Run(ctx context.Context, o Options) (*Report, error) {
 	if _, err := os.Stat(o.Ledger); err != nil {
 		return nil, fmt.Errorf("ledger: %w", err)
+	}
+	seen, err := look(o.Publish) // before the snapshot: what is published was settled before
+	if err != nil {
+		return nil, fmt.Errorf("publish directory: %w", err)
 	}
 	a, err := ledger.OpenAudit(ctx, o.Ledger)
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", o.Ledger, err)
 	}
 	defer a.Close()
-	f := &run{ctx: ctx, o: o, a: a, r: &Report{Ledger: o.Ledger}, leaves: map[string]leafAt{}, settled: map[string]struct{}{}, givenUp: map[string]struct{}{}, tries: map[string][]triedAt{}, outcomes: map[string]map[attempt]outcome{},
+	f := &run{ctx: ctx, a: a, outside: seen, r: &Report{Ledger: o.Ledger}, leaves: map[string]leafAt{}, settled: map[string]struct{}{}, givenUp: map[string]struct{}{}, tries: map[string][]triedAt{}, outcomes: map[string]map[attempt]outcome{},
 		reservations: map[string]ledger.ReservationRecord{}, credentials: map[slot]ledger.CredentialRecord{}, counters: map[string]uint64{}, lists: map[string]ledger.ListRecord{}, images: map[string][]byte{}, keys: map[string]ledger.Key{}, windows: map[window]uint64{}, latches: map[string]map[uint64]int64{},
 		decisions: map[uint64]decision{}, inUse: map[string]bool{}, restored: map[uint64]bool{}, revoked: map[string][]revokedAt{}, crlNumbers: map[string]uint64{}, proposed: map[string][]string{}, executed: map[string][]uint64{}, set: map[string]bool{}, begun: map[string]bool{}, done: map[string]int{}, marked: map[string]int{}, lifted: map[string]bool{}, liftedAt: map[string]uint64{}, begunAt: map[string]uint64{}, placed: map[string]heldAt{}, ended: map[string]time.Time{}, forgotten: map[string]int{}, gone: map[string]bool{}, holding: map[string]int{},
 		custody: custody{entries: map[string]uint64{}, before: map[string]bool{}, registries: map[string]struct{}{}}}
@@ -849,9 +853,49 @@ func signedBy(spki, tbs, sig []byte) bool {
 	return false
 }
 
+// outside is a list in the publish directory.
+type outside struct {
+	name    string // of its description
+	meta    ledger.ListMeta
+	damaged error
+	token   []byte // nil: not there
+}
+
+// look reads what is published.
+func look(dir string) (map[string][]outside, error) {
+	if dir == "" {
+		return nil, nil
+	}
+	found := map[string][]outside{}
+	for _, kind := range []string{"status-lists", "crl"} {
+		metas, err := filepath.Glob(filepath.Join(dir, kind, "*.json"))
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range metas {
+			data, err := os.ReadFile(name)
+			if err != nil {
+				return nil, err
+			}
+			p := outside{name: name}
+			p.meta, p.damaged = ledger.ParseListMeta(data)
+			if p.damaged == nil && p.meta.File != filepath.Base(p.meta.File) {
+				p.damaged = fmt.Errorf("it names a file elsewhere, %q", p.meta.File)
+			}
+			if p.damaged == nil {
+				if p.token, err = os.ReadFile(filepath.Join(dir, kind, p.meta.File)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					return nil, err
+				}
+			}
+			found[kind] = append(found[kind], p)
+		}
+	}
+	return found, nil
+}
+
 // published: nothing outside is ahead of the ledger, and what is there is what was settled (I4).
 func (f *run) published() error {
-	if f.o.Publish == "" {
+	if f.outside == nil {
 		return nil
 	}
 	c := f.r.check("I4", "published lists are those that were settled")
@@ -859,39 +903,25 @@ func (f *run) published() error {
 	if err := f.a.Versions(f.ctx, func(_ uint64, v ledger.VersionRecord) error { settled[v.ID] = v; return nil }); err != nil {
 		return err
 	}
-	dir := filepath.Join(f.o.Publish, "status-lists")
-	metas, err := filepath.Glob(filepath.Join(dir, "*.json"))
-	if err != nil {
-		return err
-	}
-	for _, name := range metas {
+	for _, p := range f.outside["status-lists"] {
 		c.Checked++
-		var m ledger.ListMeta
-		data, err := os.ReadFile(name)
-		if err == nil {
-			m, err = ledger.ParseListMeta(data)
-		}
-		if err != nil || m.File != filepath.Base(m.File) {
-			c.fail("%s: %v", name, err)
+		if p.damaged != nil {
+			c.fail("%s: %v", p.name, p.damaged)
 			continue
 		}
-		v, ok := settled[m.ID]
+		v, ok := settled[p.meta.ID]
 		if !ok {
-			c.fail("%s: the ledger settled no version of list %s", name, m.ID)
+			c.fail("%s: the ledger settled no version of list %s", p.name, p.meta.ID)
 			continue
 		}
-		token, err := os.ReadFile(filepath.Join(dir, m.File))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		t, err := verifier.DecodeStatusList(token, verifier.MaxEntries)
+		t, err := verifier.DecodeStatusList(p.token, verifier.MaxEntries)
 		switch {
 		case err != nil:
-			c.fail("%s: %v", m.File, err)
-		case m.Version > v.Version || t.Version > v.Version:
-			c.fail("%s: version %d is ahead of the ledger's %d", m.File, max(m.Version, t.Version), v.Version)
-		case t.Version == v.Version && !bytes.Equal(token, v.Token):
-			c.fail("%s: version %d has other bytes than were settled", m.File, t.Version)
+			c.fail("%s: %v", p.meta.File, err)
+		case p.meta.Version > v.Version || t.Version > v.Version:
+			c.fail("%s: version %d is ahead of the ledger's %d", p.meta.File, max(p.meta.Version, t.Version), v.Version)
+		case t.Version == v.Version && !bytes.Equal(p.token, v.Token):
+			c.fail("%s: version %d has other bytes than were settled", p.meta.File, t.Version)
 		}
 	}
 	return nil

@@ -3,12 +3,8 @@ package fsck
 import (
 	"bytes"
 	"crypto/x509"
-	"errors"
 	"fmt"
-	"io/fs"
 	"math/big"
-	"os"
-	"path/filepath"
 	"time"
 
 	"sealkeeper/ledger"
@@ -100,7 +96,8 @@ func (f *run) revocations() error {
 	}); err != nil {
 		return err
 	}
-	return f.publishedCRLs(c, numbers)
+	f.publishedCRLs(c, numbers)
+	return nil
 }
 
 // crl compares one list with what it has to say.
@@ -153,46 +150,28 @@ func (f *run) crl(r ledger.CRLRecord, rows map[string]ledger.Revocation, certifi
 }
 
 // publishedCRLs: no list outside is ahead of the ledger, and each is the one that was settled.
-func (f *run) publishedCRLs(c *Check, numbers map[string]ledger.CRLRecord) error {
-	if f.o.Publish == "" {
-		return nil
-	}
-	metas, err := filepath.Glob(filepath.Join(f.o.Publish, "crl", "*.json"))
-	if err != nil {
-		return err
-	}
-	for _, name := range metas {
+func (f *run) publishedCRLs(c *Check, numbers map[string]ledger.CRLRecord) {
+	for _, p := range f.outside["crl"] {
 		c.Checked++
-		data, err := os.ReadFile(name)
-		if err != nil {
-			return err
-		}
-		m, err := ledger.ParseListMeta(data)
-		r, known := numbers[m.ID]
+		r, known := numbers[p.meta.ID]
 		switch {
-		case err != nil || m.File != filepath.Base(m.File):
-			c.fail("%s: %v", name, err)
+		case p.damaged != nil:
+			c.fail("%s: %v", p.name, p.damaged)
 			continue
-		case !known || m.Version > r.Number:
-			c.fail("%s: number %d of CRL %s is ahead of the ledger's %d", name, m.Version, m.ID, r.Number)
+		case !known || p.meta.Version > r.Number:
+			c.fail("%s: number %d of CRL %s is ahead of the ledger's %d", p.name, p.meta.Version, p.meta.ID, r.Number)
 			continue
-		}
-		der, err := os.ReadFile(filepath.Join(f.o.Publish, "crl", m.File))
-		if errors.Is(err, fs.ErrNotExist) { // its number is written first
+		case p.token == nil: // its number is written first
 			continue
 		}
-		if err != nil {
-			return err
-		}
-		list, err := x509.ParseRevocationList(der)
+		list, err := x509.ParseRevocationList(p.token)
 		switch {
 		case err != nil:
-			c.fail("%s: %v", m.File, err)
+			c.fail("%s: %v", p.meta.File, err)
 		case list.Number == nil || list.Number.Cmp(new(big.Int).SetUint64(r.Number)) > 0:
-			c.fail("%s: number %v is ahead of the ledger's %d", m.File, list.Number, r.Number)
-		case list.Number.Cmp(new(big.Int).SetUint64(r.Number)) == 0 && !bytes.Equal(der, r.DER):
-			c.fail("%s: number %v has other bytes than were settled", m.File, list.Number)
+			c.fail("%s: number %v is ahead of the ledger's %d", p.meta.File, list.Number, r.Number)
+		case list.Number.Cmp(new(big.Int).SetUint64(r.Number)) == 0 && !bytes.Equal(p.token, r.DER):
+			c.fail("%s: number %v has other bytes than were settled", p.meta.File, list.Number)
 		}
 	}
-	return nil
 }
