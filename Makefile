@@ -76,7 +76,7 @@ check:
 interop: ## verifiers written by others agree with every step of the demo
 	@$(MAKE) --no-print-directory build
 	@$(GO) build -o bin/demo ./tests/demo
-	@DEMO_WORK=.demo/interop-work DEMO_OUT=.demo/interop bin/demo >.demo-interop.log 2>&1 || (cat .demo-interop.log; exit 1)
+	@DEMO_WORK=.demo/interop-work DEMO_OUT=.demo/interop DEMO_PHASE=20s bin/demo >.demo-interop.log 2>&1 || (cat .demo-interop.log; exit 1)
 	@rm -f .demo-interop.log
 	cd tests/interop && npm ci --no-audit --no-fund --silent
 	node tests/interop/verify.mjs .demo/interop

@@ -865,9 +865,6 @@ func TestLongRequestsAreAlone(t *testing.T) {
 			if err != nil || i == 0 {
 				t.Errorf("generate after %d signatures: %v", i, err)
 			}
-			if n := len(h.starts()); n != 2 {
-				t.Errorf("%d starts: a worker was replaced", n)
-			}
 			return
 		default:
 		}

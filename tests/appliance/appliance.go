@@ -347,7 +347,8 @@ func (a *Appliance) Post(id, path, key string, body any) (status int, answer []b
 	a.mu.Lock()
 	h := a.raw[id]
 	if h == nil {
-		h = &http.Client{Timeout: 60 * time.Second, Transport: &http.Transport{TLSClientConfig: a.TLS(id), MaxIdleConnsPerHost: 64}}
+		// A transport that needs a connection opens one, and may not use it: the appliance closes it after 5 s, and a request that meets that fails.
+		h = &http.Client{Timeout: 60 * time.Second, Transport: &http.Transport{TLSClientConfig: a.TLS(id), MaxIdleConnsPerHost: 64, IdleConnTimeout: 4 * time.Second}}
 		a.raw[id] = h
 	}
 	a.mu.Unlock()
@@ -591,7 +592,7 @@ func (a *Appliance) NoPersons(subject string) {
 // UntilUp waits for the issuance listener alone: a daemon that will crash in its publisher never gets ready.
 func (a *Appliance) UntilUp() {
 	a.t.Helper()
-	for range 1500 {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
 		if _, _, err := a.Post("ward-office-1", "/v1/nonces", "", contract.NonceRequest{DocumentType: KR}); err == nil {
 			return
 		}

@@ -24,7 +24,7 @@ func TestDemo(t *testing.T) {
 		t.Helper()
 		c := exec.Command(name, args...)
 		c.Dir = root
-		c.Env = append(os.Environ(), "DEMO_BIN="+dir, "DEMO_WORK="+filepath.Join(dir, "work"), "DEMO_OUT="+filepath.Join(dir, "out"))
+		c.Env = append(os.Environ(), "DEMO_BIN="+dir, "DEMO_WORK="+filepath.Join(dir, "work"), "DEMO_OUT="+filepath.Join(dir, "out"), "DEMO_PHASE=20s")
 		out, err := c.CombinedOutput()
 		if err != nil {
 			t.Fatalf("%s %v: %v\n%s", name, args, err, out)

@@ -274,7 +274,7 @@ func TestOwnClientRenewsItself(t *testing.T) {
 	ra := build(t)
 	o := open(t)
 	o.serve(ra)
-	life := 2 * policy.LeastClientLife // a third of it is what a renewal has on a busy machine
+	life := 3 * policy.LeastClientLife // a third of it is what a renewal has on a busy machine
 	o.enrol(life, "office-2")
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

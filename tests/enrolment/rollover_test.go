@@ -56,7 +56,7 @@ func (o *office) authority(key string) *x509.Certificate {
 func shown(port int, root *x509.Certificate) (chain []*x509.Certificate, asks [][]byte, err error) {
 	pool := x509.NewCertPool()
 	pool.AddCert(root)
-	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: 5 * time.Second}, "tcp", fmt.Sprintf("127.0.0.1:%d", port), &tls.Config{RootCAs: pool, GetClientCertificate: func(r *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: 30 * time.Second}, "tcp", fmt.Sprintf("127.0.0.1:%d", port), &tls.Config{RootCAs: pool, GetClientCertificate: func(r *tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		asks = r.AcceptableCAs
 		return new(tls.Certificate), nil
 	}})
@@ -151,7 +151,7 @@ func TestAnotherClientCA(t *testing.T) {
 	}
 	begun := now()
 	ends := begun.Add(125 * tick)
-	o.roll(2, begun.Add(15*tick), begun.Add(100*tick), ends)
+	o.roll(2, begun.Add(30*tick), begun.Add(100*tick), ends)
 	o.until("client-ca-2", "announced")
 	eventually(t, "the root that is to come is published", func() bool {
 		r, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/certificates/client-ca-2.link.pem", o.Ports[1]))

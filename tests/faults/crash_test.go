@@ -581,7 +581,7 @@ func (c *crash) run(t *testing.T, a *appliance.Appliance) {
 		a.Stop()
 		a.Start(env)
 		from := time.Now().Add(time.Second).Truncate(time.Second)
-		order := contract.ScheduleRequest{DocumentType: appliance.KR, Subject: subject, Schedule: "case-1", Operation: "lock", Reason: "admin_hold", From: from, To: from.Add(12 * time.Second)} // long enough for a slow start in between
+		order := contract.ScheduleRequest{DocumentType: appliance.KR, Subject: subject, Schedule: "case-1", Operation: "lock", Reason: "admin_hold", From: from, To: from.Add(30 * time.Second)} // long enough for a slow start in between
 		if c.by == "cancel" {
 			order.From, order.To = from.Add(time.Hour), time.Time{}
 		}

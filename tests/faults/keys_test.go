@@ -247,7 +247,7 @@ func TestKeysTakeOverWhileTheHSMHangs(t *testing.T) {
 		t.Skip("SEAL_FAULTS=all")
 	}
 	b := boarded(t)
-	s := newShim(t, b.Appliance, workers)
+	s := newShim(t, b.Appliance, unhurried)
 	b.Start()
 	now := time.Now().UTC().Truncate(time.Second)
 	plan := func(id, succeeds string, p policy.Purpose, activate time.Time) *officer.Generate {
@@ -266,7 +266,7 @@ func TestKeysTakeOverWhileTheHSMHangs(t *testing.T) {
 		}
 	}
 	b.until("ds-2", "active")
-	if strings.Contains(b.Log.String(), "reason=hung") {
+	if strings.Contains(b.Log.String(), `"reason":"hung"`) {
 		t.Errorf("it took over after the worker that hung was replaced:\n%s", tail(b.Appliance))
 	}
 	b.until("sdjwt-2", "active") // by the worker's successor

@@ -175,7 +175,7 @@ func TestCarrierFlood(t *testing.T) {
 		}
 		return r
 	}
-	programme.Left(time.Hour, 2*time.Minute) // the threshold is an hour's
+	programme.Left(time.Hour, 5*time.Minute) // the threshold is an hour's
 	report(people[0], 1, evidence.LineLost, "applied")
 	for _, p := range people[1:] {
 		report(p, 1, evidence.LineLost, "held")

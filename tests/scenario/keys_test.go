@@ -228,9 +228,10 @@ func TestKeysChangeUnderLoad(t *testing.T) {
 	l.more(20)
 	before := g.trust()
 
-	at := time.Now().Add(10 * time.Second).Truncate(time.Second) // all three are decided on by then, on a slow machine too
+	announced := time.Now().Add(-time.Second)
+	at := time.Now().Add(10 * time.Second).Truncate(time.Second) // all three are decided on by then, or what is not takes over at once
 	for _, k := range []struct{ id, purpose, old string }{{"ds-2", "mdoc", "ds-1"}, {"sdjwt-issuer-2", "sd-jwt", "sdjwt-issuer-1"}, {"status-2", "status-list", "status-1"}} {
-		g.plan(k.id, k.purpose, k.old, time.Now().Add(-time.Second), at)
+		g.plan(k.id, k.purpose, k.old, announced, at)
 	}
 	g.plan("ds-3", "mdoc", "", time.Now().Add(-time.Second), time.Time{}) // stands by
 	for _, id := range []string{"ds-2", "sdjwt-issuer-2", "status-2", "ds-3"} {

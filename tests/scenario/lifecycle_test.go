@@ -176,7 +176,7 @@ func TestSchedules(t *testing.T) {
 	_, sd := byFormat(out)
 	now := time.Now().Truncate(time.Second)
 	order := func(who string, bend func(*contract.ScheduleRequest)) error {
-		r := contract.ScheduleRequest{DocumentType: kr, Subject: "order-1", Schedule: "case-1", Operation: "lock", Reason: "admin_hold", From: now.Add(10 * time.Second), To: now.Add(40 * time.Second)}
+		r := contract.ScheduleRequest{DocumentType: kr, Subject: "order-1", Schedule: "case-1", Operation: "lock", Reason: "admin_hold", From: now.Add(10 * time.Second), To: now.Add(70 * time.Second)}
 		if bend != nil {
 			bend(&r)
 		}
@@ -209,6 +209,7 @@ func TestSchedules(t *testing.T) {
 	time.Sleep(time.Until(now.Add(10500 * time.Millisecond))) // it begins while the appliance is down
 	a.start()
 	a.Eventually(sd.Status, verifier.Suspended)
+	time.Sleep(time.Until(now.Add(70 * time.Second)))
 	a.Eventually(sd.Status, verifier.Valid)
 	if _, err := a.As("ministry").CancelSchedule(ctx, contract.ScheduleCancel{DocumentType: kr, Subject: "order-1", Schedule: "far"}); err != nil {
 		t.Fatal(err)

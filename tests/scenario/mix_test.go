@@ -243,8 +243,9 @@ func TestEveryItemInEveryPlace(t *testing.T) {
 		}
 	}
 	for n, c := range all {
-		vouch()
 		for i, e := range c.Request.Evidence {
+			vouch()
+			e = c.Request.Evidence[i]
 			kind := e.Kind
 			put := func(text string) contract.IssueRequest {
 				r := c.Request

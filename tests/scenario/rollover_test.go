@@ -149,9 +149,10 @@ func TestAnotherRootTakesOver(t *testing.T) {
 	l.more(5) // by signers of the old root
 
 	// Signers that are made from now on are under the new root, and the old ones go on until officers put others in their place.
-	at := time.Now().Add(10 * time.Second) // all three are decided on by then, on a slow machine too
+	announced := time.Now().Add(-time.Second)
+	at := time.Now().Add(10 * time.Second) // all three are decided on by then, or what is not takes over at once
 	for _, k := range []struct{ id, purpose, old string }{{"ds-2", "mdoc", "ds-1"}, {"sdjwt-issuer-2", "sd-jwt", "sdjwt-issuer-1"}, {"status-2", "status-list", "status-1"}} {
-		g.plan(k.id, k.purpose, k.old, time.Now().Add(-time.Second), at)
+		g.plan(k.id, k.purpose, k.old, announced, at)
 	}
 	for _, id := range []string{"ds-2", "sdjwt-issuer-2", "status-2"} {
 		g.until(id, "active", time.Minute)

@@ -63,13 +63,17 @@ func TestCertificatesOnHold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	refused("certificate.hold", "certificate.hold", hex.EncodeToString(signer.SerialNumber.FillBytes(make([]byte, 20))), signer.Subject.CommonName)
-	refused("certificate.other", "certificate.hold", carrier, "telecom-b")
-	refused("certificate.unknown", "certificate.hold", hex.EncodeToString(make([]byte, 20)), "telecom-a")
-	refused("certificate.own", "certificate.hold", one(clients()["officers"]), "officers")
-	refused("certificate.not_held", "certificate.lift", carrier, "telecom-a")
-	if status, code, err := open.ask(); status != 200 || err != nil {
-		t.Fatalf("after what was refused: %d %s %v", status, code, err)
+	for _, r := range []struct{ code, action, serial, of string }{
+		{"certificate.hold", "certificate.hold", hex.EncodeToString(signer.SerialNumber.FillBytes(make([]byte, 20))), signer.Subject.CommonName},
+		{"certificate.other", "certificate.hold", carrier, "telecom-b"},
+		{"certificate.unknown", "certificate.hold", hex.EncodeToString(make([]byte, 20)), "telecom-a"},
+		{"certificate.own", "certificate.hold", one(clients()["officers"]), "officers"},
+		{"certificate.not_held", "certificate.lift", carrier, "telecom-a"},
+	} {
+		refused(r.code, r.action, r.serial, r.of)
+		if status, code, err := open.ask(); status != 200 || err != nil {
+			t.Fatalf("after %s: %d %s %v", r.code, status, code, err)
+		}
 	}
 
 	g.together(args("certificate.hold", carrier, "telecom-a")...)

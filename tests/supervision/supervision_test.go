@@ -26,13 +26,13 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(appliance.Main(m)) }
 
-const patience = 30 * time.Second // for what must come
+const patience = time.Minute // for what must come
 
 // supervisor is systemd, as far as the daemon can tell.
 type supervisor struct {
 	t         *testing.T
 	a         *appliance.Appliance
-	ear       *net.UnixConn
+	said      chan message
 	address   string
 	listeners []*os.File // none: the daemon opens its own
 	names     string
@@ -51,19 +51,43 @@ func supervise(t *testing.T, abstract bool) *supervisor {
 	if s.address = filepath.Join(dir, "notify"); abstract {
 		s.address = "@" + s.address
 	}
-	if s.ear, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: s.address, Net: "unixgram"}); err != nil {
+	ear, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: s.address, Net: "unixgram"})
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.ear.Close() })
-	raw, err := s.ear.SyscallConn()
+	t.Cleanup(func() { ear.Close() })
+	raw, err := ear.SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, 1) }), err); err != nil {
 		t.Fatal(err)
 	}
+	s.said = make(chan message, 10_000)
+	go listen(ear, s.said)
 	s.a.Prepare = s.prepare
 	return s
+}
+
+// message is one of the daemon, and who the kernel says has sent it.
+type message struct {
+	text string
+	from []unix.SocketControlMessage
+	err  error
+}
+
+// listen takes what is said at once, as a supervisor does: its socket holds ten messages, and what comes on top of them is lost.
+func listen(ear *net.UnixConn, said chan<- message) {
+	defer close(said)
+	for {
+		text, oob := make([]byte, 4096), make([]byte, 256)
+		n, m, _, _, err := ear.ReadMsgUnix(text, oob)
+		if err != nil { // the test is over
+			return
+		}
+		from, err := unix.ParseSocketControlMessage(oob[:m])
+		said <- message{string(text[:n]), from, err}
+	}
 }
 
 // activate opens the sockets, as socket units do.
@@ -110,25 +134,23 @@ func shell(c *exec.Cmd, script string) {
 // hear returns the next message, or "" if none comes in time. It must be the daemon's own (NotifyAccess=main).
 func (s *supervisor) hear(within time.Duration) string {
 	s.t.Helper()
-	if err := s.ear.SetReadDeadline(time.Now().Add(within)); err != nil {
-		s.t.Fatal(err)
+	var m message
+	select {
+	case m = <-s.said:
+	default: // what has come is heard, however late it is
+		select {
+		case m = <-s.said:
+		case <-time.After(within):
+			return ""
+		}
 	}
-	text, oob := make([]byte, 4096), make([]byte, 256)
-	n, m, _, _, err := s.ear.ReadMsgUnix(text, oob)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return ""
+	if m.err != nil || len(m.from) != 1 {
+		s.t.Fatalf("no credentials came with %q: %v", m.text, m.err)
 	}
-	if err != nil {
-		s.t.Fatal(err)
+	if who, err := unix.ParseUnixCredentials(&m.from[0]); err != nil || s.a.Daemon != nil && int(who.Pid) != s.a.Daemon.Process.Pid {
+		s.t.Fatalf("%q was sent by %+v, not by the daemon (%d): %v", m.text, who, s.a.Daemon.Process.Pid, err)
 	}
-	control, err := unix.ParseSocketControlMessage(oob[:m])
-	if err != nil || len(control) != 1 {
-		s.t.Fatalf("no credentials came with %q: %v", text[:n], err)
-	}
-	if who, err := unix.ParseUnixCredentials(&control[0]); err != nil || s.a.Daemon != nil && int(who.Pid) != s.a.Daemon.Process.Pid {
-		s.t.Fatalf("%q was sent by %+v, not by the daemon (%d): %v", text[:n], who, s.a.Daemon.Process.Pid, err)
-	}
-	return string(text[:n])
+	return m.text
 }
 
 // until returns what was heard up to the first message that contains what.
@@ -240,7 +262,9 @@ func TestLifeGoesOnWithoutTheHSM(t *testing.T) {
 	if err := os.Rename(tokens+"-away", tokens); err != nil {
 		t.Fatal(err)
 	}
-	s.until("STATUS=serving")
+	for heard := []string{""}; heard[len(heard)-1] != "STATUS=serving"; { // without problems
+		heard = s.until("STATUS=serving")
+	}
 	s.a.Stop()
 }
 
@@ -273,9 +297,16 @@ func TestNoSignOfLifeWhileCommitsHang(t *testing.T) {
 		_, err := s.a.As("telecom-a").Lock(context.Background(), contract.ChangeRequest{DocumentType: appliance.KR, Subject: "900101-1000001", Reason: "telecom_lost"})
 		answered <- err
 	}()
-	s.until("STATUS=not answering: the ledger's commits")
-	if m := s.hear(s.watchdog); m != "" {
-		t.Errorf("no lock can be taken, and it said %q", m)
+	for tries := 0; ; tries++ { // a commit that was slow before has said so as well
+		s.until("STATUS=not answering: the ledger's commits")
+		m := s.hear(s.watchdog)
+		if m == "" {
+			break
+		}
+		if tries == 5 {
+			t.Errorf("no lock can be taken, and it said %q", m)
+			break
+		}
 	}
 	_ = tracer.Process.Kill()
 	s.until("WATCHDOG=1")
