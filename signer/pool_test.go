@@ -859,18 +859,24 @@ func TestLongRequestsAreAlone(t *testing.T) {
 		_, err := h.ask(t.Context(), wire.Request{Op: wire.OpGenerate, Generate: &wire.Generate{Label: "slow"}}, time.Minute, false)
 		made <- err
 	}()
+	longest := time.Duration(0) // of a signature: one that the machine held up for the deadline counts as hung
 	for i := 0; ; i++ {
 		select {
 		case err := <-made:
 			if err != nil || i == 0 {
 				t.Errorf("generate after %d signatures: %v", i, err)
 			}
+			if n := len(h.starts()); n != 2 && longest < h.deadline {
+				t.Errorf("%d starts: a worker was replaced, and no signature took longer than %s", n, longest)
+			}
 			return
 		default:
 		}
+		began := time.Now()
 		if err := h.sign([]policy.Lane{policy.LaneIssue, policy.LaneLock}[i%2], &notes{}, strconv.Itoa(i)); err != nil {
 			t.Fatal(err)
 		}
+		longest = max(longest, time.Since(began))
 	}
 }
 
