@@ -873,12 +873,11 @@ func look(dir string) (map[string][]outside, error) {
 			return nil, err
 		}
 		for _, name := range metas {
-			data, err := os.ReadFile(name)
-			if err != nil {
-				return nil, err
-			}
 			p := outside{name: name}
-			p.meta, p.damaged = ledger.ParseListMeta(data)
+			var data []byte
+			if data, p.damaged = os.ReadFile(name); p.damaged == nil {
+				p.meta, p.damaged = ledger.ParseListMeta(data)
+			}
 			if p.damaged == nil && p.meta.File != filepath.Base(p.meta.File) {
 				p.damaged = fmt.Errorf("it names a file elsewhere, %q", p.meta.File)
 			}
