@@ -15,7 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/go-json-experiment/json"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"sealkeeper/internal/crashpoint"
@@ -332,20 +331,9 @@ func (l *Ledger) Finish(ctx context.Context, proposal string) (*Report, error) {
 	if o.restored != nil || len(o.versions) > 0 || len(o.numbers) > 0 || o.seen != nil && (r.Difference == nil || o.seen.Size != r.Difference.Seen) {
 		return nil, nil
 	}
-	size, _, err := l.settledHead(ctx)
-	if err != nil || size == 0 {
+	_, last, err := l.settledHead(ctx)
+	if err != nil || last.Kind != "unfence" || last.Proposal != proposal {
 		return nil, err
-	}
-	b, err := l.store.Journal(ctx, size-1, 1)
-	if err != nil {
-		return nil, l.readFailed(err)
-	}
-	var leaf Leaf
-	if err := json.Unmarshal(b[0], &leaf); err != nil {
-		return nil, fmt.Errorf("journal entry %d is damaged: %w", size-1, err)
-	}
-	if leaf.Kind != "unfence" || leaf.Proposal != proposal {
-		return nil, nil
 	}
 	return r, l.unfenced()
 }

@@ -180,7 +180,7 @@ func (l *Ledger) compare(ctx context.Context, p Published) (*regain, *Difference
 	if err != nil {
 		return nil, nil, l.readFailed(err)
 	}
-	d := &Difference{Size: size, Root: hex.EncodeToString(root[:]), Restored: l.outside.restored, From: last.UTC().Truncate(time.Second), Other: l.outside.other,
+	d := &Difference{Size: size, Root: hex.EncodeToString(root[:]), Restored: l.outside.restored, From: last.At.UTC().Truncate(time.Second), Other: l.outside.other,
 		Lists: []ListDifference{}, CRLs: []CRLDifference{}, Reasons: []string{}}
 	if f := l.fenced.Load(); f != nil {
 		d.Reasons = f.Reasons
@@ -266,9 +266,17 @@ func (l *Ledger) compare(ctx context.Context, p Published) (*regain, *Difference
 	return back, d, nil
 }
 
-// settledHead is the journal without what officers said last of lifting the fence, and the time of its last entry: what they said must not change what
-// they said it about.
-func (l *Ledger) settledHead(ctx context.Context) (size uint64, last time.Time, err error) {
+// headLeaf is what is asked of the journal's last entry.
+type headLeaf struct {
+	Kind      string    `json:"kind"`
+	At        time.Time `json:"at"`
+	Operation string    `json:"operation"`
+	Proposal  string    `json:"proposal"`
+}
+
+// settledHead is the journal without what officers said last of lifting the fence, and its last entry: what they said must not change what they said it
+// about.
+func (l *Ledger) settledHead(ctx context.Context) (size uint64, last headLeaf, err error) {
 	if size, _, err = l.store.Head(ctx); err != nil {
 		return 0, last, l.readFailed(err)
 	}
@@ -280,15 +288,11 @@ func (l *Ledger) settledHead(ctx context.Context) (size uint64, last time.Time, 
 		if len(b) != 1 {
 			return 0, last, fmt.Errorf("the journal has no entry %d", size-1)
 		}
-		var leaf struct {
-			Kind      string    `json:"kind"`
-			At        time.Time `json:"at"`
-			Operation string    `json:"operation"`
-		}
-		if err := json.Unmarshal(b[0], &leaf); err != nil {
+		last = headLeaf{}
+		if err := json.Unmarshal(b[0], &last); err != nil {
 			return 0, last, fmt.Errorf("journal entry %d is damaged: %w", size-1, err)
 		}
-		if last = leaf.At; leaf.Kind != "approval-refused" && (leaf.Operation != fenceLift || leaf.Kind != "proposal" && leaf.Kind != "approval" && leaf.Kind != "rejection") {
+		if last.Kind != "approval-refused" && (last.Operation != fenceLift || last.Kind != "proposal" && last.Kind != "approval" && last.Kind != "rejection") {
 			return size, last, nil
 		}
 	}
