@@ -243,9 +243,9 @@ func TestEveryItemInEveryPlace(t *testing.T) {
 		}
 	}
 	for n, c := range all {
-		for i, e := range c.Request.Evidence {
+		for i := range c.Request.Evidence {
 			vouch()
-			e = c.Request.Evidence[i]
+			e := c.Request.Evidence[i]
 			kind := e.Kind
 			put := func(text string) contract.IssueRequest {
 				r := c.Request
