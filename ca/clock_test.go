@@ -14,14 +14,22 @@ import (
 	"sealkeeper/policy"
 )
 
-// A wall that jumped dates no certificate, of a server or of a client, also after it came back: what it had dated would be worth nothing then.
-func TestAnUntrustedClockDatesNoCertificate(t *testing.T) {
-	ctx, c := context.Background(), clock.NewFake(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
-	l, err := ledger.Open(ctx, ledger.Options{Path: filepath.Join(t.TempDir(), "ledger.db"), Clock: c})
+// emptyLedger is a new ledger, at noon.
+func emptyLedger(t *testing.T) (*ledger.Ledger, *clock.Fake) {
+	t.Helper()
+	c := clock.NewFake(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
+	l, err := ledger.Open(t.Context(), ledger.Options{Path: filepath.Join(t.TempDir(), "ledger.db"), Clock: c})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	t.Cleanup(func() { l.Close() })
+	return l, c
+}
+
+// A wall that jumped dates no certificate, of a server or of a client, also after it came back: what it had dated would be worth nothing then.
+func TestAnUntrustedClockDatesNoCertificate(t *testing.T) {
+	ctx := context.Background()
+	l, c := emptyLedger(t)
 	if err := l.PutKey(ctx, ledger.Key{ID: "client-ca-1", Token: "online", Purpose: policy.PurposeClientCA, Algorithm: "ES256", CKAID: []byte("ca"), SPKI: []byte("spki"), State: ledger.KeyActive,
 		NotBefore: c.Now(), NotAfter: c.Now().AddDate(4, 0, 0), Chain: [][]byte{[]byte("certificate")}}); err != nil {
 		t.Fatal(err)

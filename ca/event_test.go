@@ -31,10 +31,7 @@ func TestAFoundBeyondTheBudgetIsKept(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c := clock.NewFake(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
-	l, err := ledger.Open(t.Context(), ledger.Options{Path: filepath.Join(t.TempDir(), "ledger.db"), Clock: c})
-	must(err)
-	defer l.Close()
+	l, c := emptyLedger(t)
 	l.Unlock(ledger.Secrets{})
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(err)

@@ -24,12 +24,7 @@ import (
 
 // What is tried again and again is in the log at once when it fails, then once a minute, and at once when it fails again later. Each list has its own lines.
 func TestFaultsThatLastAreSaidNowAndThen(t *testing.T) {
-	c := clock.NewFake(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
-	l, err := ledger.Open(t.Context(), ledger.Options{Path: filepath.Join(t.TempDir(), "ledger.db"), Clock: c})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	l, c := emptyLedger(t)
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)

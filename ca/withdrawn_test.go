@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"log/slog"
 	"math/big"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -23,13 +22,8 @@ import (
 // A ledger of before a compromise has the key in use, or about to be. What the root's list says of its certificate, or of a root's link, counts: it takes over from
 // nobody, and nobody is told that it is good.
 func TestWithdrawnKeysAreTakenForCompromised(t *testing.T) {
-	c := clock.NewFake(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
+	l, c := emptyLedger(t)
 	now := c.Now()
-	l, err := ledger.Open(t.Context(), ledger.Options{Path: filepath.Join(t.TempDir(), "ledger.db"), Clock: c})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
 	a := &Authority{o: Options{Ledger: l, Clock: c, Guard: clock.NewGuard(c, time.Time{}, time.Hour, true), Log: slog.New(slog.DiscardHandler), Metrics: metrics.New(), BaseURL: "https://x.example"}}
 	a.public.init()
 	certificate := func(serial int64) []byte {
