@@ -129,7 +129,7 @@ type Appliance struct {
 	Dir    string
 	Ports  [3]int              // issuance, public, operations
 	Daemon *exec.Cmd           // nil while it does not run
-	Exited chan error          // of Daemon
+	Exited chan struct{}       // closed when Daemon has ended
 	Log    *Buffer             // all that every daemon of this installation printed
 	Roots  []*x509.Certificate // after the first start
 
@@ -230,9 +230,8 @@ func (a *Appliance) Start(env ...string) *Appliance {
 			}
 		}
 		select {
-		case err := <-a.Exited:
-			a.Exited <- err
-			a.t.Fatalf("the daemon ended before it was ready: %v\n%s", err, a.Log.String())
+		case <-a.Exited:
+			a.t.Fatalf("the daemon ended before it was ready: %s\n%s", a.Daemon.ProcessState, a.Log.String())
 		case <-time.After(20 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
@@ -256,7 +255,7 @@ func (a *Appliance) Launch(env ...string) {
 	a.Daemon = exec.Command(Binary, "serve", "--config", filepath.Join(a.Dir, "sealkeeper.yaml"))
 	a.Daemon.Env = append(os.Environ(), env...)
 	a.Daemon.Stdout, a.Daemon.Stderr = a.Log, a.Log
-	a.Exited = make(chan error, 1)
+	a.Exited = make(chan struct{})
 	if a.Prepare != nil {
 		a.Prepare(a.Daemon)
 	}
@@ -265,7 +264,10 @@ func (a *Appliance) Launch(env ...string) {
 		a.t.Fatal(err)
 	}
 	cmd, exited := a.Daemon, a.Exited
-	go func() { exited <- cmd.Wait() }()
+	go func() {
+		_ = cmd.Wait()
+		close(exited)
+	}()
 }
 
 // Wait returns the exit code of a daemon that ends by itself.
