@@ -266,17 +266,9 @@ func (l *Ledger) compare(ctx context.Context, p Published) (*regain, *Difference
 	return back, d, nil
 }
 
-// headLeaf is what is asked of the journal's last entry.
-type headLeaf struct {
-	Kind      string    `json:"kind"`
-	At        time.Time `json:"at"`
-	Operation string    `json:"operation"`
-	Proposal  string    `json:"proposal"`
-}
-
 // settledHead is the journal without what officers said last of lifting the fence, and its last entry: what they said must not change what they said it
 // about.
-func (l *Ledger) settledHead(ctx context.Context) (size uint64, last headLeaf, err error) {
+func (l *Ledger) settledHead(ctx context.Context) (size uint64, last Leaf, err error) {
 	if size, _, err = l.store.Head(ctx); err != nil {
 		return 0, last, l.readFailed(err)
 	}
@@ -288,7 +280,7 @@ func (l *Ledger) settledHead(ctx context.Context) (size uint64, last headLeaf, e
 		if len(b) != 1 {
 			return 0, last, fmt.Errorf("the journal has no entry %d", size-1)
 		}
-		last = headLeaf{}
+		last = Leaf{}
 		if err := json.Unmarshal(b[0], &last); err != nil {
 			return 0, last, fmt.Errorf("journal entry %d is damaged: %w", size-1, err)
 		}
