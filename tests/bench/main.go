@@ -8,6 +8,7 @@
 //	bench -hold 4194304      a mass hold of 22 lists of 2^20 entries and its lift, with that many cards (make bench-hold)
 //	bench -rotation          issuing while document signers take over one after the other
 //	bench -enrol             enrolments next to a stock step-ca (make bench-scale)
+//	bench -profile FILE      a CPU profile of the daemon while 64 clients issue, and what it asked of the kernel for a request
 //	bench -compare DIR,DIR   issuing at 64 clients with the daemons of several builds in turns, to judge a change
 //
 // Per CPU second counts user and system time of the daemon and of its HSM workers, also of those that ended; not the load generator's.

@@ -37,7 +37,7 @@ func (b *bench) profile(ctx context.Context, file string, programme bool) error 
 	go func() {
 		got <- fetch(ctx, fmt.Sprintf("http://127.0.0.1:%d/debug/pprof/profile?seconds=5", a.ports[2]), file)
 	}()
-	own, err := cpuOf(a.cmd.Process.Pid)
+	before, err := usageOf(a.cmd.Process.Pid)
 	if err != nil {
 		return err
 	}
@@ -45,13 +45,12 @@ func (b *bench) profile(ctx context.Context, file string, programme bool) error 
 	if err != nil {
 		return err
 	}
-	ended, err := cpuOf(a.cmd.Process.Pid)
+	after, err := usageOf(a.cmd.Process.Pid)
 	if err != nil {
 		return err
 	}
-	daemon := float64((ended - own).Microseconds()) / float64(r.done)
-	fmt.Printf("P-256 verification %.1f CPU µs; daemon %.0f, workers %.0f CPU µs a request\n", r.verify, daemon, 1e6/r.perCPU()-daemon)
-	fmt.Printf("%.0f per CPU s, %.0f CPU µs, %.0f req/s, load %s\n", r.perCPU(), 1e6/r.perCPU(), r.perSecond(), loadAverage())
+	printUsage(before, after, r.done)
+	fmt.Printf("P-256 verification %.1f CPU µs; %.0f per CPU s, %.0f CPU µs, %.0f req/s, load %s\n", r.verify, r.perCPU(), 1e6/r.perCPU(), r.perSecond(), loadAverage())
 	if err := <-got; err != nil {
 		return err
 	}
