@@ -19,6 +19,7 @@ import (
 
 	"sealkeeper/ca"
 	"sealkeeper/contract"
+	"sealkeeper/ledger"
 	"sealkeeper/policy"
 )
 
@@ -107,7 +108,7 @@ func TestCodesAreDocumented(t *testing.T) {
 	}
 	// Described once for all paths, in the document's introduction.
 	everywhere := []string{"route.unknown", "request.method"}
-	for _, e := range Errors(policy.Codes) {
+	for _, e := range Errors(policy.Codes, ledger.Codes) {
 		if _, placed := lookup(e.Code); !placed || slices.Contains(everywhere, e.Code) {
 			continue
 		}

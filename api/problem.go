@@ -45,7 +45,7 @@ var edgeCodes = map[string]string{
 	"request.media_type":         "Content-Type must be application/json, without parameters and without a Content-Encoding.",
 	"request.method":             "The path exists, but not with this method; see the Allow header.",
 	"request.query":              "This path takes no query parameters. An ignored one would mislead its sender, and let caches be filled with copies.",
-	"request.too_large":          "The body is larger than the route allows (256 KiB for issue, refresh and their dry runs, else 16 KiB).",
+	"request.too_large":          "The body is larger than the route allows (256 KiB for issue, refresh and their dry runs, 768 KiB for policy bundles, 1280 KiB for statuses of phones and for what officers sign, 32 KiB for what a registration authority forwards, else 16 KiB).",
 	"request.too_slow":           "The body did not arrive in time.",
 	"request.unknown_member":     "The request has a member that the schema does not name; names are case-sensitive.",
 	"route.forbidden":            "This role may not use this route.",

@@ -242,9 +242,21 @@ func tokenOptions(self, module string, c *config.Config, t config.Token, onDeman
 
 const maxPIN = 255
 
+// lent fails if systemd lends its service the PIN and this process got none.
+func lent(t config.Token) error {
+	if t.PINFile != "" {
+		return nil
+	}
+	return fmt.Errorf("hsm.%s.pin_file: systemd lends its service the PIN, and $CREDENTIALS_DIRECTORY is not set here: start the service, or run the command as "+
+		"the operator's guide says (With systemd, Commands that need a PIN)", t.Name)
+}
+
 // readPIN reads a PIN, which nobody else may read, into place. What systemd lends its service belongs to root, and an access list lets the
 // service's user read it: that shows in the group's bits.
 func readPIN(t config.Token, place []byte) ([]byte, error) {
+	if err := lent(t); err != nil {
+		return nil, err
+	}
 	path, foreign := t.PINFile, os.FileMode(0o077)
 	if t.Lent {
 		foreign = 0o037

@@ -217,7 +217,7 @@ func foundToken(c *config.Config, t config.Token, report func(string)) error {
 	if made, err := softhsm.Made(t.Dir); err != nil || made {
 		return err
 	}
-	if _, err := os.Stat(t.PINFile); errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(t.PINFile); errors.Is(err, os.ErrNotExist) && !t.Lent {
 		if err := os.MkdirAll(filepath.Dir(t.PINFile), 0o700); err != nil {
 			return err
 		}

@@ -65,6 +65,9 @@ func serveCommand() *cobra.Command {
 			if err := openFiles(conf); err != nil {
 				return err
 			}
+			if err := errors.Join(lent(conf.Online), lent(conf.IACA)); err != nil {
+				return &coded{exitUsage, err}
+			}
 			thrift(profiling)
 			unconfined := cmd.Flag("no-sandbox").Value.String() == "true"
 			held, err := confine(conf, log, exitFile, unconfined, passed, above)

@@ -157,7 +157,7 @@ type Token struct {
 	Name    string
 	Label   string
 	Serial  string
-	PINFile string // 0400; read at each worker start
+	PINFile string // 0400; read at each worker start; empty: systemd lends it to its service, and this process is another
 	Lent    bool   // PINFile is a systemd credential
 	Dir     string // embedded SoftHSM: its directory
 	Marker  string // left by a refused PIN
@@ -620,14 +620,15 @@ func (c *checker) token(name string, t token, o *Config) Token {
 	return out
 }
 
-// credential is the path of what systemd lends to its service (LoadCredential= and LoadCredentialEncrypted=).
+// credential is the path of what systemd lends to its service (LoadCredential= and LoadCredentialEncrypted=). Many commands in a shell read the same
+// configuration and no PIN, so without systemd there is no path, and whoever needs one says so.
 func (c *checker) credential(key, name string) string {
 	dir := os.Getenv("CREDENTIALS_DIRECTORY")
 	switch {
 	case name == "" || name == "." || name == ".." || strings.ContainsRune(name, '/'):
 		c.fail(key, "credential:%s names no credential; write credential:NAME as in LoadCredential=NAME:…", name)
 	case dir == "":
-		c.fail(key, "credential:%s is lent by systemd, and $CREDENTIALS_DIRECTORY is not set; start the service, or name a file", name)
+		return ""
 	}
 	return filepath.Join(dir, name)
 }

@@ -537,3 +537,20 @@ func missing(t *testing.T, what, variable string) {
 	}
 	t.Skip(what)
 }
+
+// PINs that systemd lends its service are nowhere in a shell: a command that needs none works there as ever, and one that does says what is missing.
+func TestPINsThatAreLent(t *testing.T) {
+	a := appliance.Install(t)
+	a.Write("sealkeeper.yaml", appliance.Configuration(a.Ports[:]...)+"hsm: {online: {pin_file: \"credential:online\"}, iaca: {pin_file: \"credential:iaca\"}}\n")
+	file := filepath.Join(a.Dir, "sealkeeper.yaml")
+	if out, err := exec.Command(appliance.Sealctl, "fence", "show", "--config", file).CombinedOutput(); err != nil {
+		t.Errorf("without a PIN: %v\n%s", err, out)
+	}
+	for command, code := range map[string]int{"serve": 2, "check": 5} {
+		if out := a.Command(code, command); !strings.Contains(out, "hsm.online.pin_file: systemd lends") {
+			t.Errorf("%s says %s", command, out)
+		}
+	}
+	a.Start("CREDENTIALS_DIRECTORY=" + filepath.Join(a.Dir, "data", "pins"))
+	a.Stop()
+}
