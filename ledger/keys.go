@@ -372,6 +372,15 @@ func (l *Ledger) Meta(ctx context.Context, name string) (value []byte, ok bool, 
 
 // PutMeta stores a meta value; it is journalled under its name and hash.
 func (l *Ledger) PutMeta(ctx context.Context, name string, value []byte) error {
+	return l.putMeta(ctx, name, value, false)
+}
+
+// PutStartMeta is PutMeta of what every start writes: also in the room that is kept for locks, since without a start none is taken.
+func (l *Ledger) PutStartMeta(ctx context.Context, name string, value []byte) error {
+	return l.putMeta(ctx, name, value, true)
+}
+
+func (l *Ledger) putMeta(ctx context.Context, name string, value []byte, urgent bool) error {
 	if l.dead.Load() {
 		return ErrStopped
 	}
@@ -380,7 +389,7 @@ func (l *Ledger) PutMeta(ctx context.Context, name string, value []byte) error {
 	}
 	digest := sha256.Sum256(value)
 	_, err := l.commit(ctx, Leaf{Kind: "meta", At: l.o.Clock.Now(), Name: name, Digest: digest[:]},
-		[]Row{{Table: TableMeta, Key: []byte(name), Value: value, If: Any}}, false, nil)
+		[]Row{{Table: TableMeta, Key: []byte(name), Value: value, If: Any}}, urgent, nil)
 	return err
 }
 

@@ -58,7 +58,7 @@ func (r markRecord) put(ctx context.Context, l *ledger.Ledger, token string) err
 	if err != nil {
 		return err
 	}
-	return l.PutMeta(ctx, MarkMeta(token), b)
+	return l.PutStartMeta(ctx, MarkMeta(token), b)
 }
 
 // judge compares the highest mark that was found (0: none) with the record. ahead: it is the ledger that is old.

@@ -275,6 +275,25 @@ func TestFullDisk(t *testing.T) {
 	if !refused(t, a) {
 		t.Error("issuing goes on in the room kept for locks")
 	}
+	// A restart in between is no reason to take none.
+	a.Kill()
+	a.Launch()
+	a.UntilUp()
+	for i := range cards {
+		r := contract.ChangeRequest{DocumentType: appliance.KR, Subject: fmt.Sprint("holder-", i), Reason: "telecom_lost"}
+		if _, err := a.As("telecom-a").Unlock(context.Background(), r); err != nil {
+			t.Fatalf("an unlock after a restart on a full disk: %v", err)
+		}
+		_, sd := appliance.ByFormat(cards[i])
+		a.Eventually(sd.Status, verifier.Valid)
+		if _, err := a.As("telecom-a").Lock(context.Background(), r); err != nil {
+			t.Fatalf("a lock after a restart on a full disk: %v", err)
+		}
+		a.Eventually(sd.Status, verifier.Suspended)
+	}
+	if !refused(t, a) {
+		t.Error("issuing goes on after a restart on a full disk")
+	}
 	t.Logf("%d locks, and nearly as many unlocks, were taken and are shown, on a full disk, in %v", locks.Load(), took.Round(time.Millisecond))
 
 	if err := os.Remove(ballast); err != nil {
