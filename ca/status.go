@@ -119,7 +119,7 @@ func (a *Authority) Status(ctx context.Context) contract.Status {
 		}
 	}
 	if len(a.o.Policy.Signers.Keys) == 0 {
-		note("policy-unsigned", Info, "register policy keys in policy_signers of the configuration, and have the bundle signed", "no policy keys are registered: whoever can write the configuration's bundle and restart the daemon can change the policy")
+		note("policy-unsigned", Info, "register policy keys in policy_signers of the configuration, and have the bundle signed", "no policy keys are registered: who writes the bundle and restarts the daemon changes policy")
 	}
 	if a.leftAlone != "" {
 		note("policy-file", Info, "put the active bundle there (`sealctl policy show --out`), or a newer one", "%s", a.leftAlone)

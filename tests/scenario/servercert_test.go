@@ -124,7 +124,7 @@ func TestServerCertificateInterruptedTwice(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.Write("sealkeeper.yaml", string(conf)+"tls: {life: 45s}\n")
+	a.Write("sealkeeper.yaml", string(conf)+"tls: {life: 90s}\n")
 	if err := os.Remove(filepath.Join(a.Dir, "data", "tls", "server.pem")); err != nil {
 		t.Fatal(err)
 	}
