@@ -17,13 +17,13 @@ type usage struct {
 	faults, switches int64 // pages that were not there yet, and changes of threads
 }
 
-// usageOf a process and its living children, by their ids.
+// usageOf a process, which comes first, and its living children.
 func usageOf(parent int) (all []usage, err error) {
 	children, err := childrenOf(parent)
 	if err != nil {
 		return nil, err
 	}
-	for _, pid := range append(children, parent) {
+	for _, pid := range append([]int{parent}, children...) {
 		fields, err := stat(pid)
 		if err != nil {
 			return nil, err
@@ -58,11 +58,10 @@ func usageOf(parent int) (all []usage, err error) {
 		}
 		all = append(all, u)
 	}
-	slices.SortFunc(all, func(a, b usage) int { return a.pid - b.pid })
 	return all, nil
 }
 
-// printUsage says what the daemon, which comes first, and its workers asked of the kernel for one of these requests.
+// printUsage says what the daemon and its workers asked of the kernel for one of these requests.
 func printUsage(before, after []usage, requests int) {
 	per := func(n int64) float64 { return float64(n) / float64(requests) }
 	for _, a := range after {
