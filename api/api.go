@@ -153,6 +153,7 @@ type Options struct {
 	Certificate tls.Certificate       // of the issuance listener
 	ClientCAs   func() *x509.CertPool // anchors of client certificates at a handshake; nothing else is believed
 	Clock       clock.Clock
+	Guard       *clock.Guard // of the same clock: while it does not trust the wall, clients' certificates are judged by the time of lists as well
 	Log         *slog.Logger
 	Metrics     *metrics.Metrics
 	Random      io.Reader       // request ids; nil: crypto/rand
@@ -169,8 +170,8 @@ type Edge struct {
 
 // New checks the options. It starts nothing: the caller listens, serves and shuts down.
 func New(o Options) (*Edge, error) {
-	if o.Authority == nil || o.Clock == nil || o.Log == nil || o.Metrics == nil {
-		return nil, errors.New("the edge needs an authority, a clock, a logger and metrics")
+	if o.Authority == nil || o.Clock == nil || o.Guard == nil || o.Log == nil || o.Metrics == nil {
+		return nil, errors.New("the edge needs an authority, a clock and its guard, a logger and metrics")
 	}
 	if o.MaxIssues < 0 {
 		return nil, errors.New("the number of issue requests at once must not be negative")
@@ -224,6 +225,13 @@ func (e *Edge) Issuance() (*http.Server, error) {
 	s.TLSConfig.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { // a CA takes the place of another while connections come in
 		now := base.Clone()
 		now.ClientCAs = e.o.ClientCAs()
+		if _, err := e.o.Guard.Trusted(); err != nil { // crypto/tls judges by one instant
+			now.ClientAuth = tls.RequireAnyClientCert
+			now.VerifyConnection = func(cs tls.ConnectionState) error {
+				_, err := e.verify(cs.PeerCertificates)
+				return err
+			}
+		}
 		return now, nil
 	}
 	return s, nil

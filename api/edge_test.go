@@ -220,7 +220,7 @@ func TestIdentityIsReadFromTheConnectionOnEveryRequest(t *testing.T) {
 func TestExpiryIsTheChainsEarliest(t *testing.T) {
 	cs := connection("urn:sealkeeper:client:desk:d")
 	cs.VerifiedChains[0] = append(cs.VerifiedChains[0], &x509.Certificate{NotBefore: noon.Add(-time.Hour), NotAfter: noon.Add(time.Minute)})
-	c, err := identify(cs, noon)
+	c, err := caller(cs.VerifiedChains[0])
 	if err != nil || !c.Expires.Equal(noon.Add(time.Minute)) || c.ID != "d" || c.Role != RoleDesk {
 		t.Fatal(c, err)
 	}

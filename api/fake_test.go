@@ -335,7 +335,7 @@ func (s *syncBuffer) String() string { s.mu.Lock(); defer s.mu.Unlock(); return 
 func newHouse(t testing.TB, issues int) *house {
 	t.Helper()
 	h := &house{fake: &fake{ready: true, gone: map[string]bool{}}, clock: clock.NewFake(noon), log: &syncBuffer{}}
-	e, err := New(Options{Authority: h.fake, Clock: h.clock, Log: slog.New(slog.NewJSONHandler(h.log, nil)), Metrics: metrics.New(), MaxIssues: issues})
+	e, err := New(Options{Authority: h.fake, Clock: h.clock, Guard: clock.NewGuard(h.clock, time.Time{}, time.Hour, false), Log: slog.New(slog.NewJSONHandler(h.log, nil)), Metrics: metrics.New(), MaxIssues: issues})
 	if err != nil {
 		t.Fatal(err)
 	}

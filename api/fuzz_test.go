@@ -2,7 +2,6 @@ package api
 
 import (
 	"bytes"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -168,7 +167,7 @@ func FuzzClientName(f *testing.F) {
 		}
 		now := time.Unix(1_800_000_000, 0)
 		leaf := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: now, NotAfter: now, URIs: []*url.URL{u}}
-		who, err := identify(&tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{leaf}}}, now)
+		who, err := caller([]*x509.Certificate{leaf})
 		if err == nil && (u.String() != "urn:sealkeeper:client:"+who.Role+":"+who.ID || !slices.Contains(Roles(), who.Role) || strings.Contains(who.ID, ":")) {
 			t.Fatalf("%q is %+v", in, who)
 		}

@@ -56,7 +56,7 @@ func (e *Edge) status(r *http.Request) contract.Status {
 	s.Hardening = e.o.Hardening
 	if leaf := e.certificate.Load().Leaf; leaf != nil {
 		s.Certificates = append(s.Certificates, contract.CertificateStatus{Name: "tls-server", NotAfter: leaf.NotAfter})
-		if c, soon := ca.Expiring("tls-server", leaf.NotAfter, e.o.Clock.Now()); soon {
+		if c, soon := ca.Expiring("tls-server", leaf.NotAfter, e.o.Guard.Wall()); soon {
 			s.Conditions = append(s.Conditions, c)
 			ca.Urgent(s.Conditions)
 		}

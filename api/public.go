@@ -108,7 +108,7 @@ func (x *exchange) object(r *http.Request) {
 	// An object that can expire is fresh for no longer than it lives, whatever its usual age is.
 	age := o.MaxAge
 	if !o.Expires.IsZero() {
-		age = min(age, o.Expires.Sub(x.edge.o.Clock.Now()))
+		age = min(age, o.Expires.Sub(x.edge.o.Guard.ForLists()))
 	}
 	h.Set("Cache-Control", "public, max-age="+secondsOf(age))
 	h.Set("Content-Type", o.MediaType)

@@ -242,7 +242,7 @@ func (e *Edge) IssuanceHandler() http.Handler {
 	return e.exchanges("issuance", func(x *exchange, r *http.Request) {
 		x.Header().Set("Cache-Control", "no-store")
 		x.Header().Set("X-Content-Type-Options", "nosniff")
-		who, err := identify(r.TLS, e.o.Clock.Now())
+		who, err := e.identify(r.TLS)
 		if err != nil {
 			x.fail(err)
 			return

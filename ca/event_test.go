@@ -23,8 +23,9 @@ import (
 	"sealkeeper/policy"
 )
 
-// What a carrier may not lift in this hour waits among the dead letters, and is carried out when it is judged again.
-func TestAFoundBeyondTheBudgetIsKept(t *testing.T) {
+// carrier has an authority that takes the events of one carrier, by a key of the test, and who signs them. lastSigned is of the newest list: zero, there is none.
+func carrier(t *testing.T, lastSigned func(now time.Time) time.Time) (*Authority, *clock.Fake, func(seq uint64, kind string, issued time.Time) (contract.EventAnswer, error)) {
+	t.Helper()
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -48,20 +49,67 @@ func TestAFoundBeyondTheBudgetIsKept(t *testing.T) {
 	}
 	b64 := base64.RawURLEncoding.EncodeToString
 	b["authorities"] = []any{map[string]any{"id": "carrier-a", "kinds": []string{evidence.KindLineEvent}, "flood": 100, "keys": []any{map[string]any{
-		"kid": "k", "not_before": c.Now().Add(-time.Hour), "not_after": c.Now().AddDate(1, 0, 0),
+		"kid": "k", "not_before": c.Now().AddDate(0, -3, 0), "not_after": c.Now().AddDate(1, 0, 0),
 		"jwk": map[string]string{"kty": "EC", "crv": "P-256", "x": b64(point[1:33]), "y": b64(point[33:])}}}}}
 	data, err = json.Marshal(b)
 	must(err)
 	bundle, err := policy.Parse("carrier.json", data)
 	must(err)
-	a := &Authority{o: Options{Ledger: l, Clock: c, Guard: clock.NewGuard(c, time.Time{}, time.Hour, true), Log: slog.New(slog.DiscardHandler), Metrics: metrics.New()}}
+	a := &Authority{o: Options{Ledger: l, Clock: c, Guard: clock.NewGuard(c, lastSigned(c.Now()), time.Hour, false), Log: slog.New(slog.DiscardHandler), Metrics: metrics.New()}}
 	a.ruling.Store(&rules{bundle: bundle, evidence: evidence.NewVerifier(evidence.Trust{Skew: time.Minute, Authorities: bundle.Authorities()})})
-	event := func(seq uint64) (contract.EventAnswer, error) {
-		text, err := statement.SignEvent(key, "k", statement.Event{Issuer: "carrier-a", ID: fmt.Sprint("event-0123456789-", seq), IssuedAt: c.Now(), Line: "line-1", Seq: seq,
-			Kind: evidence.LineFound, OccurredAt: c.Now()})
+	return a, c, func(seq uint64, kind string, issued time.Time) (contract.EventAnswer, error) {
+		t.Helper()
+		text, err := statement.SignEvent(key, "k", statement.Event{Issuer: "carrier-a", ID: fmt.Sprint("event-0123456789-", seq), IssuedAt: issued, Line: "line-1", Seq: seq,
+			Kind: kind, OccurredAt: issued})
 		must(err)
 		return a.Event(t.Context(), Caller{ID: "telecom-a"}, contract.EventRequest{Event: text})
 	}
+}
+
+// After a long stop, or with a wall that was set forward, the time of lists is behind carriers' clocks: their events count all the same. What is
+// from the future by the wall as well is refused, and so is what is too old by the time of lists, since its like may be forgotten.
+func TestEventsWhileTheClockIsNotTrusted(t *testing.T) {
+	const day = 24 * time.Hour
+	for _, c := range []struct {
+		name                     string
+		lastSigned, jump, issued time.Duration // against noon
+		want                     string
+	}{
+		{"the wall is right", 0, 0, 0, ""},
+		{"the wall is right, the carrier's is ahead", 0, 0, time.Hour, "evidence.line_event_from_future"},
+		{"after a long stop", -20 * day, 0, 0, ""},
+		{"after a long stop, the carrier's is ahead", -20 * day, 0, time.Hour, "evidence.line_event_from_future"},
+		{"the wall was set forward, rightly", 0, 10 * day, 10 * day, ""},
+		{"the wall jumped ahead, wrongly", 0, 400 * day, 0, ""},
+		{"the wall jumped back", 0, -20 * day, 0, ""},
+		{"the wall jumped back, an event that is too old", 0, -20 * day, -40 * day, "evidence.line_event_expired"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a, wall, event := carrier(t, func(now time.Time) time.Time { return now.Add(c.lastSigned) })
+			noon := wall.Now()
+			wall.Jump(c.jump)
+			_, err := event(1, evidence.LineLost, noon.Add(c.issued))
+			var p *Problem
+			if errors.As(err, &p); (c.want == "") != (err == nil) || err != nil && (p == nil || p.Code != c.want) {
+				t.Errorf("%v, want %q", err, c.want)
+			}
+			if _, err := a.o.Guard.Trusted(); (err != nil) != (c.lastSigned != 0 || c.jump != 0) {
+				t.Errorf("the clock: %v", err)
+			}
+		})
+	}
+}
+
+// What a carrier may not lift in this hour waits among the dead letters, and is carried out when it is judged again.
+func TestAFoundBeyondTheBudgetIsKept(t *testing.T) {
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, c, send := carrier(t, func(time.Time) time.Time { return time.Time{} })
+	event := func(seq uint64) (contract.EventAnswer, error) { return send(seq, evidence.LineFound, c.Now()) }
 	dead := func(want int) (id string) {
 		t.Helper()
 		all, err := a.DeadEvents(t.Context())
@@ -76,7 +124,7 @@ func TestAFoundBeyondTheBudgetIsKept(t *testing.T) {
 		}
 		return id
 	}
-	_, err = event(1)
+	_, err := event(1)
 	must(err)
 	dead(0)
 	var p *Problem

@@ -249,7 +249,7 @@ func start(t *testing.T) *appliance {
 	t.Helper()
 	p := newPKI(t)
 	a := &appliance{authority: &authority{}, pki: p}
-	e, err := api.New(api.Options{Authority: a.authority, Certificate: p.leaf(""), ClientCAs: func() *x509.CertPool { return p.pool }, Clock: clock.System(),
+	e, err := api.New(api.Options{Authority: a.authority, Certificate: p.leaf(""), ClientCAs: func() *x509.CertPool { return p.pool }, Clock: clock.System(), Guard: clock.NewGuard(clock.System(), time.Time{}, time.Hour, false),
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Metrics: metrics.New()})
 	if err != nil {
 		t.Fatal(err)

@@ -41,6 +41,7 @@ import (
 type appliance struct {
 	config  *config.Config
 	clock   clock.Clock
+	guard   *clock.Guard
 	log     *slog.Logger
 	metrics *metrics.Metrics
 	held    map[string]bool // sandbox.Held at start
@@ -130,10 +131,11 @@ func assemble(ctx context.Context, c *config.Config, log *slog.Logger, founding,
 	if err != nil {
 		return nil, err
 	}
+	a.guard = clock.NewGuard(a.clock, a.ledger.LastIssued(), c.ListLife, accepted)
 	a.ca, err = ca.New(ctx, ca.Options{Ledger: a.ledger, Signer: a.signer, Gate: release.New(a.ledger, a.signer, a.metrics),
 		Trust: evidence.Trust{WalletProviders: anchors, NonceKey: nonce, SessionKey: session, PairwiseKey: pairwise, NonceLife: c.NonceLife,
 			AttestationAge: c.AttestationAge, Skew: c.Skew, MaxKeys: c.MaxKeys},
-		Policy: source, Guard: clock.NewGuard(a.clock, a.ledger.LastIssued(), c.ListLife, accepted), Clock: a.clock, Random: rand.Reader, Pseudonym: pseudonym,
+		Policy: source, Guard: a.guard, Clock: a.clock, Random: rand.Reader, Pseudonym: pseudonym,
 		X509:    profile.Params{Country: c.Country, State: c.State, Organization: c.Organization, IssuerURL: c.PublicURL, CRLURL: c.CRLURL},
 		RA:      registrationAuthority(c),
 		BaseURL: c.PublicURL, Directory: c.PublishDir(), ListTTL: c.ListTTL, ListLife: c.ListLife, CRLLife: c.CRLLife, CRLParts: c.CRLParts, GiveUpEvery: min(10*time.Minute, max(time.Second, c.GiveUp/4)), Version: version, Log: log, Metrics: a.metrics})

@@ -478,7 +478,10 @@ func checkCommand() *cobra.Command {
 					say("token "+t.Name, fmt.Errorf("its PIN was refused before; correct %s, then remove %s", t.PINFile, t.Marker))
 				}
 			}
-			_, err = serverCertificate(conf)
+			cert, err := serverCertificate(conf)
+			if err == nil {
+				err = expired(conf, cert, time.Now())
+			}
 			say("TLS certificate "+conf.ServerCert(), err)
 			if bad > 0 {
 				return &coded{exitCheck, fmt.Errorf("%d of the checks failed", bad)}

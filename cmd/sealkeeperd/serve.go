@@ -133,7 +133,10 @@ func (a *appliance) serve(ctx context.Context, profiling bool) error {
 	if err != nil {
 		return &coded{exitUsage, err}
 	}
-	edge, err := api.New(api.Options{Authority: api.Of(a.ca), Certificate: cert, ClientCAs: a.ca.ClientCAs, Clock: a.clock, Log: a.log, Metrics: a.metrics, MaxIssues: c.Concurrent, Hardening: a.held})
+	if err := expired(c, cert, a.clock.Now()); err != nil {
+		a.log.Error("clients refuse the issuance listener's certificate, if the wall clock is right", "error", err)
+	}
+	edge, err := api.New(api.Options{Authority: api.Of(a.ca), Certificate: cert, ClientCAs: a.ca.ClientCAs, Clock: a.clock, Guard: a.guard, Log: a.log, Metrics: a.metrics, MaxIssues: c.Concurrent, Hardening: a.held})
 	if err != nil {
 		return err
 	}

@@ -31,10 +31,16 @@ func serverCertificate(c *config.Config) (tls.Certificate, error) {
 	if err != nil {
 		return cert, fmt.Errorf("TLS certificate: %w (run `sealkeeperd init --config %s`)", err, c.File)
 	}
-	if left := time.Until(cert.Leaf.NotAfter); left <= 0 {
-		return cert, fmt.Errorf("TLS certificate %s expired at %s: remove it and run `sealkeeperd init --config %s`", c.ServerCert(), cert.Leaf.NotAfter.Format(time.RFC3339), c.File)
-	}
 	return cert, nil
+}
+
+// expired says what to do about a certificate that is over by the wall; nil: it is not. The daemon starts with it: its wall may be wrong and that of its
+// clients right, and it renews the certificate as soon as it may.
+func expired(c *config.Config, cert tls.Certificate, now time.Time) error {
+	if now.Before(cert.Leaf.NotAfter) {
+		return nil
+	}
+	return fmt.Errorf("TLS certificate %s expired at %s: check the clock; if it is right, run `sealkeeperd init --config %s`", c.ServerCert(), cert.Leaf.NotAfter.Format(time.RFC3339), c.File)
 }
 
 // completeRenewal ends a renewal that was interrupted once its certificate was there: the key in use waits in the file that the next renewal's key goes to.

@@ -107,6 +107,16 @@ func (g *Guard) Trusted() (time.Time, error) {
 	return now, nil
 }
 
+// Plausible are the instants one of which is now: what the wall shows and, while it is not trusted, what lists go on with; else the wall
+// again. Who a lock comes from is judged by both, so that a wall that is wrong keeps no carrier out.
+func (g *Guard) Plausible() [2]time.Time {
+	wall, err := g.Trusted()
+	if err != nil {
+		return [2]time.Time{g.Wall(), g.ForLists()}
+	}
+	return [2]time.Time{wall, wall}
+}
+
 // ForLists is a time that always exists and never decreases below what was signed: the wall while it is trusted, else the last
 // trusted time plus what has elapsed since.
 func (g *Guard) ForLists() time.Time {

@@ -95,6 +95,24 @@ func TestServerCertificateRenewsItself(t *testing.T) {
 	}
 	held.CloseIdleConnections()
 	a.Stop()
+	// After a stop that was longer than its life the daemon comes up with a certificate that is over, and renews it.
+	over, err := tls.LoadX509KeyPair(filepath.Join(a.Dir, "data", "tls", "server.pem"), filepath.Join(a.Dir, "data", "tls", "server.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Until(over.Leaf.NotAfter) + time.Second)
+	a.start()
+	for until = time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
+		c, err := tls.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", a.Ports[0]), a.TLS("ward-office-1"))
+		if err == nil {
+			c.Close()
+			break
+		}
+		if time.Now().After(until) {
+			t.Fatalf("the certificate is not renewed: %v\n%s", err, a.Log.String())
+		}
+	}
+	a.Stop()
 	for _, point := range []string{"server.key-written", "server.certificate-written"} {
 		fresh() // the last one's 24 seconds may be over
 		said := len(a.Log.String())
