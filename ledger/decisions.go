@@ -130,7 +130,7 @@ func (l *Ledger) Denied(client string, op policy.Operation, documentType string,
 	if op == policy.OpIssue || op == policy.OpRefresh {
 		l.denied.saw(at)
 	}
-	id, err = l.reservationName()
+	id, err = l.reservationName(at)
 	var row Row
 	if err == nil {
 		row, err = l.decisionRow(s, id, decisionOf(client, op, documentType, at, d))

@@ -187,7 +187,7 @@ func (l *Ledger) Event(ctx context.Context, a *policy.Approval) (EventResult, er
 	}
 	out.Lists, leaf.Effect = lists, out.Effect
 	rows = taken.put(append(append(rows, status...), Row{Table: TableEvents, Key: id, Value: encode(out)}))
-	name, err := l.reservationName()
+	name, err := l.reservationName(a.At())
 	if err != nil {
 		return EventResult{}, err
 	}

@@ -396,11 +396,11 @@ func (l *Ledger) name() (string, error) {
 	return base64.RawURLEncoding.EncodeToString(b[:]), err
 }
 
-// reservationName is a name whose first 48 bits are the time: rows of reservations and attempts that are written together then lie together
+// reservationName is a name whose first 48 bits are the instant of the decision, in milliseconds: rows of reservations and attempts that are written together then lie together
 // in the store, instead of each dirtying a page of its own. 80 random bits are left, and a name that is taken is refused by its row.
-func (l *Ledger) reservationName() (string, error) {
+func (l *Ledger) reservationName(at time.Time) (string, error) {
 	b, err := draw[[16]byte](l.random)
-	ms := uint64(l.o.Clock.Now().UnixMilli())
+	ms := uint64(at.UnixMilli())
 	binary.BigEndian.PutUint64(b[:8], ms<<16|uint64(binary.BigEndian.Uint16(b[6:8])))
 	return base64.RawURLEncoding.EncodeToString(b[:]), err
 }

@@ -1,11 +1,11 @@
 package ledger
 
 import (
+	"encoding/base64"
 	"fmt"
 	"strings"
 	"testing"
 
-	"sealkeeper/internal/clock"
 	"sealkeeper/ledger/state"
 )
 
@@ -49,13 +49,18 @@ func TestRecentSlotsAreNeverOlderThanTheStore(t *testing.T) {
 
 // Reservations made one after the other lie together in the store; nothing else has a name that tells its time.
 func TestReservationNamesBeginWithTheirTime(t *testing.T) {
-	l := &Ledger{random: strings.NewReader(strings.Repeat("\x00", 16) + strings.Repeat("\xff", 32)), o: Options{Clock: clock.NewFake(noon)}}
-	a, err := l.reservationName()
+	l := &Ledger{random: strings.NewReader(strings.Repeat("\x00", 16) + strings.Repeat("\xff", 32))}
+	a, err := l.reservationName(noon)
 	must(t, err)
-	b, err := l.reservationName()
+	b, err := l.reservationName(noon)
 	must(t, err)
 	if a[:8] != b[:8] || a == b || len(a) != 22 {
 		t.Errorf("%s and %s, made in one millisecond, do not begin alike and end differently", a, b)
+	}
+	key, err := base64.RawURLEncoding.DecodeString(a)
+	must(t, err)
+	if decisionMillis(key) != noon.UnixMilli() {
+		t.Errorf("%s does not tell when it was decided, by which it is forgotten later", a)
 	}
 	first, err := l.name()
 	must(t, err)

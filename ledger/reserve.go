@@ -183,7 +183,7 @@ func (l *Ledger) checkDraft(a *policy.Approval, d Draft) (Key, error) {
 
 // record begins the record of a reservation.
 func (l *Ledger) record(a *policy.Approval) (ReservationRecord, error) {
-	id, err := l.reservationName()
+	id, err := l.reservationName(a.At())
 	d := a.Decision()
 	return ReservationRecord{ID: id, Kind: a.Kind(), Progress: InProgress, Client: a.Client(), At: a.At(), Policy: d.Policy, PolicyVersion: d.Version,
 		Identity: d.Identity, Lane: a.Lane()}, err

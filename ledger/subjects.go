@@ -264,7 +264,7 @@ func (l *Ledger) Change(ctx context.Context, a *policy.Approval) (ChangeResult, 
 		return ChangeResult{}, err
 	}
 	defer taken.end()
-	id, err := l.reservationName()
+	id, err := l.reservationName(a.At())
 	if err != nil {
 		return ChangeResult{}, err
 	}
