@@ -307,6 +307,22 @@ func TestShownCodeCompiles(t *testing.T) {
 	}
 }
 
+// The integrator's table of roles has each role's routes, all of them.
+func TestRolesPageHasEveryRoute(t *testing.T) {
+	page := read(t, "docs/integrator.md")
+	for _, role := range api.Roles() {
+		var routes []string
+		for _, r := range api.Routes() {
+			if slices.Contains(r.Roles, role) && len(r.Roles) < len(api.Roles()) {
+				routes = append(routes, "`"+strings.TrimPrefix(r.Path, "/v1/")+"`")
+			}
+		}
+		if row := fmt.Sprintf("\n| %s | %s |\n", role, strings.Join(routes, ", ")); !strings.Contains(page, row) {
+			t.Errorf("docs/integrator.md lacks the row%s", row)
+		}
+	}
+}
+
 // The auditor's guide explains every kind of leaf that the ledger writes.
 func TestLeavesAreExplained(t *testing.T) {
 	files, err := filepath.Glob("../../ledger/*.go")
