@@ -134,7 +134,7 @@ func TestUnitFitsTheDaemon(t *testing.T) {
 	if got := strings.Fields(one(t, "sealkeeperd-closed.target", "Conflicts")); !slices.Equal(got, sockets) || one(t, daemon, "OnFailure") != "sealkeeperd-closed.target" {
 		t.Errorf("a service that was given up closes %q, not %q", got, sockets)
 	}
-	for key, want := range map[string]string{"Type": "notify", "NotifyAccess": "main", "Restart": "on-failure", "RestartPreventExitStatus": "3"} {
+	for key, want := range map[string]string{"Type": "notify", "NotifyAccess": "main", "Restart": "on-failure", "RestartPreventExitStatus": "3", "StartLimitIntervalSec": "0"} {
 		if got := one(t, daemon, key); got != want {
 			t.Errorf("%s=%s, want %s", key, got, want)
 		}
