@@ -65,9 +65,12 @@ func (a *Audit) Journal(ctx context.Context, f func(seq uint64, leaf Leaf, body 
 }
 
 // Slots calls f for every subject and document type. Seq is the journal entry that wrote the row last, here and below.
-func (a *Audit) Slots(ctx context.Context, f func(seq uint64, r SlotRecord) error) error {
-	return each(ctx, a, TableSlots, func(_ []byte, seq uint64, r SlotRecord) error { return f(seq, r) })
+func (a *Audit) Slots(ctx context.Context, f func(key []byte, seq uint64, r SlotRecord) error) error {
+	return each(ctx, a, TableSlots, f)
 }
+
+// SlotKey is the key of a subject's row.
+func SlotKey(r SlotRecord) []byte { return slotKey(r.DocumentType, r.Subject) }
 
 // Reservations calls f for every reservation; Seq of the record is the entry that made it.
 func (a *Audit) Reservations(ctx context.Context, f func(seq uint64, r ReservationRecord) error) error {
@@ -152,9 +155,9 @@ func (a *Audit) Lists(ctx context.Context, f func(seq uint64, r ListRecord) erro
 	return each(ctx, a, TableLists, func(_ []byte, seq uint64, r ListRecord) error { return f(seq, r) })
 }
 
-// Versions calls f for the newest settled version of every list, with its token.
-func (a *Audit) Versions(ctx context.Context, f func(seq uint64, r VersionRecord) error) error {
-	return each(ctx, a, TableVersions, func(_ []byte, seq uint64, r VersionRecord) error { return f(seq, r) })
+// Versions calls f for the newest settled version of every list, with its token; the key is the list's id.
+func (a *Audit) Versions(ctx context.Context, f func(key []byte, seq uint64, r VersionRecord) error) error {
+	return each(ctx, a, TableVersions, f)
 }
 
 // Keys calls f for every key of the registry.

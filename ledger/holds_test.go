@@ -500,7 +500,7 @@ func (o *oracle) place(s Selection) *heldSet {
 	h := &heldSet{of: s, at: o.w.clock.Now(), lists: o.w.Lists(), cards: map[policy.Pseudonym]bool{}, places: map[state.Place]bool{}}
 	reservations := map[string]ReservationRecord{}
 	must(o.w.t, o.w.Audit().Reservations(context.Background(), func(_ uint64, r ReservationRecord) error { reservations[r.ID] = r; return nil }))
-	must(o.w.t, o.w.Audit().Slots(context.Background(), func(_ uint64, r SlotRecord) error {
+	must(o.w.t, o.w.Audit().Slots(context.Background(), func(_ []byte, _ uint64, r SlotRecord) error {
 		live := func(c state.Credential) bool {
 			return (c.Phase == state.Reserved || c.Phase == state.Signed || c.Phase == state.Active) && !h.at.After(c.NotAfter)
 		}

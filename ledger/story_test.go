@@ -371,13 +371,13 @@ func (w *town) check() {
 		return nil
 	}))
 	for _, f := range []func() error{
-		func() error { return a.Slots(ctx, func(uint64, SlotRecord) error { return nil }) },
+		func() error { return a.Slots(ctx, func([]byte, uint64, SlotRecord) error { return nil }) },
 		func() error { return a.Requests(ctx, func(uint64, []byte, RequestRecord) error { return nil }) },
 		func() error { return a.Burns(ctx, func(uint64, string, [32]byte, BurnRecord) error { return nil }) },
 		func() error { return a.Changes(ctx, func(uint64, string, ChangeRecord) error { return nil }) },
 		func() error { return a.Keys(ctx, func(uint64, Key) error { return nil }) },
 		func() error { return a.Certificates(ctx, func(uint64, Certificate) error { return nil }) },
-		func() error { return a.Versions(ctx, func(uint64, VersionRecord) error { return nil }) },
+		func() error { return a.Versions(ctx, func([]byte, uint64, VersionRecord) error { return nil }) },
 		func() error {
 			return a.Lists(ctx, func(_ uint64, r ListRecord) error {
 				made, err := a.Image(ctx, r, size)

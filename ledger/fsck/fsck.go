@@ -126,6 +126,7 @@ type run struct {
 	revoked      map[string][]revokedAt // by serial: what the leaves say of its revocation, in their order
 	crlNumbers   map[string]uint64      // the last that was settled, by the name of the list
 	repeated     []string               // numbers that did not grow
+	times        []moment               // of entries, as far as they matter
 	custody      custody
 	enrolled     enrolled
 }
@@ -221,6 +222,7 @@ func (f *run) log() error {
 		if leaf.Kind == "restore" {
 			f.restored[seq] = true
 		}
+		f.passed(seq, leaf.At)
 		f.charged(seq, leaf)
 		f.decided(seq, leaf)
 		f.governed(seq, leaf)
@@ -338,7 +340,7 @@ func (f *run) budgets() error {
 func (f *run) orders() error {
 	c := f.r.check("I4", "orders for later are those of the subjects' states")
 	want := map[string]bool{}
-	if err := f.a.Slots(f.ctx, func(_ uint64, r ledger.SlotRecord) error {
+	if err := f.a.Slots(f.ctx, func(_ []byte, _ uint64, r ledger.SlotRecord) error {
 		for _, k := range ledger.DueKeys(r) {
 			c.Checked++
 			want[string(k)] = true
@@ -653,50 +655,6 @@ func get(image []byte, bits int, i uint64) byte {
 	return image[at/8] >> (at % 8) & (1<<bits - 1)
 }
 
-// subjects: one live device, and statuses that are those of the subject's state (I3).
-func (f *run) subjects() error {
-	c := f.r.check("I3", "one live device per subject and document type; its statuses follow from its state")
-	return f.a.Slots(f.ctx, func(_ uint64, r ledger.SlotRecord) error {
-		c.Checked++
-		who := fmt.Sprintf("subject %.8s… (%s)", r.Subject.String(), r.DocumentType)
-		for _, k := range r.State.Locks {
-			if k.Reason == policy.MassHold {
-				f.holding[k.By]++
-			}
-		}
-		for _, held := range r.State.Held {
-			if !slices.Contains(r.State.Locks, held) {
-				c.fail("%s: the lock %s of class %s is held and not there", who, held.Reason, held.Class)
-			}
-		}
-		for _, cr := range r.State.Credentials {
-			live := cr.Phase == state.Reserved || cr.Phase == state.Signed
-			if live && cr.Format == policy.MDoc && len(r.State.Locks) > len(r.State.Held) {
-				c.fail("%s: a live MSO while a lock stands that is not held", who)
-			}
-			if live && (r.State.Device == nil || r.State.Device.ID != cr.Device) {
-				c.fail("%s: a live credential of device %s, which is not bound", who, cr.Device)
-			}
-			l, ok := f.lists[cr.List]
-			if !ok {
-				c.fail("%s: list %s does not exist", who, cr.List)
-				continue
-			}
-			if got, want := get(f.images[cr.List], l.Bits, cr.Index), r.State.Status(cr); got != want {
-				c.fail("%s: index %d of list %s is %d, its state says %d", who, cr.Index, cr.List, got, want)
-			}
-			given, ok := f.credentials[slot{cr.List, cr.Index}]
-			if !ok || given.Reservation != cr.Reservation {
-				c.fail("%s: index %d of list %s is not its own", who, cr.Index, cr.List)
-			}
-			if res := f.reservations[cr.Reservation]; cr.Phase == state.Signed && res.Progress != ledger.Settled {
-				c.fail("%s: a credential of reservation %s is signed, the reservation is %q", who, cr.Reservation, res.Progress)
-			}
-		}
-		return nil
-	})
-}
-
 // lines: a phone is linked to a line that is there and knows of it, what the line holds locked was reported of it, and no report waits for
 // somebody although the line has its holder (I3).
 func (f *run) lines() error {
@@ -758,7 +716,7 @@ func (f *run) lines() error {
 // versions: each settled list token shows exactly the changes that it says it does, and verifies with its pinned key (I4, I5).
 func (f *run) versions() error {
 	c := f.r.check("I5", "lists and certificates verify with the pinned keys and show what the ledger has")
-	return f.a.Versions(f.ctx, func(_ uint64, v ledger.VersionRecord) error {
+	return f.a.Versions(f.ctx, func(_ []byte, _ uint64, v ledger.VersionRecord) error {
 		if len(v.Token) == 0 { // jumped ahead by lifting a fence, not signed yet
 			return nil
 		}
@@ -899,7 +857,7 @@ func (f *run) published() error {
 	}
 	c := f.r.check("I4", "published lists are those that were settled")
 	settled := map[string]ledger.VersionRecord{}
-	if err := f.a.Versions(f.ctx, func(_ uint64, v ledger.VersionRecord) error { settled[v.ID] = v; return nil }); err != nil {
+	if err := f.a.Versions(f.ctx, func(_ []byte, _ uint64, v ledger.VersionRecord) error { settled[v.ID] = v; return nil }); err != nil {
 		return err
 	}
 	for _, p := range f.outside["status-lists"] {

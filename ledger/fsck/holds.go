@@ -144,7 +144,7 @@ func (f *run) heldCards(c *Check, id string, h ledger.CampaignRecord, r ledger.H
 	if !h.Lifted.IsZero() {
 		return nil
 	}
-	return f.a.Slots(f.ctx, func(_ uint64, s ledger.SlotRecord) error {
+	return f.a.Slots(f.ctx, func(_ []byte, _ uint64, s ledger.SlotRecord) error {
 		is := false
 		for _, cr := range s.State.Credentials {
 			res := f.reservations[cr.Reservation]

@@ -84,6 +84,8 @@ func TestOrdersAndUnfinished(t *testing.T) {
 	}
 }
 
+func jsonInto(b []byte, v any) error { return json.Unmarshal(b, v) }
+
 func encoded(t *testing.T, v any) []byte {
 	t.Helper()
 	b, err := json.Marshal(v, json.Deterministic(true))
