@@ -13,10 +13,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math/big"
 	"os"
-	"path/filepath"
 	"slices"
 	"sort"
 	"strconv"
@@ -108,7 +106,7 @@ type run struct {
 	executed     map[string][]uint64    // entries that carried a proposal out
 	set          map[string]bool        // what officers set, by what the journal says last
 	clock        string                 // the last that was accepted
-	outside      map[string][]outside   // what is published, by kind
+	outside      map[string][]*outside  // what is published, by kind
 	begun        map[string]bool        // campaigns in leaves
 	done, marked map[string]int         // their cards, at their end and one by one
 	ended        map[string]time.Time   // when campaigns came to their end
@@ -124,9 +122,10 @@ type run struct {
 	inUse        map[string]bool        // hashes of bundles, once they are put to use
 	unused       []uint64               // entries of bundles that were not
 	revoked      map[string][]revokedAt // by serial: what the leaves say of its revocation, in their order
-	crlNumbers   map[string]uint64      // the last that was settled, by the name of the list
+	crls         map[string]settledAt   // the last that was settled, by the name of the list
 	repeated     []string               // numbers that did not grow
-	times        []moment               // of entries, as far as they matter
+	journalled   journalled
+	times        []moment // of entries, as far as they matter
 	custody      custody
 	enrolled     enrolled
 }
@@ -180,11 +179,11 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		return nil, fmt.Errorf("opening %s: %w", o.Ledger, err)
 	}
 	defer a.Close()
-	f := &run{ctx: ctx, a: a, outside: seen, r: &Report{Ledger: o.Ledger}, leaves: map[string]leafAt{}, settled: map[string]struct{}{}, givenUp: map[string]struct{}{}, tries: map[string][]triedAt{}, outcomes: map[string]map[attempt]outcome{},
+	f := &run{ctx: ctx, a: a, outside: seen, journalled: newJournalled(seen["status-lists"]), r: &Report{Ledger: o.Ledger}, leaves: map[string]leafAt{}, settled: map[string]struct{}{}, givenUp: map[string]struct{}{}, tries: map[string][]triedAt{}, outcomes: map[string]map[attempt]outcome{},
 		reservations: map[string]ledger.ReservationRecord{}, credentials: map[slot]ledger.CredentialRecord{}, counters: map[string]uint64{}, lists: map[string]ledger.ListRecord{}, images: map[string][]byte{}, keys: map[string]ledger.Key{}, windows: map[window]uint64{}, latches: map[string]map[uint64]int64{},
-		decisions: map[uint64]decision{}, inUse: map[string]bool{}, restored: map[uint64]bool{}, revoked: map[string][]revokedAt{}, crlNumbers: map[string]uint64{}, proposed: map[string][]string{}, executed: map[string][]uint64{}, set: map[string]bool{}, begun: map[string]bool{}, done: map[string]int{}, marked: map[string]int{}, lifted: map[string]bool{}, liftedAt: map[string]uint64{}, begunAt: map[string]uint64{}, placed: map[string]heldAt{}, ended: map[string]time.Time{}, forgotten: map[string]int{}, gone: map[string]bool{}, holding: map[string]int{},
+		decisions: map[uint64]decision{}, inUse: map[string]bool{}, restored: map[uint64]bool{}, revoked: map[string][]revokedAt{}, crls: map[string]settledAt{}, proposed: map[string][]string{}, executed: map[string][]uint64{}, set: map[string]bool{}, begun: map[string]bool{}, done: map[string]int{}, marked: map[string]int{}, lifted: map[string]bool{}, liftedAt: map[string]uint64{}, begunAt: map[string]uint64{}, placed: map[string]heldAt{}, ended: map[string]time.Time{}, forgotten: map[string]int{}, gone: map[string]bool{}, holding: map[string]int{},
 		custody: custody{entries: map[string]uint64{}, before: map[string]bool{}, registries: map[string]struct{}{}}}
-	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.lines, f.versions, f.certificates, f.revocations, f.published, f.budgets, f.orders, f.unfinished, f.recorded, f.proposals, f.keysLives, f.persons, f.clients} {
+	for _, step := range []func() error{f.log, f.load, f.reserved, f.attempts, f.indices, f.changes, f.subjects, f.lines, f.statusLists, f.versions, f.certificates, f.revocations, f.published, f.budgets, f.orders, f.unfinished, f.recorded, f.proposals, f.keysLives, f.persons, f.clients} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -224,6 +223,7 @@ func (f *run) log() error {
 		}
 		f.passed(seq, leaf.At)
 		f.charged(seq, leaf)
+		f.listed(seq, leaf)
 		f.decided(seq, leaf)
 		f.governed(seq, leaf)
 		f.unbelieved(seq, leaf)
@@ -809,77 +809,4 @@ func signedBy(spki, tbs, sig []byte) bool {
 		return ed25519.Verify(k, tbs, sig)
 	}
 	return false
-}
-
-// outside is a list in the publish directory.
-type outside struct {
-	name    string // of its description
-	meta    ledger.ListMeta
-	damaged error
-	token   []byte // nil: not there
-}
-
-// look reads what is published.
-func look(dir string) (map[string][]outside, error) {
-	if dir == "" {
-		return nil, nil
-	}
-	found := map[string][]outside{}
-	for _, kind := range []string{"status-lists", "crl"} {
-		metas, err := filepath.Glob(filepath.Join(dir, kind, "*.json"))
-		if err != nil {
-			return nil, err
-		}
-		for _, name := range metas {
-			p := outside{name: name}
-			var data []byte
-			if data, p.damaged = os.ReadFile(name); p.damaged == nil {
-				p.meta, p.damaged = ledger.ParseListMeta(data)
-			}
-			if p.damaged == nil && p.meta.File != filepath.Base(p.meta.File) {
-				p.damaged = fmt.Errorf("it names a file elsewhere, %q", p.meta.File)
-			}
-			if p.damaged == nil {
-				if p.token, err = os.ReadFile(filepath.Join(dir, kind, p.meta.File)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-					return nil, err
-				}
-			}
-			found[kind] = append(found[kind], p)
-		}
-	}
-	return found, nil
-}
-
-// published: nothing outside is ahead of the ledger, and what is there is what was settled (I4).
-func (f *run) published() error {
-	if f.outside == nil {
-		return nil
-	}
-	c := f.r.check("I4", "published lists are those that were settled")
-	settled := map[string]ledger.VersionRecord{}
-	if err := f.a.Versions(f.ctx, func(_ []byte, _ uint64, v ledger.VersionRecord) error { settled[v.ID] = v; return nil }); err != nil {
-		return err
-	}
-	for _, p := range f.outside["status-lists"] {
-		c.Checked++
-		if p.damaged != nil {
-			c.fail("%s: %v", p.name, p.damaged)
-			continue
-		}
-		v, ok := settled[p.meta.ID]
-		if !ok {
-			c.fail("%s: the ledger settled no version of list %s", p.name, p.meta.ID)
-			continue
-		}
-		t, err := verifier.DecodeStatusList(p.token, verifier.MaxEntries)
-		switch {
-		case err != nil:
-			c.fail("%s: %v", p.meta.File, err)
-		case p.meta.Version > v.Version || t.Version > v.Version:
-			c.fail("%s: version %d is ahead of the ledger's %d", p.meta.File, max(p.meta.Version, t.Version), v.Version)
-		case t.Version == v.Version && !bytes.Equal(p.token, v.Token):
-			c.fail("%s: version %d has other bytes than were settled", p.meta.File, t.Version)
-		}
-	}
-	return nil
 }

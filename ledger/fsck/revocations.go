@@ -23,10 +23,9 @@ func (f *run) unbelieved(seq uint64, leaf ledger.Leaf) {
 		f.revoked[string(c.Serial)] = append(f.revoked[string(c.Serial)], revokedAt{seq, c})
 	}
 	if leaf.Kind == "settle" && leaf.Operation == string(policy.KindCRL) {
-		if last := f.crlNumbers[leaf.Name]; leaf.Version <= last {
-			f.repeated = append(f.repeated, fmt.Sprintf("entry %d: CRL %s got number %d after %d", seq, leaf.Name, leaf.Version, last))
+		if last := f.crls[leaf.Name]; !grows(f.crls, seq, leaf) {
+			f.repeated = append(f.repeated, fmt.Sprintf("entry %d: CRL %s got number %d after %d", seq, leaf.Name, leaf.Version, last.version))
 		}
-		f.crlNumbers[leaf.Name] = leaf.Version
 	}
 }
 
@@ -80,11 +79,23 @@ func (f *run) revocations() error {
 		}
 	}
 	numbers := map[string]ledger.CRLRecord{}
-	if err := f.a.CRLs(f.ctx, func(_ uint64, r ledger.CRLRecord) error {
+	if err := f.a.CRLs(f.ctx, func(seq uint64, r ledger.CRLRecord) error {
 		c.Checked++
 		numbers[r.Name] = r
-		if r.Number < f.crlNumbers[r.Name] || !r.Jumped && r.Number != f.crlNumbers[r.Name] {
-			c.fail("CRL %s has number %d, the last that was settled is %d", r.Name, r.Number, f.crlNumbers[r.Name])
+		last, by := f.crls[r.Name], seq // the entry by which its number came to be
+		if !r.Jumped {
+			by = last.seq
+		}
+		switch lifted := f.journalled.lifted(); {
+		case r.Number < last.version, !r.Jumped && r.Number != last.version:
+			c.fail("CRL %s has number %d, the last that was settled is %d", r.Name, r.Number, last.version)
+		case r.Jumped && !f.journalled.lifts(seq):
+			c.fail("CRL %s was moved on to number %d by entry %d, which lifted no fence", r.Name, r.Number, seq)
+		case by < lifted:
+			c.fail("CRL %s has number %d, of before entry %d, which lifted a fence and moved it on", r.Name, r.Number, lifted)
+		}
+		if r.DER != nil && !last.is(r.DER) {
+			c.fail("CRL %s number %d has other bytes than were settled", r.Name, r.Number)
 		}
 		if r.DER == nil && r.Jumped { // moved ahead by lifting a fence, not signed yet
 			return nil
@@ -95,6 +106,11 @@ func (f *run) revocations() error {
 		return nil
 	}); err != nil {
 		return err
+	}
+	for name, last := range f.crls {
+		if _, there := numbers[name]; !there {
+			c.fail("CRL %s: number %d was settled, and is nowhere", name, last.version)
+		}
 	}
 	f.publishedCRLs(c, numbers)
 	return nil

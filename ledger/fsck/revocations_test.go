@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
@@ -54,8 +55,9 @@ func TestRevocationsAndTheirLists(t *testing.T) {
 	said := func(state, reason string) string {
 		return leaf("certificates", fmt.Sprintf(`,"certificates":[{"serial":%q,"ca":"client-ca-1","state":%q,"reason":%q}]`, base64.StdEncoding.EncodeToString(serial), state, reason))
 	}
+	const listed = "DIGEST" // of the list that is stored
 	settled := func(n int) string {
-		return leaf("settle", fmt.Sprintf(`,"operation":"crl","name":"client-ca","version":%d`, n))
+		return leaf("settle", fmt.Sprintf(`,"operation":"crl","name":"client-ca","version":%d,"digest":"%s"`, n, listed))
 	}
 	type world struct {
 		leaves    []string
@@ -65,6 +67,8 @@ func TestRevocationsAndTheirLists(t *testing.T) {
 		list      []byte
 		through   uint64
 		jumped    bool
+		gone      bool
+		written   int // by which leaf the list was
 		published uint64
 	}
 	for name, c := range map[string]struct {
@@ -98,9 +102,20 @@ func TestRevocationsAndTheirLists(t *testing.T) {
 		"another's signature":             {func(w *world) { w.list[len(w.list)-1] ^= 1 }, "does not verify"},
 		"a number twice":                  {func(w *world) { w.leaves[1] = settled(2) }, "got number 2 after 2"},
 		"a number that was never settled": {func(w *world) { w.leaves[2] = settled(1); w.leaves[1] = leaf("meta", "") }, "the last that was settled is 1"},
-		"jumped by lifting a fence":       {func(w *world) { w.leaves[2] = settled(1); w.leaves[1] = leaf("meta", ""); w.jumped = true }, ""},
-		"published":                       {func(w *world) { w.published = 2 }, ""},
-		"published ahead":                 {func(w *world) { w.published = 3 }, "is ahead of the ledger's 2"},
+		"jumped by lifting a fence": {func(w *world) {
+			w.leaves[1], w.leaves[2], w.jumped, w.written = settled(1), leaf("unfence", ""), true, 2
+		}, ""},
+		"jumped by nothing": {func(w *world) { w.leaves[1], w.leaves[2], w.jumped = settled(1), leaf("meta", ""), true }, "was moved on to number 2 by entry 0, which lifted no fence"},
+		"of before a fence was lifted": {func(w *world) { w.leaves = append(w.leaves, leaf("unfence", "")) },
+			"has number 2, of before entry 3, which lifted a fence"},
+		"settled since a fence was lifted": {func(w *world) {
+			w.leaves = append(w.leaves[:2], leaf("unfence", ""), w.leaves[2])
+		}, ""},
+		"other bytes than were settled": {func(w *world) { w.leaves[2] = strings.Replace(w.leaves[2], listed, "AAAA", 1) },
+			"number 2 has other bytes than were settled"},
+		"its row is gone": {func(w *world) { w.gone = true }, "CRL client-ca: number 2 was settled, and is nowhere"},
+		"published":       {func(w *world) { w.published = 2 }, ""},
+		"published ahead": {func(w *world) { w.published = 3 }, "is ahead of the ledger's 2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := world{leaves: []string{said("revoked", "keyCompromise"), settled(1), settled(2)}, row: "r", reason: "keyCompromise", list: crl(nil), through: 1}
@@ -119,12 +134,15 @@ func TestRevocationsAndTheirLists(t *testing.T) {
 				return ledger.Row{Table: table, Key: []byte(key), Value: b}
 			}
 			ops := make([]ledger.Op, len(w.leaves))
+			sum := sha256.Sum256(w.list)
 			for i, l := range w.leaves {
-				ops[i].Leaf = []byte(l)
+				ops[i].Leaf = []byte(strings.Replace(l, listed, base64.StdEncoding.EncodeToString(sum[:]), 1))
 			}
 			ops[0].Rows = []ledger.Row{
 				row(ledger.TableKeys, "client-ca-1", ledger.Key{ID: "client-ca-1", Token: "online", Purpose: "client-ca", Algorithm: "ES256", CKAID: []byte{1}, SPKI: spki, State: ledger.KeyActive}),
-				row(ledger.TableCRLs, "client-ca", ledger.CRLRecord{Name: "client-ca", CA: "client-ca-1", Through: w.through, Number: 2, ThisUpdate: noon, NextUpdate: noon.AddDate(0, 0, 30), Jumped: w.jumped, DER: w.list}),
+			}
+			if !w.gone {
+				ops[w.written].Rows = append(ops[w.written].Rows, row(ledger.TableCRLs, "client-ca", ledger.CRLRecord{Name: "client-ca", CA: "client-ca-1", Through: w.through, Number: 2, ThisUpdate: noon, NextUpdate: noon.AddDate(0, 0, 30), Jumped: w.jumped, DER: w.list}))
 			}
 			if w.row != "" {
 				ops[0].Rows = append(ops[0].Rows, row(ledger.TableRevocations, string(serial), map[string]any{"serial": serial, "ca": "client-ca-1", "crl": "client-ca", "reason": w.reason, "at": noon, "not_after": noon.AddDate(0, 1, 0)}))
