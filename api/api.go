@@ -43,6 +43,7 @@ const (
 	readRequest   = 10 * time.Second
 	readAdmitted  = 3 * time.Second // the body of a request that holds a place for issuing, or two clients that drip would hold all of them
 	writeAnswer   = 30 * time.Second
+	writeAdmitted = 5 * time.Second // an answer that is sent from a place for issuing: the place is what bounds such answers in memory
 	idle          = 60 * time.Second
 	defaultIssues = 256
 	shareOfIssues = 2 // F41: one client may hold at most 1/2 of the places

@@ -15,7 +15,7 @@ import (
 
 // connections bounds the open connections of one listener (F24, F38). When it is full, one is closed for the new one: of those that have not sent a whole
 // header yet the oldest, if they are an eighth of all or more. Else it is one of the client that holds the most: the one that has been idle longest, or whose
-// body has been on its way or whose refusal has been waiting longest. So who only holds connections loses them to who uses them, and a carrier gets in however
+// body or answer has been on its way or whose refusal has been waiting longest. So who only holds connections loses them to who uses them, and a carrier gets in however
 // many an issuance service has opened, and however fast others knock. If the appliance works on every one, the new one is closed.
 type connections struct {
 	net.Listener
@@ -25,7 +25,7 @@ type connections struct {
 	asked          chan chan struct{} // Pulse: somebody waits for the accepting goroutine
 
 	mu      sync.Mutex
-	waiting [3]*list.List  // of *boundConn, the oldest first: without a request yet; idle between requests; sending a body or waiting for a refusal
+	waiting [3]*list.List  // of *boundConn, the oldest first: without a request yet; idle between requests; sending a body, waiting for a refusal or being sent an answer
 	held    map[string]int // open connections by client; "": not known yet, or no TLS
 	open    int
 }
@@ -58,6 +58,17 @@ func (c *boundConn) working() {
 		c.of.mu.Lock()
 		defer c.of.mu.Unlock()
 		c.wait(nil, 0)
+	}
+}
+
+// answering puts it back: from now on its client alone says how long it takes. One that does not read loses it to who comes.
+func (c *boundConn) answering() {
+	if c != nil {
+		c.of.mu.Lock()
+		defer c.of.mu.Unlock()
+		if !c.gone {
+			c.wait(c.of.waiting[2], 2)
+		}
 	}
 }
 

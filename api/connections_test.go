@@ -2,9 +2,12 @@ package api
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"sync"
@@ -13,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"sealkeeper/internal/clock"
 	"sealkeeper/internal/metrics"
 )
 
@@ -71,6 +75,48 @@ func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
 	}
 	if n := testutil.ToFloat64(e.o.Metrics.Evicted.WithLabelValues("test")); n < 1000 {
 		t.Errorf("%v connections were evicted", n)
+	}
+}
+
+// Who asks and does not read the answers keeps nobody out: such a connection is closed for who comes.
+func TestWhoDoesNotReadKeepsNobodyOut(t *testing.T) {
+	const most = 16
+	e := &Edge{o: Options{Metrics: metrics.New(), Clock: clock.NewFake(noon), Log: slog.New(slog.DiscardHandler), Random: rand.Reader}}
+	raw, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	large, begun := bytes.Repeat([]byte("x"), 16<<20), make(chan struct{}, 10*most)
+	s := &http.Server{Handler: e.exchanges("test", func(x *exchange, r *http.Request) {
+		x.conn.working()
+		if r.URL.Path == "/large" {
+			begun <- struct{}{}
+			x.whole(large)
+			return
+		}
+		x.whole([]byte("ok"))
+	})}
+	l := e.Bound("test", raw, s, most)
+	go s.Serve(l)
+	t.Cleanup(func() { s.Close() })
+	for range 3 * most {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		fmt.Fprint(c, "GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+		<-begun
+		good, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(good, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		_ = good.SetReadDeadline(time.Now().Add(20 * time.Second)) // less than an answer may take
+		if r, err := http.ReadResponse(bufio.NewReader(good), nil); err != nil || r.StatusCode != http.StatusOK {
+			t.Fatalf("beside clients that don't read: %v", err)
+		}
+		good.Close()
 	}
 }
 

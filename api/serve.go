@@ -35,12 +35,14 @@ type exchange struct {
 	code   string
 	status int // 0: nothing was written yet
 
-	gathers *boundConn // it has an answer that is to be sent
+	conn    *boundConn // nil: not behind a listener from Bound
+	gathers bool       // it has an answer that is to be sent
 }
 
 func (x *exchange) WriteHeader(status int) {
 	if x.status == 0 {
 		x.status = status
+		x.conn.answering()
 		x.ResponseWriter.WriteHeader(status)
 	}
 }
@@ -59,7 +61,7 @@ func (e *Edge) exchanges(listener string, next func(x *exchange, r *http.Request
 	log := e.o.Log.Handler().WithAttrs([]slog.Attr{slog.String("listener", listener)})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := e.o.Clock.Elapsed()
-		x := &exchange{ResponseWriter: w, edge: e, route: "none"}
+		x := &exchange{ResponseWriter: w, edge: e, route: "none", conn: connectionOf(r.Context())}
 		defer x.sent()
 		var id [16]byte
 		if _, err := io.ReadFull(e.o.Random, id[:]); err != nil {
@@ -159,7 +161,10 @@ func serve[Req, Resp any](e *Edge, h how, valid func(*Req) string, do func(conte
 		x.Header().Set("Content-Type", "application/json")
 		x.Header().Set("Content-Length", strconv.Itoa(len(out)))
 		x.WriteHeader(http.StatusOK)
-		x.whole(connectionOf(r.Context()), out)
+		if h.admit && len(out) > mostGathered { // its place is held until it has left
+			_ = http.NewResponseController(x.ResponseWriter).SetWriteDeadline(time.Now().Add(writeAdmitted))
+		}
+		x.whole(out)
 	}
 }
 
@@ -173,7 +178,7 @@ func take[Req any](x *exchange, r *http.Request, h how, valid func(*Req) string,
 	if err := read(room, x, r, h.limit); err != nil {
 		return req, err
 	}
-	connectionOf(r.Context()).working()
+	x.conn.working()
 	if req, err = decode[Req](room.Bytes(), h.limit); err != nil {
 		return req, err
 	}

@@ -14,19 +14,19 @@ const mostGathered = 64 << 10
 var pieces = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // whole writes a body that is there as a whole. The rest of the exchange is short.
-func (x *exchange) whole(c *boundConn, body []byte) {
-	if c != nil { // behind a listener from Bound
-		c.gather()
-		x.gathers = c
+func (x *exchange) whole(body []byte) {
+	if x.conn != nil {
+		x.conn.gather()
+		x.gathers = true
 	}
 	_, _ = x.Write(body) // a client that is gone asks again with the same key
 }
 
 // sent is the last thing of an exchange.
 func (x *exchange) sent() {
-	if x.gathers != nil {
+	if x.gathers {
 		_ = http.NewResponseController(x.ResponseWriter).Flush()
-		x.gathers.send()
+		x.conn.send()
 	}
 }
 

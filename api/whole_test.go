@@ -58,7 +58,7 @@ func TestAnswersLeaveWhole(t *testing.T) {
 		n, _ := strconv.Atoi(r.URL.Path[1:])
 		x.Header().Set("Content-Length", strconv.Itoa(n))
 		x.WriteHeader(http.StatusOK)
-		x.whole(connectionOf(r.Context()), body(n))
+		x.whole(body(n))
 	}))
 	s.TLSConfig = &tls.Config{Certificates: trusted.TLS.Certificates, DynamicRecordSizingDisabled: true}
 	on := &counted{Listener: raw}

@@ -113,8 +113,8 @@ func New(ctx context.Context, o Options) (*Authority, error) {
 			return nil, fmt.Errorf("reading list %s: %w", id, err)
 		}
 		if s.Token != nil {
-			if err := a.shelveAgain(s); err != nil {
-				return nil, err
+			if err := a.shelveAgain(s); err != nil { // a directory that is full is no reason to take no locks: the publisher tries again
+				a.listTried(id, fmt.Errorf("at the start: %w", err), 0)
 			}
 		}
 	}
@@ -124,9 +124,7 @@ func New(ctx context.Context, o Options) (*Authority, error) {
 	if err := a.adoptCRLs(ctx); err != nil {
 		return nil, err
 	}
-	if err := a.shelveCertificates(ctx); err != nil {
-		return nil, err
-	}
+	a.showCertificates(ctx)
 	o.Metrics.OnLook(a.look)
 	return a, nil
 }

@@ -5,8 +5,10 @@ import (
 	"cmp"
 	"context"
 	"flag"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -26,6 +28,28 @@ func (w *town) hold(s Selection) *Execution {
 	must(w.t, w.StartCampaign(context.Background(), CampaignRecord{Operation: CampaignHold, Selection: s, Reason: "a broken wallet", At: w.clock.Now()}, x))
 	w.found(x.ID)
 	return x
+}
+
+// On a full disk a hold comes true in the room that is kept for locks; cards that are revoked one by one leave that to single reports.
+func TestHoldOnAFullDisk(t *testing.T) {
+	w := newTown(t)
+	w.issue(w.request(policy.OpIssue, 1, w.phone(), false))
+	w.commits.disk = &diskReserve{path: filepath.Join(t.TempDir(), "none", "reserve"), bytes: 1, log: slog.New(slog.DiscardHandler), spent: true}
+	w.clock.Advance(time.Hour)
+	cut := w.clock.Now()
+	x := w.hold(Selection{DocumentType: resident, To: cut})
+	w.wants(1, "mso_mdoc valid", "dc+sd-jwt suspended")
+	w.lift(x.ID)
+	w.wants(1, "mso_mdoc valid", "dc+sd-jwt valid")
+	refused(t, w.PaceCampaign(t.Context(), "operator", w.revoking(cut), 7), "ledger.full")
+}
+
+// revoking begins a mass revocation.
+func (w *town) revoking(cut time.Time) (id string) {
+	w.t.Helper()
+	x := w.proposed("revoke.mass")
+	must(w.t, w.StartCampaign(context.Background(), CampaignRecord{Operation: CampaignRevoke, Selection: Selection{DocumentType: resident, To: cut}, Reason: "a broken wallet", PerSecond: 10, At: w.clock.Now()}, x))
+	return x.ID
 }
 
 func (w *town) found(hold string) {

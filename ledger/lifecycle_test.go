@@ -347,6 +347,30 @@ func TestUnacknowledgedIsRevoked(t *testing.T) {
 	w.check()
 }
 
+// A phone has its time from the answer on: what an outage held up for longer than that, and was finished then, is not given up at once. A wall that
+// jumped meanwhile gives nobody more than what an unfinished reservation may take.
+func TestTimeToAcknowledgeBeginsWithTheAnswer(t *testing.T) {
+	for _, c := range []struct{ outage, given time.Duration }{
+		{0, 2 * time.Hour}, {3 * time.Hour, 2 * time.Hour}, {-3 * time.Hour, 5 * time.Hour}, {24 * 400 * time.Hour, 2*time.Hour + 24*time.Hour - 24*400*time.Hour},
+	} {
+		w := newTown(t)
+		w.acknowledges("2h")
+		r, tbs := w.reserve(w.request(policy.OpIssue, 1, w.phone(), false))
+		w.clock.Advance(c.outage)
+		w.settle(r, tbs, "answer")
+		if c.given > 0 {
+			w.clock.Advance(c.given - time.Second)
+			if n, err := w.GiveUp(t.Context(), w.clock.Now()); n != 0 || err != nil {
+				t.Errorf("%s: %d were given up a second early: %v", c.outage, n, err)
+			}
+			w.clock.Advance(time.Second)
+		}
+		if n, err := w.GiveUp(t.Context(), w.clock.Now()); n != 1 || err != nil {
+			t.Errorf("%s: %d were given up, want 1: %v", c.outage, n, err)
+		}
+	}
+}
+
 // An answer's time may be over before anybody looks who had to acknowledge it: the daemon stood still, or its clock was not trusted. Its card ends all the same.
 func TestUnacknowledgedIsRevokedLate(t *testing.T) {
 	for _, within := range []string{"15m", "24h"} {

@@ -188,6 +188,9 @@ func (l *Ledger) settleIssue(ctx context.Context, r *Reservation, rec *Reservati
 		return nil, nil, false, err
 	}
 	request.Settled = l.o.Clock.Now()
+	if held := request.Settled.Sub(request.At); !request.AckBy.IsZero() && held > 0 { // the phone has its time from the answer on, however long that took
+		request.AckBy = request.AckBy.Add(min(held, l.o.GiveUpAfter))
+	}
 	sealed, err := l.seal(request, r.call.Key, answer)
 	if err != nil {
 		return nil, nil, false, err

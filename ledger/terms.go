@@ -368,7 +368,7 @@ func (l *Ledger) findHeld(ctx context.Context, c Campaign) error {
 	rows = append(rows, stale...)
 	read := time.Since(began)
 	for page := range slices.Chunk(rows, maskPage) {
-		out, err := l.commit(ctx, Leaf{Kind: "hold-masks", At: l.o.Clock.Now(), Name: c.ID, Operation: CampaignHold, Count: uint64(len(page))}, page, false, nil)
+		out, err := l.commit(ctx, Leaf{Kind: "hold-masks", At: l.o.Clock.Now(), Name: c.ID, Operation: CampaignHold, Count: uint64(len(page))}, page, true, nil) // a bit for each card: the room kept for locks bears it
 		if err != nil {
 			return err
 		}

@@ -48,9 +48,9 @@ func serveCommand() *cobra.Command {
 				return &coded{exitUsage, err}
 			}
 			if exitFile != "" {
-				// A daemon that is fenced or whose PIN was refused is never scraped: the reason has to outlive it.
+				// A daemon that is fenced or whose PIN was refused is never scraped: the reason has to outlive it. No lock waits for that.
 				if err := metrics.WriteExit(exitFile, 0, time.Now()); err != nil {
-					return &coded{exitUsage, err}
+					log.Error("writing the exit code: what a later end says will not be seen", "error", err)
 				}
 				defer func() {
 					if err != nil {
