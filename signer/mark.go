@@ -76,6 +76,12 @@ func (r markRecord) judge(token string, found uint64, foreign int) (why string, 
 	return fmt.Sprintf("token %q has no mark and had %d", token, r.Held), false
 }
 
+// next is the record before a token with this mark gets another one. What a person accepted was this token, once: should it take no mark now, the
+// next start compares again.
+func (r markRecord) next(found uint64) markRecord {
+	return markRecord{Held: min(r.Held, found), Wanted: max(r.Wanted, found) + 1}
+}
+
 // Mark compares the mark on a token with the ledger's record, and leaves the next one. It is called once at a start, before anything is
 // signed. ErrOldToken and *ledger.Fenced end the start; until a person accepts, the next one ends the same way.
 //
@@ -118,7 +124,7 @@ func (s *Signer) Mark(ctx context.Context, token string) (counter uint64, err er
 		}
 		return 0, fmt.Errorf("%w: %s: put the newest token back, or accept this one", ErrOldToken, why)
 	}
-	known.Wanted = max(known.Wanted, found) + 1
+	known = known.next(found)
 	if err := known.put(ctx, s.ledger, token); err != nil {
 		return 0, err
 	}

@@ -138,6 +138,19 @@ func TestMark(t *testing.T) {
 	good(7)
 }
 
+// An old token that was accepted, and then takes no mark, is accepted as it was and no older one is.
+func TestAnAcceptedTokenIsAcceptedOnce(t *testing.T) {
+	r := markRecord{Held: 7, Wanted: 7, Fenced: "token has mark 4 and had 7", Accepted: true}.next(4)
+	if r != (markRecord{Held: 4, Wanted: 8}) {
+		t.Errorf("%+v", r)
+	}
+	for found, want := range map[uint64]bool{3: false, 4: true, 8: true, 9: false} {
+		if why, _ := r.judge("online", found, 0); (why == "") != want {
+			t.Errorf("a token with mark %d: %q", found, why)
+		}
+	}
+}
+
 func FuzzMarkRecord(f *testing.F) {
 	seeds := [][]byte{[]byte(`{"held":1,"wanted":2}`), []byte(`{"held":0,"wanted":1,"fenced":"x","ahead":true,"accepted":true}`), []byte(`{"held":3,"wanted":2}`), []byte(`{}`)}
 	fuzzing.Run(f, fuzzing.Options{}, seeds, func(t *testing.T, b []byte) bool {

@@ -103,6 +103,8 @@ type batch struct {
 	ask   *ask
 	bytes int // of TBS
 	sent  time.Time
+	limit time.Duration // from when it is its turn
+	until time.Time
 	timer *time.Timer
 }
 
@@ -133,8 +135,7 @@ type pool struct {
 	serial     int
 	tried      int // place of the last worker that was started
 	generation int
-	failures   int // starts in a row without an answered batch
-	notBefore  time.Time
+	places     []place
 	startErr   error       // of the last failed start in this generation
 	restarts   []time.Time // the last ones, at most 100
 	stopped    error       // why no worker is started any more
@@ -142,9 +143,19 @@ type pool struct {
 	closing    bool
 }
 
+// place is what there is to know of a worker's place, whoever is in it.
+type place struct {
+	failures  int       // in a row: starts without an answered batch, and workers that were quarantined
+	notBefore time.Time // the next start
+	bad       time.Time // when the last one was quarantined
+}
+
+// badFor is how long a place's answers don't make good that one of it was bad.
+const badFor = time.Minute
+
 func newPool(t Token, deadline time.Duration, bound int, hello func(context.Context) (wire.Hello, error), l *slog.Logger, m *metrics.Metrics) *pool {
 	t.Workers = max(t.Workers, 1)
-	p := &pool{token: t, deadline: deadline, bound: bound, hello: hello, starter: newStarter(t), log: l, metrics: m}
+	p := &pool{token: t, deadline: deadline, bound: bound, hello: hello, starter: newStarter(t), log: l, metrics: m, places: make([]place, t.Workers+1)}
 	p.state = sync.NewCond(&p.mu)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.tasks.Go(p.keep)
@@ -165,16 +176,15 @@ func (p *pool) current() (n int) {
 
 // vacancy is the place where the next worker is started: the first free one after the last that was tried, so that a place whose server hangs does not
 // keep another one empty.
-func (p *pool) vacancy() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for range p.token.Workers {
-		p.tried = p.tried%p.token.Workers + 1
-		if !slices.ContainsFunc(p.workers, func(w *process) bool { return w.place == p.tried && w.generation == p.generation && !w.retired }) {
-			break
+func (p *pool) vacancy() (place int, ok bool) {
+	now := time.Now()
+	for n := range p.token.Workers {
+		place = (p.tried+n)%p.token.Workers + 1
+		if !now.Before(p.places[place].notBefore) && !slices.ContainsFunc(p.workers, func(w *process) bool { return w.place == place && w.generation == p.generation && !w.retired }) {
+			return place, true
 		}
 	}
-	return p.tried
+	return 0, false
 }
 
 func (p *pool) want() int {
@@ -185,15 +195,19 @@ func (p *pool) want() int {
 }
 
 // short: a worker is to be started now. Holds mu.
-func (p *pool) short() bool {
-	return p.stopped == nil && p.current() < p.want() && p.processes < 2*p.token.Workers+4 && !time.Now().Before(p.notBefore)
+func (p *pool) short() (place int, ok bool) {
+	if p.stopped != nil || p.current() >= p.want() || p.processes >= 2*p.token.Workers+4 {
+		return 0, false
+	}
+	return p.vacancy()
 }
 
 // keep starts workers whenever there are too few, until close.
 func (p *pool) keep() {
 	for {
 		p.mu.Lock()
-		for !p.closing && !p.short() {
+		place, ok := p.short()
+		for ; !p.closing && !ok; place, ok = p.short() {
 			p.state.Wait()
 		}
 		if p.closing {
@@ -201,14 +215,15 @@ func (p *pool) keep() {
 			return
 		}
 		generation := p.generation
+		p.tried = place
 		p.mu.Unlock()
 
-		w, err := p.spawn(generation)
+		w, err := p.spawn(generation, place)
 
 		p.mu.Lock()
 		switch {
 		case err != nil && !p.closing:
-			p.notStarted(generation, err)
+			p.notStarted(generation, place, err)
 		case err == nil:
 			p.join(w)
 		}
@@ -235,7 +250,7 @@ func (p *pool) join(w *process) {
 }
 
 // notStarted stops the token or sets the time of the next try. Holds mu.
-func (p *pool) notStarted(generation int, err error) {
+func (p *pool) notStarted(generation, place int, err error) {
 	if f, ok := err.(*failedStart); ok && f.stop {
 		// With a refused PIN the workers that are logged in stay: they are what lists are still signed with. A key that is not what it
 		// was stops them too: nobody knows what their handles mean now.
@@ -245,9 +260,8 @@ func (p *pool) notStarted(generation int, err error) {
 	if generation == p.generation {
 		p.startErr = err
 	}
-	p.failures++
-	p.pause()
-	p.log.Warn("worker did not start", "token", p.token.Name, "error", err, "failures", p.failures)
+	p.pause(place, p.places[place].failures+1)
+	p.log.Warn("worker did not start", "token", p.token.Name, "place", place, "error", err, "failures", p.places[place].failures)
 	p.restarted("died")
 	p.changed()
 }
@@ -258,13 +272,10 @@ func (p *pool) restarted(reason string) {
 	p.restarts = append(p.restarts[max(0, len(p.restarts)-99):], time.Now())
 }
 
-// pause sets notBefore after failures: nothing, 50 ms, 100 ms … 5 s. Holds mu.
-func (p *pool) pause() {
-	if p.failures < 1 {
-		return
-	}
-	d := min(50*time.Millisecond<<min(p.failures-1, 10), 5*time.Second)
-	p.notBefore = time.Now().Add(d)
+// pause keeps a place empty after so many failures: 50 ms, 100 ms … 5 s. Holds mu.
+func (p *pool) pause(place, failures int) {
+	d := min(50*time.Millisecond<<min(failures-1, 10), 5*time.Second)
+	p.places[place].failures, p.places[place].notBefore = failures, time.Now().Add(d)
 	time.AfterFunc(d, func() { p.mu.Lock(); defer p.mu.Unlock(); p.state.Broadcast() }) // with mu: keep is in Wait, or has not looked yet
 }
 
@@ -620,14 +631,25 @@ func (p *pool) take(w *process) (wire.Request, *batch) {
 	w.bytes += b.bytes
 	p.turn(b.sent)
 	p.wake() // what w has no place for
+	b.limit, b.until = limit, b.sent.Add(limit)
 	b.timer = time.AfterFunc(limit, func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if w.batches[r.ID] == b {
+		if w.batches[r.ID] == b && !time.Now().Before(b.until) {
 			p.bury(w, "hung", fmt.Sprintf("no answer within %s", limit))
 		}
 	})
 	return r, b
+}
+
+// turnedTo: what waited behind an answered batch has its time from here on, or an HSM that is only slow would count as hung. Holds mu.
+func (w *process) turnedTo(answered uint64) {
+	for id, b := range w.batches {
+		if id > answered {
+			b.until = time.Now().Add(b.limit)
+			b.timer.Reset(b.limit)
+		}
+	}
 }
 
 // read takes answers until the worker's socket ends.
@@ -720,7 +742,10 @@ func (p *pool) answered(w *process, r *wire.Response) error {
 	delete(w.batches, r.ID)
 	w.bytes -= b.bytes
 	w.alone, w.long, w.answered = false, false, true
-	p.failures = 0
+	w.turnedTo(r.ID)
+	if at := &p.places[w.place]; at.failures > 0 && (at.bad.IsZero() || time.Since(at.bad) > badFor) {
+		*at = place{}
+	}
 	p.rest(w)
 	p.wake()
 	return nil
@@ -779,9 +804,12 @@ func (p *pool) bury(w *process, reason, why string) {
 	}
 	slices.SortFunc(open, func(a, b *batch) int { return a.sent.Compare(b.sent) })
 	clear(w.batches)
-	if !w.answered { // it died before it was of any use: not so fast next time
-		p.failures++
-		p.pause()
+	switch at := &p.places[w.place]; {
+	case reason == "quarantined": // it answers, so that this bounds only how often a place is filled for bad signatures
+		at.bad = time.Now()
+		p.pause(w.place, min(at.failures+1, 4))
+	case !w.answered: // it died before it was of any use: not so fast next time
+		p.pause(w.place, at.failures+1)
 	}
 	if !p.closing {
 		p.restarted(reason)
@@ -920,7 +948,8 @@ func (p *pool) started(ctx context.Context) error {
 func (p *pool) reload(ctx context.Context) error {
 	p.mu.Lock()
 	p.generation++
-	p.stopped, p.startErr, p.failures, p.notBefore = nil, nil, 0, time.Time{}
+	p.stopped, p.startErr = nil, nil
+	clear(p.places)
 	if p.token.OnDemand { // the next one to be started reads the registry anyway
 		for _, w := range p.workers {
 			p.retire(w)

@@ -31,6 +31,7 @@ import (
 	cryptorand "crypto/rand"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"golang.org/x/sys/unix"
 
 	"sealkeeper/internal/metrics"
 	"sealkeeper/policy"
@@ -77,7 +78,7 @@ func testKey() *ecdsa.PrivateKey {
 	return k
 }
 
-// falseWorker speaks wire. Items choose faults too, by how their TBS begins: "faulty", "broken", "stop", "poison", "hang", "slow".
+// falseWorker speaks wire. Items choose faults too, by how their TBS begins: "faulty", "broken", "stop", "poison", "hang", "slow", "slower".
 func falseWorker(fault string) {
 	conn, err := net.FileConn(os.NewFile(3, "daemon"))
 	if err != nil {
@@ -152,6 +153,9 @@ func falseWorker(fault string) {
 				if os.Mkdir(os.Getenv("SIGNER_TEST_ONCE"), 0o700) == nil {
 					select {}
 				}
+				result.Signature = rawSign(key, s.TBS)
+			case "slower":
+				time.Sleep(1200 * time.Millisecond)
 				result.Signature = rawSign(key, s.TBS)
 			case "slow":
 				time.Sleep(2 * time.Millisecond)
@@ -605,7 +609,102 @@ func TestAbsentHSMIsReportedAndTriedAgain(t *testing.T) {
 	if err := h.started(t.Context()); !errors.Is(err, ErrDown) || !strings.Contains(err.Error(), "CKR_DEVICE_ERROR") {
 		t.Errorf("got %v", err)
 	}
-	h.until("it was tried again", func() bool { return h.failures >= 3 })
+	h.until("it was tried again", func() bool { return h.places[1].failures >= 3 })
+}
+
+// A place that can't be filled is tried less and less often, however well the others do; and it does not keep them waiting.
+func TestAPlaceThatCantBeFilledIsTriedLessAndLess(t *testing.T) {
+	h := newHouse(t, "", func(t *Token) {
+		t.Workers = 2
+		t.Environment = func(place int) []string {
+			if place == 2 {
+				return []string{faultVariable + "=absent"}
+			}
+			return nil
+		}
+	})
+	h.until("the other place is tried again and again", func() bool { return h.places[2].failures >= 1 && len(h.workers) == 1 })
+	for i := 0; ; i++ {
+		if err := h.sign(policy.LaneIssue, &notes{}, fmt.Sprint("beside it ", i)); err != nil {
+			t.Fatal(err)
+		}
+		h.mu.Lock()
+		good, bad := h.places[1], h.places[2]
+		h.mu.Unlock()
+		if good.failures != 0 {
+			t.Fatalf("the good place has %d failures", good.failures)
+		}
+		if bad.failures >= 5 {
+			break
+		}
+		if t.Context().Err() != nil {
+			t.Fatal("what the good place answers makes the other one's failures forgotten")
+		}
+	}
+	h.mu.Lock()
+	w := h.workers[0]
+	w.cmd.Process.Kill()
+	h.mu.Unlock()
+	if err := h.sign(policy.LaneIssue, &notes{}, "after it died"); err != nil {
+		t.Error(err)
+	}
+}
+
+// An HSM that is slow is not one that hangs: a frame's time begins when the one before it was answered.
+func TestASlowHSMIsNotHung(t *testing.T) {
+	h := newHouse(t, "", nil)
+	h.deadline = 2 * time.Second
+	h.ready()
+	var calls []*call
+	for n := range 3 {
+		c, err := h.queue(policy.LaneIssue, &notes{}, fmt.Sprint("slower ", n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if calls = append(calls, c); n < 2 {
+			h.untilWork("it is in flight", func() bool { return len(h.workers[0].batches) == n+1 })
+		}
+	}
+	for _, c := range calls {
+		if <-c.done; c.err != nil {
+			t.Error(c.err)
+		}
+	}
+	if n := len(h.starts()); n != 1 {
+		t.Errorf("%d workers were started", n)
+	}
+}
+
+// A PIN that is refused on a full disk is remembered all the same.
+func TestRefusedPINOnAFullDisk(t *testing.T) {
+	disk := t.TempDir()
+	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=64k"); err != nil {
+		t.Skipf("a small disk can't be mounted here: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(disk, unix.MNT_DETACH) })
+	pin := "1234"
+	h := newHouse(t, "", func(t *Token) {
+		t.Marker = filepath.Join(disk, "pin-refused")
+		t.PIN = func() ([]byte, error) { return []byte(pin), nil }
+	}).ready()
+	f, err := os.Create(filepath.Join(disk, "ballast"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = f.Write(make([]byte, 4096))
+	}
+	f.Close()
+	pin = "0000"
+	for i := range 3 {
+		h.open(h.token)
+		if err := h.started(t.Context()); !errors.Is(err, ErrDown) || !strings.Contains(err.Error(), "remove "+h.token.Marker) {
+			t.Errorf("start %d: %v", i, err)
+		}
+	}
+	if n := len(h.starts()); n != 2 {
+		t.Errorf("%d tries, the good one with them", n)
+	}
 }
 
 func TestLanes(t *testing.T) {

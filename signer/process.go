@@ -3,6 +3,7 @@ package signer
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -115,19 +117,20 @@ func armed(t Token) error {
 	case errors.Is(err, os.ErrNotExist):
 		return nil
 	case err != nil:
-		return fmt.Errorf("%w: can't tell whether the PIN of token %q was refused before: %w", ErrDown, t.Name, err)
+		return fmt.Errorf("%w: can't tell whether the PIN of token %q was refused before: %w", ErrDown, t.Name, err) // now
 	default:
 		why, _, _ := strings.Cut(string(text), "\n")
-		return fmt.Errorf("%w: token %q refused its PIN before (%s): remove %s after the PIN at its source was corrected, then restart",
-			ErrDown, t.Name, why, t.Marker)
+		return &failedStart{stop: true, pin: true, // the workers that are logged in stay, as they did when it was refused
+			err: fmt.Errorf("%w: token %q refused its PIN before (%s): remove %s after the PIN at its source was corrected, then restart", ErrDown, t.Name, cmp.Or(why, "no room to say why"), t.Marker)}
 	}
 }
 
-// spawn starts a worker process and waits until it is ready.
-func (p *pool) spawn(generation int) (*process, error) {
+// spawn starts a worker process at a place and waits until it is ready.
+func (p *pool) spawn(generation, place int) (*process, error) {
 	if err := armed(p.token); err != nil {
-		return nil, &failedStart{err: err, stop: true, pin: true} // the workers that are logged in stay, as they did when it was refused
+		return nil, err
 	}
+	p.spare()
 	hello, err := p.hello(p.ctx)
 	if err != nil {
 		return nil, fmt.Errorf("reading the registry for token %q: %w", p.token.Name, err)
@@ -140,7 +143,7 @@ func (p *pool) spawn(generation int) (*process, error) {
 	abort := context.AfterFunc(p.ctx, func() { conn.Close() })
 	defer abort()
 
-	cmd, place := p.token.Command(), p.vacancy()
+	cmd := p.token.Command()
 	if p.token.Environment != nil {
 		cmd.Env = append(cmd.Env, p.token.Environment(place)...)
 	}
@@ -225,13 +228,36 @@ func (p *pool) greet(w *process, hello wire.Hello) error {
 // look, never a further try.
 func refusedPIN(text string) bool { return strings.Contains(text, "PIN") }
 
+// spareOf is an empty file that becomes the marker if there is no room for one.
+func spareOf(t Token) string { return t.Marker + ".spare" }
+
+// spare makes it before a PIN is tried. Without it locks are signed all the same.
+func (p *pool) spare() {
+	if p.token.Marker == "" {
+		return
+	}
+	if _, err := os.Stat(spareOf(p.token)); !errors.Is(err, os.ErrNotExist) {
+		return
+	}
+	if err := durable.WriteFile(spareOf(p.token), nil, 0o600); err != nil {
+		p.log.Warn("no spare marker for a PIN that is refused", "token", p.token.Name, "error", err)
+	}
+}
+
 // disarm leaves the durable marker.
 func (p *pool) disarm(why string) error {
 	if p.token.Marker == "" {
 		return fmt.Errorf("%w: token %q refused its PIN: %s", ErrDown, p.token.Name, why)
 	}
 	why, _, _ = strings.Cut(why, "\n")
-	if err := durable.WriteFile(p.token.Marker, []byte(why+"\n"), 0o600); err != nil {
+	err := durable.WriteFile(p.token.Marker, []byte(why+"\n"), 0o600)
+	if err != nil { // a name has room where a file has none
+		p.log.Error("the marker of a refused PIN can't say why", "token", p.token.Name, "error", err)
+		if err = os.Rename(spareOf(p.token), p.token.Marker); err == nil {
+			err = durable.SyncDir(filepath.Dir(p.token.Marker))
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("%w: token %q refused its PIN (%s), and no marker against further tries could be left: %w", ErrDown, p.token.Name, why, err)
 	}
 	return armed(p.token)
